@@ -1,0 +1,38 @@
+"""The Cython extension; everything else is in pyproject.toml.
+
+A platform without a compiler gets the plain Python core. In the environment:
+SSE_FAST_REQUIRE_EXTENSIONS=1 makes a failed compile fail the build (CI, releases),
+SSE_FAST_NO_EXTENSIONS=1 compiles nothing, SSE_FAST_PLAIN_C=1 leaves SIMD out of the scan.
+"""
+
+import os
+import platform
+
+from setuptools import Extension, setup
+
+
+def enabled(variable: str) -> bool:
+    return os.environ.get(variable, "") not in ("", "0")
+
+
+extensions = []
+if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EXTENSIONS"):
+    from Cython.Build import cythonize
+
+    extensions = cythonize(
+        [
+            Extension(
+                "sse_fast._parser_c",
+                ["sse_fast/_parser_c.pyx"],
+                depends=["sse_fast/_lines.pxd", "sse_fast/_scan.h"],
+                include_dirs=["sse_fast"],
+                define_macros=[("SSE_FAST_PLAIN_C", None)] if enabled("SSE_FAST_PLAIN_C") else [],
+            )
+        ],
+        build_dir="build",
+    )
+    for extension in extensions:
+        # Set here, as cythonize() drops what the Extension was given.
+        extension.optional = not enabled("SSE_FAST_REQUIRE_EXTENSIONS")
+
+setup(ext_modules=extensions)

@@ -1,0 +1,42 @@
+"""The command `sse-fast`: one file here per subcommand.
+
+Exit codes: 0 it worked, 1 it did not (one line on standard error says why), 2 the command line is
+wrong, 130 interrupted, 141 nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sse_fast import ACCELERATED, SSEError, __version__
+from sse_fast._cli import cat, demo
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    core = "Cython" if ACCELERATED else "plain Python"
+    parser = argparse.ArgumentParser(
+        prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
+    )
+    parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (demo, cat):
+        command.add_to(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        # Here, where a closed pipe can still be caught.
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The interpreter flushes at its exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (SSEError, OSError) as error:
+        print(f"sse-fast: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,166 @@
+"""sse-fast cat: print the events of a URL, a file or standard input as they arrive."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from sse_fast import Event, EventStream, ResponseError, TransportError, __version__, iter_events
+from sse_fast._stream import without_secrets
+
+_CONNECT_TIMEOUT = 10.0
+_IDLE_TIMEOUT = 300.0
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "cat",
+        help="print events as they arrive",
+        description="Print the events of a URL, a file or standard input as they arrive, "
+        "in the form of an event stream.",
+    )
+    parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("-X", "--request", metavar="METHOD", help="the request method")
+    parser.add_argument(
+        "-H",
+        "--header",
+        metavar="LINE",
+        action="append",
+        default=[],
+        help="a header field, 'Name: value'; 'Name:' leaves out one that would be sent, "
+        "'Name;' sends it empty",
+    )
+    parser.add_argument(
+        "-d",
+        "--data",
+        metavar="DATA",
+        action="append",
+        help="the request body, sent by POST; @FILE takes it from a file, @- from standard input; "
+        "several are joined with &",
+    )
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    source: str = arguments.source
+    is_url = urlsplit(source).scheme in ("http", "https") and "://" in source
+    if not is_url and "://" in source:
+        arguments.fail(f"expected a URL of http or https, got {without_secrets(source)!r}")
+    if not is_url and (arguments.request or arguments.header or arguments.data):
+        arguments.fail("-X, -H and -d go with a URL")
+    with ExitStack() as stack:
+        if is_url:
+            try:
+                opened: Any = stack.enter_context(_request(arguments))
+                events = stack.enter_context(iter_events(opened))
+            except ResponseError as error:
+                # What the server has to say is what the user wants to read.
+                body = error.response.body.decode("utf-8", "replace").strip()
+                print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
+                return 1
+        elif source == "-":
+            events = iter_events(sys.stdin.buffer)
+        else:
+            events = iter_events(stack.enter_context(open(source, "rb")))
+        _print_events(events, as_json=arguments.json)
+        if events.pending:
+            print("sse-fast: the stream ended within an event, which is dropped", file=sys.stderr)
+    return 0
+
+
+def _print_events(events: EventStream, *, as_json: bool) -> None:
+    output = sys.stdout.buffer
+    for event in events:
+        output.write(_as_json(event) if as_json else event.encode())
+        # At once: somebody may be watching.
+        output.flush()
+
+
+def _as_json(event: Event) -> bytes:
+    fields = {"event": event.event, "data": event.data, "id": event.id, "retry": event.retry}
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+@contextmanager
+def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
+    """Send the request and give the response, whatever its status."""
+    url = urlsplit(arguments.source)
+    where = without_secrets(arguments.source)
+    body = None if arguments.data is None else b"&".join(map(_read_data, arguments.data))
+    method = arguments.request or ("GET" if body is None else "POST")
+    try:
+        port = url.port
+    except ValueError as error:
+        arguments.fail(f"expected a URL with a valid port, got {where!r}: {error}")
+    if not url.hostname:
+        arguments.fail(f"expected a URL with a host, got {where!r}")
+    headers = {
+        "Accept": "text/event-stream",
+        "Cache-Control": "no-store",
+        "User-Agent": f"sse-fast/{__version__}",
+    }
+    if body is not None:
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+    if url.username is not None:
+        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    try:
+        headers = _with_header_lines(headers, arguments.header)
+    except ValueError as error:
+        arguments.fail(str(error))
+    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    connection = kind(url.hostname, port, timeout=_CONNECT_TIMEOUT)
+    target = quote(url.path or "/", safe="/%:@!$&'()*+,;=~")
+    if url.query:
+        target += f"?{url.query}"
+    try:
+        try:
+            connection.connect()
+            connection.sock.settimeout(_IDLE_TIMEOUT)
+            connection.request(method, target, body, headers)
+            response = connection.getresponse()
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            raise TransportError(f"Expected a response of {where}, got: {reason}") from error
+        response.url = arguments.source  # as urllib.request does
+        yield response
+    finally:
+        connection.close()
+
+
+def _read_data(data: str) -> bytes:
+    """`-d` as curl takes it: a file comes without its line ends."""
+    if not data.startswith("@"):
+        return data.encode()
+    if data == "@-":
+        content = sys.stdin.buffer.read()
+    else:
+        with open(data[1:], "rb") as file:
+            content = file.read()
+    return content.translate(None, b"\r\n\0")
+
+
+def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> dict[str, str]:
+    """`-H` as curl takes it: a line replaces, removes or empties the field of that name."""
+    merged = {name.lower(): (name, value) for name, value in headers.items()}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        name, value = name.strip(), value.strip()
+        if not colon and name.endswith(";"):
+            name = name[:-1]
+            merged[name.lower()] = (name, "")
+        elif not colon or not name:
+            raise ValueError(f"expected a header line 'Name: value', got {name!r}")
+        elif value:
+            merged[name.lower()] = (name, value)
+        else:
+            merged.pop(name.lower(), None)
+    return dict(merged.values())

@@ -1,0 +1,205 @@
+"""sse-fast demo: a stream like a chat completion's, from a server of its own, by every reader.
+
+The server cuts its chunks where it hurts: within lines, between CR and LF, within UTF-8 sequences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+from sse_fast import ACCELERATED, EventStream, iter_events
+
+_PATH = "/v1/chat/completions"
+_TEXT = (
+    "Server-Sent Events are lines of text: a field name, a colon, a value, and a blank line that "
+    "sends the event off. Every line end may be CR, LF or CRLF, every chunk may end anywhere, "
+    "even within a character: na\u00efve caf\u00e9, \u6771\u4eac, \U0001f680. "
+    "The parser hands an event over as soon as its last byte is there.\n"
+)
+_TOKENS = re.findall(r"\s*\S+|\s+$", _TEXT)
+_LIVE_DELAY = 0.02  # seconds between events while somebody reads along
+_REPEAT = 20  # completions in one measured stream
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="stream from a server of its own, with every HTTP library there is",
+        description="Start a server on a free loopback port, stream a chat completion from it "
+        "over a bare socket, requests, httpx and httpx2, and compare what each of them saw.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Not every terminal can show every character.
+        sys.stdout.reconfigure(errors="replace")
+    expected = [*map(json.loads, _completions(_REPEAT))]
+    same = True
+    with _serve() as port:
+        print(f"POST http://127.0.0.1:{port}{_PATH} over a bare socket\n", flush=True)
+        with _READERS["socket"](port, {"delay": _LIVE_DELAY, "repeat": 1}) as events:
+            for event in events:
+                for choice in event.data["choices"]:
+                    print(choice["delta"].get("content", ""), end="", flush=True)
+        print()
+        count = 0
+        for name, read in _READERS.items():
+            started = time.perf_counter()
+            try:
+                with read(port, {"delay": 0, "repeat": _REPEAT}) as events:
+                    seen = [event.data for event in events]
+            except ImportError:
+                print(f"{name:<9} not installed")
+                continue
+            seconds = time.perf_counter() - started
+            count += 1
+            same = same and seen == expected
+            remark = "" if seen == expected else "  NOT the events that were sent"
+            rate = len(seen) / seconds
+            print(f"{name:<9} {len(seen):>6,} events {rate:>9,.0f} events/s{remark}", flush=True)
+    core = "Cython" if ACCELERATED else "plain Python"
+    if not same:
+        print(f"The {count} readers did not see the same events ({core} core).")
+        return 1
+    print(f"All {count} readers saw the same events ({core} core).")
+    return 0
+
+
+# -- The server ---------------------------------------------------------------------------------
+
+
+def _completions(repeat: int) -> Iterator[str]:
+    """The data of each event."""
+    for index in range(repeat):
+        head = {"id": f"chatcmpl-{index}", "object": "chat.completion.chunk", "model": "demo"}
+        deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": token} for token in _TOKENS]
+        for delta in deltas:
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            yield json.dumps({**head, "choices": [choice]}, ensure_ascii=False)
+        choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        yield json.dumps({**head, "choices": [choice]}, ensure_ascii=False)
+
+
+def _cut(event: bytes, dice: random.Random) -> Iterator[bytes]:
+    """Cut within every UTF-8 sequence, within half of the CRLFs, and at some other places."""
+    cuts = {0, len(event), dice.randrange(len(event)), dice.randrange(len(event))}
+    cuts.update(match.end() for match in re.finditer(rb"[\xc2-\xf4]", event))
+    cuts.update(match.end() for match in re.finditer(rb"\r", event) if dice.random() < 0.5)
+    for start, stop in pairwise(sorted(cuts)):
+        yield event[start:stop]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        options = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chunked = self.request_version != "HTTP/1.0"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        dice = random.Random(0)
+        try:
+            for data in [*_completions(options["repeat"]), "[DONE]"]:
+                for chunk in _cut(f"data: {data}\r\n\r\n".encode(), dice):
+                    self.wfile.write(b"%X\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                time.sleep(options["delay"])
+            if chunked:
+                self.wfile.write(b"0\r\n\r\n")
+        except ConnectionError:
+            # The reader left at [DONE], as readers do.
+            pass
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def _serve() -> Iterator[int]:
+    """A server on a free loopback port, for as long as the block runs; gives the port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# -- The readers --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _socket_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    body = json.dumps(options).encode()
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(
+            b"POST %b HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (_PATH.encode(), len(body), body)
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = sock.recv(1)
+            if not byte:
+                raise ConnectionError("Expected a response head, got the end of the connection")
+            head += byte
+        with _events_of(sock) as events:
+            yield events
+
+
+@contextmanager
+def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    requests = import_module("requests")
+    with requests.Session() as session:
+        # No proxy, and no .netrc, for a server in this very process.
+        session.trust_env = False
+        response = session.post(f"http://127.0.0.1:{port}{_PATH}", json=options, stream=True)
+        with _events_of(response) as events:
+            yield events
+
+
+def _httpx_reader(name: str) -> Callable[..., Any]:
+    @contextmanager
+    def reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+        with (
+            import_module(name).Client(trust_env=False) as client,
+            client.stream("POST", f"http://127.0.0.1:{port}{_PATH}", json=options) as response,
+            _events_of(response) as events,
+        ):
+            yield events
+
+    return reader
+
+
+def _events_of(source: Any) -> EventStream[Any]:
+    return iter_events(source, until="[DONE]", decode=json.loads)
+
+
+_READERS: dict[str, Callable[..., Any]] = {
+    "socket": _socket_reader,
+    "requests": _requests_reader,
+    "httpx": _httpx_reader("httpx"),
+    "httpx2": _httpx_reader("httpx2"),
+}

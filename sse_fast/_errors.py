@@ -1,0 +1,130 @@
+"""Every exception of sse_fast.
+
+::
+
+    SSEError
+    ├── EventTooLarge     an event over `max_event_size`
+    ├── DecodeError       `decode` raised
+    ├── ResponseError     not a response with an event stream
+    └── TransportError    the source of the bytes failed
+        └── StreamTimeout nothing came for too long
+
+Event streams have no syntax errors: every sequence of bytes is one (HTML standard, 9.2.5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "DecodeError",
+    "EventTooLarge",
+    "ResponseError",
+    "SSEError",
+    "StreamTimeout",
+    "TransportError",
+]
+
+
+class SSEError(Exception):
+    """The base of every exception that sse_fast defines."""
+
+
+class EventTooLarge(SSEError):
+    """An event grew over `max_event_size`.
+
+    Attributes:
+        size: what would have been retained, in bytes; more than `limit`. How much more depends
+            on how the bytes were cut into chunks.
+        limit: the `max_event_size` of the parser, in bytes.
+        events: the events that the same `feed` had completed before.
+    """
+
+    size: int
+    limit: int
+    events: list[Any]
+
+    def __init__(self, size: int, limit: int, events: Sequence[Any] = ()) -> None:
+        super().__init__(size, limit, list(events))
+        self.size = size
+        self.limit = limit
+        self.events = list(events)
+
+    def __str__(self) -> str:
+        return (
+            f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more: "
+            "raise max_event_size if events this large are wanted; "
+            "the parser takes no more input until reset()"
+        )
+
+
+class DecodeError(SSEError):
+    """`decode` raised for the data of one event; what it raised is the `__cause__`.
+
+    Attributes:
+        event: the event at fault, its `data` as text.
+        events: the events that the same `feed` had completed before.
+
+    The event is dropped and nothing else: the rest of the chunk follows at the next `feed`,
+    for which `feed(b"")` is enough.
+    """
+
+    event: Any
+    events: list[Any]
+
+    def __init__(self, event: Any, events: Sequence[Any] = ()) -> None:
+        super().__init__(event, list(events))
+        self.event = event
+        self.events = list(events)
+
+    def __str__(self) -> str:
+        # Nothing of the event itself: it may be secret, and messages end up in logs.
+        cause = type(self.__cause__).__name__ if self.__cause__ is not None else "an exception"
+        return (
+            f"Expected decode to take the data of an event ({len(self.event.data)} characters), "
+            f"got {cause}: see .event and __cause__; feed(b'') goes on behind it"
+        )
+
+
+class ResponseError(SSEError):
+    """A response that does not carry an event stream.
+
+    Attributes:
+        response: the `Response`, with the first 64 KiB of its body.
+        retry_after: seconds to wait, as the header Retry-After asks, or None.
+    """
+
+    response: Any
+    retry_after: float | None
+
+    def __init__(self, message: str, response: Any, retry_after: float | None = None) -> None:
+        super().__init__(message, response, retry_after)
+        self.response = response
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TransportError(SSEError):
+    """The source of the bytes failed; what it raised, if it raised, is the `__cause__`.
+
+    Attributes:
+        phase: what was going on: `"connect"`, `"send"`, `"head"` or `"body"`.
+        sent: whether a byte of the request may have reached the server.
+    """
+
+    phase: str
+    sent: bool
+
+    def __init__(self, message: str, *, phase: str = "body", sent: bool = True) -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.sent = sent
+
+
+class StreamTimeout(TransportError):
+    """No byte came within the time that was set."""

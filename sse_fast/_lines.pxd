@@ -1,0 +1,414 @@
+"""Lines and fields of an event stream, without Python objects and without the GIL.
+
+`_split_lines` walks over a chunk and stops where its caller has something to do: at a blank line
+that completes an event or commits an id, at a comment (if asked for), at an error, at the end of
+the chunk. The caller turns the values into whatever it makes (Python events, Arrow columns),
+calls `_end_block`, and goes on. `_process_field` reads one line.
+
+A value is a `Text`. While the lines of an event lie in one chunk, a `Text` points into that chunk
+and nothing is copied; only a second `data` line, or the end of the chunk, moves it into a buffer
+of its own. Those buffers grow by doubling and no byte is looked at twice, so the cost stays linear
+however the stream is cut.
+
+The clauses are those of the HTML standard: 9.2.5 (parsing) and 9.2.6 (interpreting).
+"""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+
+cdef extern from "_scan.h" nogil:
+    const uint8_t* find_end_of_line "sse_fast_find_end_of_line"(
+        const uint8_t* at, const uint8_t* end, int* non_ascii) noexcept
+
+
+cdef enum Step:
+    NEED_INPUT      # the chunk is used up
+    DISPATCH        # a blank line: with `has_data` an event is complete, with `has_id` an id
+    COMMENT         # `comment` is one; only with `keep_comments`
+    TOO_LARGE       # `size` went over `max_size`
+    NO_MEMORY
+
+
+cdef enum Field:
+    UNKNOWN_FIELD
+    NO_FIELD        # an empty field name: a comment
+    DATA_FIELD
+    EVENT_FIELD
+    ID_FIELD
+    RETRY_FIELD
+
+
+cdef enum Place:    # in which part of a line the last chunk ended
+    LINE_START
+    FIELD_NAME      # `name` has the bytes so far; they may still become a known name
+    FIELD_VALUE     # of `field`
+    IGNORED         # a line that changes nothing: its bytes are dropped as they come
+
+
+cdef struct Text:
+    const uint8_t* at
+    size_t length
+    int non_ascii
+    uint8_t* buffer         # owned; `at` points here, or into the caller's chunk
+    size_t capacity
+
+
+cdef struct Stream:
+    # The block: everything since the last blank line.
+    Text data               # the data buffer, without the LF at its end
+    Text event_type
+    Text id
+    bint has_data
+    bint has_id
+    bint in_block           # a byte of something other than a comment came
+    int64_t block_retry     # ms; -1: none
+    size_t kept             # bytes of data (with LFs), event_type and id
+    # The line that the last chunk left unfinished.
+    Place place
+    Field field
+    bint value_is_new       # no byte of the value yet: a space would be the optional one
+    bint after_cr           # a LF would belong to the CR before it
+    size_t line_length
+    uint8_t name[8]
+    size_t name_length
+    Text value              # of an id, event, retry or comment; data goes straight into `data`
+    # The stream.
+    int bom                 # bytes of the byte order mark seen; 3: it is behind us
+    int64_t retry           # the reconnection time, ms; -1: never set
+    Text comment
+    size_t size             # at TOO_LARGE
+    size_t max_size
+    bint keep_comments
+
+
+cdef inline void _reset_stream(Stream* s) noexcept nogil:
+    """A new connection: only `retry` and the settings stay."""
+    _free_text(&s.data)
+    _free_text(&s.event_type)
+    _free_text(&s.id)
+    _free_text(&s.value)
+    _end_block(s)
+    s.place = LINE_START
+    s.after_cr = False
+    s.bom = 0
+
+
+cdef inline void _end_block(Stream* s) noexcept nogil:
+    """What a blank line does to the buffers (9.2.6, "dispatch the event", steps 2 and 7)."""
+    s.data.length = 0
+    s.data.non_ascii = 0
+    s.event_type.length = 0
+    s.id.length = 0
+    s.has_data = False
+    s.has_id = False
+    s.in_block = False
+    s.block_retry = -1
+    s.kept = 0
+
+
+cdef inline bint _is_pending(const Stream* s) noexcept nogil:
+    # One or two bytes that may become a byte order mark are content until they do.
+    return s.in_block or s.bom == 1 or s.bom == 2
+
+
+# -- Text ---------------------------------------------------------------------------------------
+
+cdef inline void _free_text(Text* text) noexcept nogil:
+    free(text.buffer)
+    memset(text, 0, sizeof(Text))
+
+
+cdef inline bint _reserve(Text* text, size_t length) noexcept nogil:
+    cdef size_t capacity = text.capacity
+    cdef uint8_t* buffer
+    if length <= capacity:
+        return True
+    capacity = capacity + capacity if capacity else 64
+    if capacity < length:
+        capacity = length
+    buffer = <uint8_t*>realloc(text.buffer, capacity)
+    if buffer == NULL:
+        return False
+    if text.at == text.buffer:
+        text.at = buffer
+    text.buffer = buffer
+    text.capacity = capacity
+    return True
+
+
+cdef inline bint _keep(Text* text) noexcept nogil:
+    """Copy what still lies in the chunk, as the chunk is about to go."""
+    if text.at == text.buffer:
+        return True
+    if text.length:
+        if not _reserve(text, text.length):
+            return False
+        memcpy(text.buffer, text.at, text.length)
+    text.at = text.buffer
+    return True
+
+
+cdef inline bint _append(Text* text, const uint8_t* at, size_t length) noexcept nogil:
+    if not _keep(text) or not _reserve(text, text.length + length):
+        return False
+    if length:
+        memcpy(text.buffer + text.length, at, length)
+    text.length += length
+    return True
+
+
+cdef inline void _refer(Text* text, const uint8_t* at, size_t length, int non_ascii) noexcept nogil:
+    text.at = at
+    text.length = length
+    text.non_ascii = non_ascii
+
+
+# -- Fields -------------------------------------------------------------------------------------
+
+cdef inline Field _field_named(const uint8_t* name, size_t length) noexcept nogil:
+    """Field names are compared exactly: no case folding, no blanks (9.2.6)."""
+    if length == 4:
+        return DATA_FIELD if memcmp(name, b"data", 4) == 0 else UNKNOWN_FIELD
+    if length == 5:
+        if memcmp(name, b"event", 5) == 0:
+            return EVENT_FIELD
+        return RETRY_FIELD if memcmp(name, b"retry", 5) == 0 else UNKNOWN_FIELD
+    if length == 2:
+        return ID_FIELD if memcmp(name, b"id", 2) == 0 else UNKNOWN_FIELD
+    return UNKNOWN_FIELD if length else NO_FIELD
+
+
+cdef inline bint _may_become_known(const uint8_t* name, size_t length) noexcept nogil:
+    return ((length <= 4 and memcmp(name, b"data", length) == 0)
+            or (length <= 5 and memcmp(name, b"event", length) == 0)
+            or (length <= 2 and memcmp(name, b"id", length) == 0)
+            or (length <= 5 and memcmp(name, b"retry", length) == 0))
+
+
+cdef inline Step _process_value(
+        Stream* s, Field field, const uint8_t* value, size_t length, int non_ascii) noexcept nogil:
+    """A whole value, its optional space gone, of a field other than `data`."""
+    cdef int64_t milliseconds = 0
+    cdef size_t i
+    if field == EVENT_FIELD:
+        s.kept += length - s.event_type.length
+        _refer(&s.event_type, value, length, non_ascii)
+    elif field == ID_FIELD:
+        # "If the field value does not contain U+0000 NULL": else the field is ignored.
+        if length == 0 or memchr(value, 0, length) == NULL:
+            s.kept += length - s.id.length
+            _refer(&s.id, value, length, non_ascii)
+            s.has_id = True
+    elif field == RETRY_FIELD:
+        # "Consists of only ASCII digits": an empty value is ignored. Without a bound in the
+        # standard, what does not fit stays at the largest value there is.
+        if length == 0:
+            return NEED_INPUT
+        for i in range(length):
+            if not c'0' <= value[i] <= c'9':
+                return NEED_INPUT
+            if milliseconds > (INT64_MAX - (value[i] - c'0')) // 10:
+                milliseconds = INT64_MAX
+            else:
+                milliseconds = milliseconds * 10 + (value[i] - c'0')
+        s.block_retry = milliseconds
+        s.retry = milliseconds
+    else:
+        _refer(&s.comment, value, length, non_ascii)
+        return COMMENT
+    return NEED_INPUT
+
+
+cdef inline bint _process_data(
+        Stream* s, const uint8_t* value, size_t length, int non_ascii) noexcept nogil:
+    """The value of a `data` line, or its first part: appended with a LF before it, unless it is
+    the first of its event (the LF that 9.2.6 appends after each, less the last, which it removes).
+    """
+    if not s.has_data:
+        s.has_data = True
+        _refer(&s.data, value, length, non_ascii)
+        return True
+    s.data.non_ascii |= non_ascii
+    # One reservation for both: a LF and the value.
+    return (_keep(&s.data) and _reserve(&s.data, s.data.length + length + 1)
+            and _append(&s.data, <const uint8_t*>b"\n", 1) and _append(&s.data, value, length))
+
+
+cdef inline Step _process_field(
+        Stream* s, const uint8_t* line, size_t length, int non_ascii) noexcept nogil:
+    """One whole line that is not blank (9.2.6, "process the field")."""
+    cdef size_t name_length = 0
+    cdef size_t start
+    cdef Field field
+    # Longer than any known name, no colon is worth looking for.
+    while name_length < length and name_length <= 5 and line[name_length] != c':':
+        name_length += 1
+    field = _field_named(line, name_length)
+    if field == NO_FIELD:
+        if not s.keep_comments:
+            return NEED_INPUT
+    else:
+        s.in_block = True
+        if field == UNKNOWN_FIELD:
+            return NEED_INPUT
+    if length + s.kept > s.max_size:
+        s.size = length + s.kept
+        return TOO_LARGE
+    start = name_length + 1
+    if start >= length:
+        start = length
+    elif line[start] == c' ':
+        start += 1
+    if field != DATA_FIELD:
+        return _process_value(s, field, line + start, length - start, non_ascii)
+    s.kept += length - start + 1
+    return NEED_INPUT if _process_data(s, line + start, length - start, non_ascii) else NO_MEMORY
+
+
+# -- Lines --------------------------------------------------------------------------------------
+
+cdef inline Step _extend_line(
+        Stream* s, const uint8_t* at, const uint8_t* end, int non_ascii) noexcept nogil:
+    """More bytes, none of them an end-of-line, of a line that does not lie in one chunk."""
+    cdef size_t length = end - at
+    cdef Text* value
+    if s.place == LINE_START:
+        if length == 0:
+            return NEED_INPUT
+        s.place = FIELD_NAME
+        s.name_length = 0
+        s.line_length = 0
+        s.value.length = 0
+        s.value.non_ascii = 0
+        if at[0] != c':':
+            s.in_block = True
+    s.line_length += length
+    if s.place == FIELD_NAME:
+        while at < end and at[0] != c':' and _may_become_known(s.name, s.name_length):
+            s.name[s.name_length] = at[0]
+            s.name_length += 1
+            at += 1
+        if at == end and _may_become_known(s.name, s.name_length):
+            return NEED_INPUT
+        s.field = UNKNOWN_FIELD
+        if at < end and at[0] == c':':
+            s.field = _field_named(s.name, s.name_length)
+        if s.field == UNKNOWN_FIELD or (s.field == NO_FIELD and not s.keep_comments):
+            s.place = IGNORED
+            return NEED_INPUT
+        s.place = FIELD_VALUE
+        s.value_is_new = True
+        at += 1
+        if s.field == DATA_FIELD and not _process_data(s, at, 0, 0):
+            return NO_MEMORY
+    if s.place == IGNORED:
+        return NEED_INPUT
+    if s.value_is_new and at < end:
+        s.value_is_new = False
+        if at[0] == c' ':
+            at += 1
+    value = &s.data if s.field == DATA_FIELD else &s.value
+    value.non_ascii |= non_ascii
+    if not _append(value, at, end - at):
+        return NO_MEMORY
+    if s.line_length + s.kept > s.max_size:
+        s.size = s.line_length + s.kept
+        return TOO_LARGE
+    return NEED_INPUT
+
+
+cdef inline Step _finish_line(Stream* s) noexcept nogil:
+    """The end of a line whose parts went through `_extend_line`."""
+    cdef Place place = s.place
+    s.place = LINE_START
+    if place == FIELD_NAME:
+        # A line without a colon: its name is all there is.
+        return _process_field(s, s.name, s.name_length, 0)
+    if place == FIELD_VALUE:
+        if s.field != DATA_FIELD:
+            return _process_value(s, s.field, s.value.at, s.value.length, s.value.non_ascii)
+        # Of this line `data` holds the value, and a LF before it if it is not the first.
+        s.kept = s.data.length + 1 + s.event_type.length + s.id.length
+    return NEED_INPUT
+
+
+cdef inline void _skip_bom(Stream* s, const uint8_t** cursor, const uint8_t* end) noexcept nogil:
+    """One leading byte order mark, also split over chunks (9.2.5: "UTF-8 decode" drops it)."""
+    while s.bom < 3 and cursor[0] < end:
+        if cursor[0][0] != (0xEF if s.bom == 0 else 0xBB if s.bom == 1 else 0xBF):
+            if s.bom > 0:
+                # The bytes passed belong to a field name that no known one begins with.
+                s.place = IGNORED
+                s.in_block = True
+            s.bom = 3
+        else:
+            s.bom += 1
+            cursor[0] += 1
+
+
+cdef inline void _free_if_large(Text* text) noexcept nogil:
+    if text.capacity > 512:
+        _free_text(text)
+
+
+cdef inline bint _keep_block(Stream* s) noexcept nogil:
+    """Nothing refers to the chunk any more: it may go."""
+    return _keep(&s.data) and _keep(&s.event_type) and _keep(&s.id)
+
+
+cdef inline Step _end_chunk(
+        Stream* s, const uint8_t* at, const uint8_t* end, int non_ascii) noexcept nogil:
+    """The chunk goes: what the block refers to is copied, an unfinished line begun or extended."""
+    if not _keep_block(s):
+        return NO_MEMORY
+    if at == end and s.kept == 0 and s.place == LINE_START:
+        # A large event must not weigh on the quiet time after it.
+        _free_if_large(&s.data)
+        _free_if_large(&s.event_type)
+        _free_if_large(&s.id)
+        _free_if_large(&s.value)
+        return NEED_INPUT
+    return _extend_line(s, at, end, non_ascii)
+
+
+cdef inline Step _split_lines(
+        Stream* s, const uint8_t** cursor, const uint8_t* end) noexcept nogil:
+    """Go on at `cursor` until there is something to do, and leave `cursor` behind it."""
+    cdef const uint8_t* at
+    cdef const uint8_t* line_end
+    cdef int non_ascii = 0
+    cdef Step step
+    if s.bom < 3:
+        _skip_bom(s, cursor, end)
+    at = cursor[0]
+    while at < end:
+        if s.after_cr:
+            # CRLF is one end-of-line, also when a chunk ends between the two.
+            s.after_cr = False
+            if at[0] == c'\n':
+                at += 1
+                continue
+        non_ascii = 0
+        line_end = find_end_of_line(at, end, &non_ascii)
+        if line_end == end:
+            break
+        s.after_cr = line_end[0] == c'\r'
+        if s.place != LINE_START:
+            step = _extend_line(s, at, line_end, non_ascii)
+            if step == NEED_INPUT:
+                step = _finish_line(s)
+        elif line_end > at:
+            step = _process_field(s, at, line_end - at, non_ascii)
+        elif s.has_data or s.has_id:
+            step = DISPATCH
+        else:
+            step = NEED_INPUT
+            _end_block(s)
+        at = line_end + 1
+        if step != NEED_INPUT:
+            cursor[0] = at
+            return step
+    cursor[0] = end
+    return _end_chunk(s, at, end, non_ascii if at < end else 0)

@@ -1,0 +1,498 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: embedsignature=True, embedsignature.format=clinic
+"""Event and Parser in Cython: `_lines.pxd` finds the values, this file makes Python objects.
+
+The twin is `_parser_py.py`: the same names in the same order, the same results to the last
+attribute, and the types.
+"""
+
+import json as _json
+import re
+import sys
+from collections.abc import Mapping
+from types import GenericAlias
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport INT64_MAX, uint8_t
+from libc.string cimport memcmp, memcpy, memset
+
+from sse_fast._lines cimport (
+    COMMENT, DISPATCH, NEED_INPUT, NO_MEMORY, TOO_LARGE, Step, Stream, Text,
+    _end_block, _is_pending, _keep_block, _reset_stream, _split_lines,
+)
+
+from sse_fast._errors import DecodeError, EventTooLarge
+
+
+cdef extern from "Python.h":
+    str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
+    void* PyUnicode_DATA(object text)
+    bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    bint PyUnicode_CheckExact(object text)
+    void PyObject_GC_UnTrack(void* op)
+
+
+cdef object _END_OF_LINE = re.compile(r"\r\n|\n|\r")
+cdef str _MESSAGE = "message"
+
+
+cdef str _exact_str(str name, object value):
+    if isinstance(value, str):
+        # A str subclass (an enum, say) counts as the text it holds.
+        return str.__str__(value)
+    raise TypeError(f"Expected {name} to be a str, got {type(value).__name__}")
+
+
+cdef _refuse(str name, str value, str forbidden):
+    """CR and LF would end the field, NUL would make a parser ignore an id."""
+    for character in forbidden:
+        if character in value:
+            raise ValueError(
+                f"Expected {name} without {' or '.join(map(repr, forbidden))}, got {value!r}"
+            )
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Event:
+    """One event of an event stream, immutable.
+
+    Attributes:
+        event: the event type; "message" where the stream names none.
+        data: the values of the data lines joined with LF, or what `decode` made of them.
+        id: the last event ID in force when the event was dispatched; "" if there is none.
+        retry: the reconnection time that the lines of this event set, in ms, or None.
+
+    HTML standard, 9.2.6.
+    """
+
+    cdef readonly str event
+    cdef readonly object data
+    cdef readonly str id
+    cdef readonly object retry
+
+    __match_args__ = ("event", "data", "id", "retry")
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __init__(self, event="message", data="", id="", retry=None):
+        if self.event is not None:
+            raise AttributeError("Expected an Event to stay as it was made: make a new one")
+        self.event = _exact_str("event", event)
+        self.data = data
+        self.id = _exact_str("id", id)
+        self.retry = retry
+
+    def __eq__(self, other):
+        # The second class is the other core's, where a program has got hold of both.
+        if type(other) is not Event and type(other) is not sys.modules["sse_fast"].Event:
+            return NotImplemented
+        return (
+            self.event == other.event
+            and self.data == other.data
+            and self.id == other.id
+            and self.retry == other.retry
+        )
+
+    def __hash__(self):
+        return hash((self.event, self.data, self.id, self.retry))
+
+    def __repr__(self):
+        return (
+            f"Event(event={self.event!r}, data={self.data!r}, "
+            f"id={self.id!r}, retry={self.retry!r})"
+        )
+
+    def __reduce__(self):
+        # By the public name, so that a pickle can be read where the other core runs.
+        return (
+            sys.modules["sse_fast"].Event,
+            (self.event, self.data, self.id, self.retry),
+        )
+
+    def json(self, loads=_json.loads):
+        """Return `loads(self.data)`; what `loads` raises comes out unchanged.
+
+        Raises:
+            TypeError: `decode` has made something other than text or bytes of the data already.
+        """
+        if not isinstance(self.data, (str, bytes, bytearray)):
+            raise TypeError(
+                f"Expected the data of the event as text, got {type(self.data).__name__}: "
+                "decode has read it already"
+            )
+        return loads(self.data)
+
+    def encode(self):
+        """Return the event as the lines of an event stream, the blank line included.
+
+        A parser makes the same event of it. Every CR, LF or CRLF in `data` starts a new data
+        line, so that it comes back as LF. An `event` of "message" and an empty `id` have no line.
+
+        Raises:
+            TypeError: `data` is not a str.
+            ValueError: `event` or `id` holds a CR or LF (it would inject a field), `id` a NUL (a
+                parser would ignore it), `event` is empty, or `retry` is not an int from 0 to
+                2**63 - 1.
+        """
+        if not isinstance(self.data, str):
+            raise TypeError(
+                f"Expected the data of the event to be a str, got {type(self.data).__name__}: "
+                "only text can be sent"
+            )
+        lines = []
+        if self.event != "message":
+            if not self.event:
+                raise ValueError("Expected an event type, got '': an event without one is 'message'")
+            _refuse("event", self.event, "\r\n")
+            lines.append(f"event: {self.event}\n")
+        if self.id:
+            _refuse("id", self.id, "\r\n\0")
+            lines.append(f"id: {self.id}\n")
+        if self.retry is not None:
+            if type(self.retry) is not int or not 0 <= self.retry <= INT64_MAX:
+                raise ValueError(
+                    f"Expected retry to be an int from 0 to 2**63 - 1 (ms), got {self.retry!r}"
+                )
+            lines.append(f"retry: {self.retry}\n")
+        lines.extend([f"data: {line}\n" for line in _END_OF_LINE.split(self.data)])
+        lines.append("\n")
+        return "".join(lines).encode()
+
+
+cdef Event _new_event(str event_type, object data, str id, object retry):
+    cdef Event event = Event.__new__(Event)
+    event.event = event_type
+    event.data = data
+    event.id = id
+    event.retry = retry
+    if PyUnicode_CheckExact(data):
+        # Text refers to nothing, so no cycle can go through this event.
+        PyObject_GC_UnTrack(<void*>event)
+    return event
+
+
+cdef str _new_text(const Text* text):
+    cdef str result
+    if text.non_ascii or text.length < 2:
+        return PyUnicode_DecodeUTF8(<const char*>text.at, text.length, "replace")
+    result = PyUnicode_New(text.length, 127)
+    memcpy(PyUnicode_DATA(result), text.at, text.length)
+    return result
+
+
+cdef class Parser:
+    """An incremental parser of one event stream: bytes in any pieces in, events out.
+
+    Args:
+        last_event_id: the last event ID in force at the start; no CR, LF or NUL.
+        max_event_size: the most bytes to retain for one event: its unfinished line, data, event
+            type and id together.
+        on_comment: called with the text of each comment, less its colon and one space.
+        decode: makes `Event.data` of the joined data bytes (`json.loads`, say); or a mapping from
+            event type to such callables, where the data of other types stays text.
+        until: what ends the stream: data of exactly this text, in an event that is not delivered;
+            or a predicate, the first event it holds for is delivered and is the last.
+
+    One parser serves one stream and one thread at a time.
+    HTML standard, 9.2.5 and 9.2.6.
+    """
+
+    cdef object __weakref__
+    cdef Stream _stream
+    cdef str _last_event_id
+    cdef str _event_type        # the latest one made: streams repeat theirs
+    cdef object _on_comment
+    cdef object _decode
+    cdef dict _decode_types
+    cdef object _until
+    cdef bytes _until_data
+    cdef list _events           # not handed out yet; None: none
+    cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
+    cdef bint _busy
+    cdef bint _done
+    cdef Step _refusal          # why no input is taken until reset(), or NEED_INPUT
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def __cinit__(self):
+        memset(&self._stream, 0, sizeof(Stream))
+        self._stream.retry = -1
+
+    def __dealloc__(self):
+        _reset_stream(&self._stream)
+
+    def __init__(
+        self,
+        *,
+        last_event_id="",
+        max_event_size=16 * 2**20,
+        on_comment=None,
+        decode=None,
+        until=None,
+    ):
+        last_event_id = _exact_str("last_event_id", last_event_id)
+        _refuse("last_event_id", last_event_id, "\r\n\0")
+        if type(max_event_size) is not int:
+            raise TypeError(
+                f"Expected max_event_size to be an int, got {type(max_event_size).__name__}"
+            )
+        if max_event_size < 1:
+            raise ValueError(f"Expected max_event_size of at least 1 byte, got {max_event_size}")
+        if on_comment is not None and not callable(on_comment):
+            raise TypeError(
+                f"Expected on_comment to be callable or None, got {type(on_comment).__name__}"
+            )
+        self._decode = None
+        self._decode_types = None
+        if isinstance(decode, Mapping):
+            self._decode_types = dict(decode)
+            for event_type, function in self._decode_types.items():
+                if not callable(function):
+                    raise TypeError(
+                        f"Expected decode[{event_type!r}] to be callable, "
+                        f"got {type(function).__name__}"
+                    )
+        elif decode is None or callable(decode):
+            self._decode = decode
+        else:
+            raise TypeError(
+                "Expected decode to be callable, a mapping from event type to callables or None, "
+                f"got {type(decode).__name__}"
+            )
+        self._until = None
+        self._until_data = None
+        if isinstance(until, str):
+            self._until_data = until.encode()
+        elif until is None or callable(until):
+            self._until = until
+        else:
+            raise TypeError(
+                f"Expected until to be a str, callable or None, got {type(until).__name__}"
+            )
+        self._stream.max_size = min(max_event_size, INT64_MAX)
+        self._stream.keep_comments = on_comment is not None
+        self._stream.retry = -1
+        self._on_comment = on_comment
+        self._last_event_id = last_event_id
+        self._event_type = _MESSAGE
+        self.reset()
+
+    @property
+    def last_event_id(self):
+        """The last event ID: what the latest blank line committed, "" if there is none."""
+        return self._last_event_id
+
+    @property
+    def retry(self):
+        """The reconnection time in ms, in force from the line that sets it; None: never set.
+
+        Values beyond 2**63 - 1 count as that.
+        """
+        return None if self._stream.retry < 0 else self._stream.retry
+
+    @property
+    def pending(self):
+        """Whether a byte of something other than a comment came since the last blank line.
+
+        At the end of a stream: whether it was cut off within an event.
+        """
+        return _is_pending(&self._stream)
+
+    @property
+    def done(self):
+        """Whether `until` was met; what is fed from then on is ignored."""
+        return self._done
+
+    def reset(self):
+        """Get ready for a new connection: only `last_event_id`, `retry` and the settings stay.
+
+        Raises:
+            RuntimeError: called from a callback of `feed`.
+        """
+        if self._busy:
+            raise RuntimeError("Expected reset() outside of feed(), got it within")
+        _reset_stream(&self._stream)
+        self._events = None
+        self._rest = None
+        self._refusal = NEED_INPUT
+        self._done = False
+
+    def feed(self, chunk, /):
+        """Parse the next bytes of the stream and return the events that they complete.
+
+        Args:
+            chunk: bytes as they arrived, cut anywhere: `bytes`, `bytearray`, or any object with a
+                contiguous buffer. It is not kept.
+
+        Raises:
+            TypeError: not bytes.
+            BufferError: the buffer is not contiguous.
+            EventTooLarge: an event went over `max_event_size`; every later `feed` raises it too,
+                until `reset()`.
+            DecodeError: `decode` raised.
+            RuntimeError: the parser is within `feed` already.
+
+        After DecodeError, or an exception of `on_comment` or `until` (which comes out as it is),
+        the rest of the chunk and the events not handed out yet follow at the next `feed`; an empty
+        one is enough.
+        """
+        cdef Py_buffer view
+        if type(chunk) is bytes:
+            return self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+        _get_buffer(chunk, &view)
+        try:
+            if not view.readonly and self._calls_back():
+                # A callback could write into the buffer while values refer to it.
+                chunk = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
+                return self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), view.len)
+            return self._feed(<const uint8_t*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef list _feed(self, const uint8_t* at, Py_ssize_t length):
+        cdef const uint8_t* end
+        cdef bytearray rest
+        if self._busy:
+            raise RuntimeError(
+                "Expected one feed() at a time, got a second one within the first: "
+                "a parser serves one stream and one thread"
+            )
+        if self._refusal == TOO_LARGE:
+            raise EventTooLarge(self._stream.size, self._stream.max_size)
+        if self._refusal == NO_MEMORY:
+            raise MemoryError("Expected reset() before more input: memory ran out within an event")
+        if self._done:
+            return []
+        rest = self._rest
+        if rest is not None:
+            self._rest = None
+            rest += PyBytes_FromStringAndSize(<const char*>at, length)
+            at = <const uint8_t*>PyByteArray_AS_STRING(rest)
+            length = len(rest)
+        end = at + length
+        self._busy = True
+        try:
+            self._parse(&at, end)
+        except:
+            if self._refusal == NEED_INPUT:
+                if not _keep_block(&self._stream):
+                    self._refusal = NO_MEMORY
+                if rest is None:
+                    rest = bytearray(PyBytes_FromStringAndSize(<const char*>at, end - at))
+                else:
+                    # Cheap: a bytearray moves its start, not its bytes.
+                    del rest[:length - (end - at)]
+                self._rest = rest
+            raise
+        finally:
+            self._busy = False
+        return self._take_events()
+
+    cdef bint _calls_back(self):
+        return not (self._on_comment is None and self._decode is None
+                    and self._decode_types is None and self._until is None)
+
+    cdef list _take_events(self):
+        cdef list events = self._events
+        self._events = None
+        return [] if events is None else events
+
+    cdef int _parse(self, const uint8_t** at, const uint8_t* end) except -1:
+        cdef Step step
+        while True:
+            step = _split_lines(&self._stream, at, end)
+            if step == NEED_INPUT:
+                return 0
+            if step == DISPATCH:
+                self._dispatch()
+                if self._done:
+                    return 0
+            elif step == COMMENT:
+                self._on_comment(_new_text(&self._stream.comment))
+            else:
+                self._refusal = step
+                if step == TOO_LARGE:
+                    raise EventTooLarge(
+                        self._stream.size, self._stream.max_size, self._take_events())
+                raise MemoryError()
+
+    cdef int _dispatch(self) except -1:
+        """The blank line after at least one `data` or `id` (9.2.6, "dispatch the event")."""
+        cdef Stream* stream = &self._stream
+        cdef str event_type
+        cdef object data
+        cdef object retry = None
+        cdef object decode
+        cdef Event event
+        if stream.has_id:
+            self._last_event_id = _new_text(&stream.id)
+        if not stream.has_data:
+            _end_block(stream)
+            return 0
+        if (self._until_data is not None
+                and stream.data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
+                and memcmp(stream.data.at, PyBytes_AS_STRING(self._until_data),
+                           stream.data.length) == 0):
+            self._done = True
+            _end_block(stream)
+            return 0
+        event_type = self._new_event_type()
+        if stream.block_retry >= 0:
+            retry = stream.block_retry
+        decode = self._decode
+        if self._decode_types is not None:
+            decode = self._decode_types.get(event_type)
+        if decode is None:
+            data = _new_text(&stream.data)
+            _end_block(stream)
+        else:
+            raw = PyBytes_FromStringAndSize(<const char*>stream.data.at, stream.data.length)
+            _end_block(stream)
+            try:
+                data = decode(raw)
+            except Exception as error:
+                text = raw.decode("utf-8", "replace")
+                event = _new_event(event_type, text, self._last_event_id, retry)
+                raise DecodeError(event, self._take_events()) from error
+        event = _new_event(event_type, data, self._last_event_id, retry)
+        if self._events is None:
+            self._events = [event]
+        else:
+            self._events.append(event)
+        if self._until is not None and self._until(event):
+            self._done = True
+        return 0
+
+    cdef str _new_event_type(self):
+        cdef Text* text = &self._stream.event_type
+        cdef str latest = self._event_type
+        if text.length == 0:
+            return _MESSAGE
+        if (PyUnicode_IS_ASCII(latest)
+                and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
+                and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
+            return latest
+        self._event_type = _new_text(text)
+        return self._event_type
+
+
+cdef int _get_buffer(object chunk, Py_buffer* view) except -1:
+    if isinstance(chunk, str):
+        raise TypeError(
+            "Expected bytes, got str: feed the body as it arrived, before anything decoded it "
+            "(an event stream is always UTF-8)"
+        )
+    try:
+        PyObject_GetBuffer(chunk, view, PyBUF_SIMPLE)
+    except TypeError:
+        raise TypeError(f"Expected a bytes-like object, got {type(chunk).__name__}") from None
+    except BufferError:
+        raise BufferError(
+            "Expected a contiguous buffer, got one with gaps: feed bytes(chunk)") from None
+    return 0

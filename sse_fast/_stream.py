@@ -1,0 +1,414 @@
+"""EventStream and AsyncEventStream: a parser over a source of chunks, sync and async.
+
+What the two share (slicing, the tap, the order of events and errors, how it all ends) is in
+`_Stream`; each of them only reads the next chunk and closes the source in its own way.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from urllib.parse import urlsplit
+
+from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from typing_extensions import Self, TypedDict, TypeVar
+
+    from sse_fast._parser import Event, Parser
+
+    T = TypeVar("T", default=str)
+
+    class ParserOptions(TypedDict, Generic[T], total=False):
+        """The keywords of `Parser`, but for `decode`."""
+
+        last_event_id: str
+        max_event_size: int
+        on_comment: Callable[[str], object] | None
+        until: str | Callable[[Event[T]], object] | None
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_SLICE = 64 * 1024
+"""The most bytes given to one `feed`: no larger batch of events is ever held."""
+
+
+class EndReason(enum.Enum):
+    """Why a stream came to its end."""
+
+    UNTIL = "until"
+    """`until` was met."""
+    END = "end"
+    """The source ended; `pending` says whether it did so in the middle of an event."""
+    NO_CONTENT = "no content"
+    """The server answered 204: there is nothing to read and nothing to ask again for."""
+    CLOSED = "closed"
+    """`close()` was called, or `with` was left."""
+    ERROR = "error"
+    """An exception was raised."""
+
+
+class Headers(Mapping[str, str]):
+    """The fields of a response head: names in any case; fields of one name joined by ", "."""
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        self._fields: dict[str, str] = {}
+        for name, value in fields:
+            name = name.lower()
+            self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __repr__(self) -> str:
+        # Names only: values may be secret.
+        return f"<Headers {', '.join(self._fields)}>"
+
+
+class Response:
+    """The response that carries a stream: the same face whichever library made it.
+
+    Attributes:
+        status: the status code.
+        headers: the header fields; their names compare without regard to case.
+        url: the URL as the library knows it; "" if it does not.
+        raw: the library's own response.
+        body: at most the first 64 KiB of the body, if the response was refused; else b"".
+    """
+
+    __slots__ = ("body", "headers", "raw", "status", "url")
+
+    def __init__(self, status: int, headers: Mapping[str, str], url: str, raw: Any) -> None:
+        self.status = status
+        self.headers = headers
+        self.url = url
+        self.raw = raw
+        self.body = b""
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status} {without_secrets(self.url)}>"
+
+
+def without_secrets(url: str) -> str:
+    """Scheme, host and path of a URL: what may be shown in logs and messages."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+class Source(NamedTuple):
+    """What an adapter makes of the object that the user holds."""
+
+    chunks: Iterable[bytes] | AsyncIterable[bytes]
+    """Bytes as they arrive. An async client's are async."""
+    close: Callable[[], Any] | None = None
+    """Gives the connection free; awaited if the chunks are async. None: the source is borrowed."""
+    response: Response | None = None
+    """None: a file, a socket, an iterable."""
+
+
+class _Stream(Generic[T]):
+    """What both kinds of stream have in common: all but reading and closing."""
+
+    response: Response | None
+    end_reason: EndReason | None
+
+    def __init__(
+        self,
+        source: Source,
+        parser: Parser[T],
+        on_chunk: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.response = source.response
+        self.end_reason = None
+        self._parser = parser
+        self._on_chunk = on_chunk
+        self._close = source.close
+        self._initial_id = parser.last_event_id
+        self._batch: list[Event[T]] = []
+        self._events: Iterator[Event[T]] = iter(self._batch)
+        # An error that stands behind the events of the batch.
+        self._error: DecodeError | EventTooLarge | None = None
+        # What has arrived and was not fed yet; None: nothing, a read is due.
+        self._unfed: bytes | memoryview | None = None
+        self._interrupted = False
+
+    @property
+    def last_event_id(self) -> str:
+        """The last event ID in force after the last event that was handed over."""
+        ahead = length_hint(self._events)
+        if not ahead:
+            return self._parser.last_event_id
+        return self._batch[-ahead - 1].id if ahead < len(self._batch) else self._initial_id
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time that the server asked for, in ms, or None."""
+        return self._parser.retry
+
+    @property
+    def pending(self) -> bool:
+        """Whether the bytes so far end within an event; after the end, whether it was cut off."""
+        return self._parser.pending
+
+    @property
+    def _over(self) -> bool:
+        """Whether the source is of no more use."""
+        return self.end_reason is not None or self._parser.done
+
+    def _end(self, reason: EndReason) -> None:
+        if self.end_reason is None:
+            self.end_reason = reason
+
+    def _next_parsed(self) -> Event[T] | None:
+        """The next event for which nothing has to be read; None: a read is due, or the end."""
+        while True:
+            for event in self._events:
+                return event
+            if self.end_reason is EndReason.CLOSED:
+                return None
+            if self._error is not None:
+                error, self._error = self._error, None
+                if isinstance(error, EventTooLarge):
+                    self._end(EndReason.ERROR)
+                raise error
+            if self._parser.done:
+                self._end(EndReason.UNTIL)
+            if self.end_reason is not None or self._unfed is None:
+                return None
+            self._parse(self._unfed)
+
+    def _parse(self, chunk: bytes | memoryview) -> None:
+        """Feed one slice. After an exception the parser wants feeding again, be it with nothing."""
+        rest: bytes | memoryview | None = None
+        if not isinstance(chunk, str) and len(chunk) > _SLICE:
+            view = memoryview(chunk)
+            chunk, rest = view[:_SLICE], view[_SLICE:]
+        self._unfed = b"" if rest is None else rest
+        try:
+            self._batch = self._parser.feed(chunk)
+        except (DecodeError, EventTooLarge) as error:
+            self._error = error
+            self._batch = error.events
+        else:
+            self._unfed = rest
+        if self.end_reason is not None:
+            # Closed by a callback.
+            self._batch = []
+        self._events = iter(self._batch)
+
+    def _arrived(self, chunk: bytes | None) -> None:
+        """What a read gave; None: the end of the source."""
+        if self.end_reason is not None:
+            return
+        if chunk is None:
+            if self._interrupted:
+                self._end(EndReason.ERROR)
+                raise TransportError(
+                    "Expected the next bytes of the stream, got its end right after a read that "
+                    "was cancelled, which tells nothing: ask again, from last_event_id on"
+                )
+            self._end(EndReason.END)
+            return
+        self._interrupted = False
+        self._unfed = chunk
+        if self._on_chunk is not None:
+            self._on_chunk(chunk if type(chunk) is bytes else bytes(chunk))
+
+    def _failed(self, error: Exception) -> None:
+        """What a read raised comes out as a TransportError, unless the stream was closed."""
+        if self.end_reason is not None:
+            return
+        self._end(EndReason.ERROR)
+        if isinstance(error, SSEError):
+            raise error
+        # Some libraries wrap a time-out in an error that does not say so.
+        chain = (error, error.__cause__, error.__context__)
+        names = {cls.__name__ for each in chain for cls in type(each).__mro__}
+        kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
+        # The text of the original may show a query or a header: it stays in __cause__.
+        raise kind(f"Expected the next bytes of the stream, got {type(error).__name__}") from error
+
+
+class EventStream(_Stream[T], Iterator["Event[T]"]):
+    """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
+
+    It goes on after a `DecodeError`, and after an exception of `on_comment`, `on_chunk` or
+    `until`. Reading to the end, an error, `close()` and leaving `with` give the response free;
+    a file or a socket stays open.
+
+    Attributes:
+        response: the `Response`; None for a file, a socket, an iterable.
+        end_reason: the `EndReason`; None while it runs.
+    """
+
+    _reading = False
+
+    def __init__(
+        self,
+        source: Source,
+        parser: Parser[T],
+        on_chunk: Callable[[bytes], object] | None = None,
+    ) -> None:
+        super().__init__(source, parser, on_chunk)
+        assert isinstance(source.chunks, Iterable)
+        self._chunks = iter(source.chunks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __next__(self) -> Event[T]:
+        for event in self._events:
+            return event
+        try:
+            while True:
+                found = self._next_parsed()
+                if found is not None:
+                    return found
+                if self.end_reason is not None:
+                    raise StopIteration
+                self._read()
+        finally:
+            if self._over:
+                # The bytes are all here: how the source takes its leave changes nothing.
+                with suppress(Exception):
+                    self._close_source()
+
+    def close(self) -> None:
+        """End the stream and give the response free: from any thread, any number of times.
+
+        A read that another thread is in at that moment ends the stream when it returns.
+        """
+        self._end(EndReason.CLOSED)
+        self._events = iter(())
+        if not self._reading:
+            self._close_source()
+
+    def _read(self) -> None:
+        self._reading = True
+        try:
+            chunk = next(self._chunks, None)
+        except Exception as error:
+            self._failed(error)
+            return
+        except BaseException:
+            self._interrupted = True
+            raise
+        finally:
+            self._reading = False
+        self._arrived(chunk)
+
+    def _close_source(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+
+class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
+    """The async twin of `EventStream`, made by `aiter_events`.
+
+    The response is looked at when the first event is asked for. Leaving `async with` gives it free
+    at once; without it, an `async for` that is left early does so at some later time.
+
+    Attributes:
+        response: the `Response`; None for a file, a socket, an iterable.
+        end_reason: the `EndReason`; None while it runs.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        parser: Parser[T],
+        on_chunk: Callable[[bytes], object] | None = None,
+        check: Callable[[Source], Awaitable[EndReason | None]] | None = None,
+    ) -> None:
+        super().__init__(source, parser, on_chunk)
+        assert isinstance(source.chunks, AsyncIterable)
+        self._chunks = source.chunks.__aiter__()
+        self._source = source
+        self._check = check
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def __anext__(self) -> Event[T]:
+        for event in self._events:
+            return event
+        try:
+            if self._check is not None:
+                await self._check_response(self._check)
+            while True:
+                found = self._next_parsed()
+                if found is not None:
+                    return found
+                if self.end_reason is not None:
+                    raise StopAsyncIteration
+                await self._read()
+        finally:
+            if self._over:
+                with suppress(Exception):
+                    await self._close_source()
+
+    async def aclose(self) -> None:
+        """End the stream and give the response free; any number of times."""
+        self._end(EndReason.CLOSED)
+        self._events = iter(())
+        await self._close_source()
+
+    async def _check_response(self, check: Callable[[Source], Awaitable[EndReason | None]]) -> None:
+        try:
+            reason = await check(self._source)
+        except SSEError:
+            self._end(EndReason.ERROR)
+            raise
+        self._check = None
+        if reason is not None:
+            self._end(reason)
+
+    async def _read(self) -> None:
+        chunk: bytes | None
+        try:
+            chunk = await self._chunks.__anext__()
+        except StopAsyncIteration:
+            chunk = None
+        except Exception as error:
+            self._failed(error)
+            return
+        except BaseException:
+            self._interrupted = True
+            raise
+        self._arrived(chunk)
+
+    async def _close_source(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            await close()

@@ -1,0 +1,336 @@
+"""iter_events, aiter_events, register: whatever a user holds becomes a stream of events.
+
+The adapter is found by the name of the object's type, so that no library is imported to look.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast, overload
+
+from sse_fast._errors import ResponseError
+from sse_fast._parser import Parser
+from sse_fast._stream import (
+    AsyncEventStream,
+    EndReason,
+    EventStream,
+    Response,
+    Source,
+    without_secrets,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar, Unpack
+
+    from sse_fast._stream import ParserOptions
+
+    D = TypeVar("D")
+    Adapter = Callable[[Any], Source | Iterable[bytes] | AsyncIterable[bytes]]
+
+__all__ = ["aiter_events", "iter_events", "open_source", "register"]
+
+_ADAPTERS: dict[str, str | Adapter] = {
+    "http.client.HTTPResponse": "http_client",
+    "httpx.Response": "httpx",
+    "httpx2.Response": "httpx",
+    "requests.models.Response": "requests",
+    "socket.socket": "sockets",
+    "urllib3.response.HTTPResponse": "urllib3",
+}
+"""Type name -> adapter, or the module here whose `open_source` is the adapter."""
+
+_MAX_BODY = 64 * 1024
+_WANTED = (
+    "a response, a binary file, a socket, an iterable of bytes or bytes; "
+    "sse_fast.register() takes a type of your own"
+)
+
+
+@overload
+def iter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: None = ...,
+    **parser_options: Unpack[ParserOptions[str]],
+) -> EventStream[str]: ...
+@overload
+def iter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Callable[[bytes], D],
+    **parser_options: Unpack[ParserOptions[D]],
+) -> EventStream[D]: ...
+@overload
+def iter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Mapping[str, Callable[[bytes], D]],
+    **parser_options: Unpack[ParserOptions[str | D]],
+) -> EventStream[str | D]: ...
+def iter_events(
+    source: Any,
+    *,
+    check: bool = True,
+    on_chunk: Callable[[bytes], object] | None = None,
+    **parser_options: Any,
+) -> EventStream[Any]:
+    """Iterate over the events of a source, each as soon as its bytes have arrived.
+
+    Args:
+        source: a response of requests, urllib3, httpx, httpx2 or http.client, not read yet or
+            read already; a binary file; a connected socket (behind any response head); an
+            iterable of bytes; bytes.
+        check: refuse a response with another status than 200 or another content type than
+            text/event-stream. A 204 is not refused: its stream ends at once.
+        on_chunk: called with the raw bytes as they arrive, before they are parsed.
+        **parser_options: the keywords of `Parser`.
+
+    Raises:
+        TypeError: not a source, or one of text, or one that wants `aiter_events`.
+        ResponseError: the check failed; the response is closed.
+
+    While iterating: `TransportError` with the source's own exception as its cause, and what
+    `Parser.feed` raises.
+    """
+    parser: Parser[Any] = Parser(**parser_options)
+    opened = open_source(source)
+    if not isinstance(opened.chunks, Iterable):
+        raise TypeError(
+            f"Expected a source that is read without await, got {_type_name(source)} with an "
+            "async body: use `async for event in sse_fast.aiter_events(...)`"
+        )
+    chunks = iter(opened.chunks)
+    response = opened.response
+    if check and response is not None:
+        objection = _objection(response)
+        if objection is not None:
+            with suppress(Exception):
+                for chunk in chunks:
+                    if _add_to_body(response, chunk):
+                        break
+            if opened.close is not None:
+                opened.close()
+            raise _response_error(objection, response)
+    stream: EventStream[Any] = EventStream(opened._replace(chunks=chunks), parser, on_chunk)
+    if check and response is not None and response.status == 204:
+        stream.end_reason = EndReason.NO_CONTENT
+        stream.close()
+    return stream
+
+
+@overload
+def aiter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: None = ...,
+    **parser_options: Unpack[ParserOptions[str]],
+) -> AsyncEventStream[str]: ...
+@overload
+def aiter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Callable[[bytes], D],
+    **parser_options: Unpack[ParserOptions[D]],
+) -> AsyncEventStream[D]: ...
+@overload
+def aiter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Mapping[str, Callable[[bytes], D]],
+    **parser_options: Unpack[ParserOptions[str | D]],
+) -> AsyncEventStream[str | D]: ...
+def aiter_events(
+    source: Any,
+    *,
+    check: bool = True,
+    on_chunk: Callable[[bytes], object] | None = None,
+    **parser_options: Any,
+) -> AsyncEventStream[Any]:
+    """The async twin of `iter_events`; the check comes when the first event is asked for.
+
+    Args:
+        source: a response of httpx or httpx2 from an async client, or any response that was read
+            already; an async iterable of bytes; a connected non-blocking socket (asyncio); bytes,
+            an iterable of bytes or a binary file (whose reads hold up the event loop).
+        check: as in `iter_events`.
+        on_chunk: as in `iter_events`.
+        **parser_options: the keywords of `Parser`.
+
+    Raises:
+        TypeError: not a source, or one of text, or a response of a synchronous client.
+
+    While iterating: `ResponseError`, and what `iter_events` raises.
+    """
+    parser: Parser[Any] = Parser(**parser_options)
+    opened = open_source(source)
+    if not isinstance(opened.chunks, AsyncIterable):
+        if opened.response is not None and not isinstance(opened.chunks, tuple):
+            raise TypeError(
+                f"Expected a source that is read with await, got {_type_name(source)} of a "
+                "synchronous client, which would hold up the event loop: use iter_events, "
+                "or an async client"
+            )
+        opened = _as_async(opened)
+    return AsyncEventStream(opened, parser, on_chunk, _check_response if check else None)
+
+
+def register(type_name: str, adapter: Adapter) -> None:
+    """Teach `iter_events` and `aiter_events` a type of your own.
+
+    Args:
+        type_name: module and qualified name of the class, `"package.module.Class"`; its
+            subclasses are taken too.
+        adapter: called with the object; returns an iterable or async iterable of its bytes as
+            they arrive.
+
+    Raises:
+        TypeError: `type_name` is not a str, or `adapter` not callable.
+    """
+    if not isinstance(type_name, str):
+        raise TypeError(
+            f"Expected the name of a type as a str, got {_type_name(type_name)}: "
+            "'package.module.Class'"
+        )
+    if not callable(adapter):
+        raise TypeError(f"Expected adapter to be callable, got {_type_name(adapter)}")
+    _ADAPTERS[type_name] = adapter
+
+
+def open_source(source: Any) -> Source:
+    """What `iter_events` reads of an object: its chunks, its response, how it is closed.
+
+    Raises:
+        TypeError: not a source, or one of text.
+    """
+    for cls in type(source).__mro__:
+        adapter = _ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if adapter is not None:
+            if isinstance(adapter, str):
+                adapter = cast("Adapter", import_module(f"{__name__}.{adapter}").open_source)
+            opened = adapter(source)
+            return opened if isinstance(opened, Source) else _open_iterable(opened)
+    if isinstance(source, str):
+        raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
+    if isinstance(source, os.PathLike):
+        raise TypeError(f"Expected {_WANTED}, got a path: open(path, 'rb') reads a file")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        # What the caller might write into is copied: it is parsed slice by slice, later.
+        view = memoryview(source)
+        return Source((source if isinstance(source, bytes) else bytes(view),))
+    if callable(getattr(source, "read", None)) and not isinstance(source, AsyncIterable):
+        return _open_file(source)
+    return _open_iterable(source)
+
+
+def _open_file(file: Any) -> Source:
+    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+        raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
+    # read() would wait until the buffer is full; read1() returns what there is.
+    read = getattr(file, "read1", file.read)
+
+    def chunks() -> Iterable[bytes]:
+        while True:
+            chunk = read(_MAX_BODY)
+            if chunk is None:
+                raise BlockingIOError("Expected a file that blocks, got one that does not")
+            if not chunk:
+                return
+            yield chunk
+
+    return Source(chunks())
+
+
+def _open_iterable(source: Any) -> Source:
+    if isinstance(source, AsyncIterable):
+        iterator = source.__aiter__()
+        return Source(iterator, getattr(iterator, "aclose", None))
+    if isinstance(source, Iterable) and not isinstance(source, (dict, set, frozenset)):
+        chunks = iter(source)
+        return Source(chunks, getattr(chunks, "close", None))
+    raise TypeError(f"Expected {_WANTED}, got {_type_name(source)}")
+
+
+def _as_async(opened: Source) -> Source:
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in cast("Iterable[bytes]", opened.chunks):
+            yield chunk
+
+    async def close() -> None:
+        if opened.close is not None:
+            opened.close()
+
+    return opened._replace(chunks=chunks(), close=close)
+
+
+async def _check_response(opened: Source) -> EndReason | None:
+    response = opened.response
+    if response is None:
+        return None
+    objection = _objection(response)
+    if objection is None:
+        return EndReason.NO_CONTENT if response.status == 204 else None
+    with suppress(Exception):
+        async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
+            if _add_to_body(response, chunk):
+                break
+    raise _response_error(objection, response)
+
+
+def _objection(response: Response) -> str | None:
+    """Why the response carries no event stream, or None."""
+    where = without_secrets(response.url)
+    if response.status == 204:
+        return None
+    if response.status != 200:
+        return f"Expected status 200, got {response.status}: {where}"
+    content_type = response.headers.get("content-type", "").strip()
+    essence = content_type.partition(";")[0].split(maxsplit=1)
+    if not essence or essence[0].casefold() != "text/event-stream":
+        got = repr(content_type) if content_type else "none"
+        return f"Expected content type 'text/event-stream', got {got}: {where}"
+    return None
+
+
+def _add_to_body(response: Response, chunk: bytes) -> bool:
+    """Add to the body of a refused response; return whether it is enough."""
+    response.body = (response.body + chunk)[:_MAX_BODY]
+    return len(response.body) == _MAX_BODY
+
+
+def _response_error(objection: str, response: Response) -> ResponseError:
+    """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    # Here, as it would bring half the email package and socket into `import sse_fast`.
+    from email.utils import parsedate_to_datetime
+
+    value = response.headers.get("retry-after", "").strip()
+    delay: float | None = None
+    if value.isascii() and value.isdigit():
+        delay = float(value)
+    elif value:
+        with suppress(ValueError):
+            delay = max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    return ResponseError(objection, response, delay)
+
+
+def _type_name(value: object) -> str:
+    cls = type(value)
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
