@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False
 """Event and Parser in Cython: `_lines.pxd` finds the values, this file makes Python objects.
 
 The twin is `_parser_py.py`: the same names in the same order, the same results to the last
@@ -35,7 +35,13 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     bint PyUnicode_CheckExact(object text)
     void PyObject_GC_UnTrack(void* op)
+    ctypedef struct PyTypeObject:
+        const char* tp_name
 
+
+# The classes go by their public names: in pickles, in repr, in messages.
+(<PyTypeObject*>Event).tp_name = "sse_fast.Event"
+(<PyTypeObject*>Parser).tp_name = "sse_fast.Parser"
 
 cdef object _END_OF_LINE = re.compile(r"\r\n|\n|\r")
 cdef str _MESSAGE = "message"
@@ -60,7 +66,10 @@ cdef _refuse(str name, str value, str forbidden):
 @cython.final
 @cython.freelist(64)
 cdef class Event:
-    """One event of an event stream, immutable.
+    """Event(event='message', data='', id='', retry=None)
+--
+
+One event of an event stream, immutable.
 
     Attributes:
         event: the event type; "message" where the stream names none.
@@ -148,7 +157,7 @@ cdef class Event:
         lines = []
         if self.event != "message":
             if not self.event:
-                raise ValueError("Expected an event type, got '': an event without one is 'message'")
+                raise ValueError("Expected an event type, got '': one without is 'message'")
             _refuse("event", self.event, "\r\n")
             lines.append(f"event: {self.event}\n")
         if self.id:
@@ -187,7 +196,10 @@ cdef str _new_text(const Text* text):
 
 
 cdef class Parser:
-    """An incremental parser of one event stream: bytes in any pieces in, events out.
+    """Parser(*, last_event_id='', max_event_size=16777216, on_comment=None, decode=None, until=None)
+--
+
+An incremental parser of one event stream: bytes in any pieces in, events out.
 
     Args:
         last_event_id: the last event ID in force at the start; no CR, LF or NUL.
@@ -282,6 +294,9 @@ cdef class Parser:
         self._last_event_id = last_event_id
         self._event_type = _MESSAGE
         self.reset()
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle 'sse_fast.Parser' object")
 
     @property
     def last_event_id(self):

@@ -320,6 +320,9 @@ class Parser(Generic[T_co]):
         self._busy = False
         self.reset()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot pickle 'sse_fast.Parser' object")
+
     @property
     def last_event_id(self) -> str:
         """The last event ID: what the latest blank line committed, "" if there is none."""

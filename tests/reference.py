@@ -1,0 +1,82 @@
+"""A naive reading of sections 9.2.5 and 9.2.6, of the whole stream at once: the third opinion."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    """Everything that can be seen of a parser once a stream was fed to it."""
+
+    events: list[tuple[str, Any, str, int | None]]
+    last_event_id: str
+    retry: int | None
+    pending: bool
+    comments: list[str]
+
+
+def interpret(stream: bytes) -> Outcome:
+    text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
+    *lines, unfinished = re.split("\r\n|\r|\n", text)
+    events: list[tuple[str, Any, str, int | None]] = []
+    comments: list[str] = []
+    last_id, retry = "", None
+    data, event_type, id_buffer, block_retry, pending = "", "", "", None, False
+    for line in lines:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        pending = pending or name != ""
+        if line == "":
+            last_id = id_buffer
+            if data:
+                events.append((event_type or "message", data[:-1], last_id, block_retry))
+            data, event_type, block_retry, pending = "", "", None, False
+        elif name == "":
+            comments.append(value)
+        elif name == "data":
+            data += value + "\n"
+        elif name == "event":
+            event_type = value
+        elif name == "id" and "\0" not in value:
+            id_buffer = value
+        elif name == "retry" and re.fullmatch("[0-9]+", value):
+            # int() takes no more than some thousand digits; twenty are beyond the bound anyway.
+            retry = block_retry = min(int(value.lstrip("0")[:20] or "0"), 2**63 - 1)
+    pending = pending or (unfinished != "" and unfinished[0] != ":")
+    return Outcome(events, last_id, retry, pending, comments)
+
+
+def parse(core: Any, chunks: Any) -> Outcome:
+    """What a core makes of the chunks."""
+    comments: list[str] = []
+    parser = core.Parser(on_comment=comments.append)
+    events = [event for chunk in chunks for event in parser.feed(chunk)]
+    return Outcome(
+        [(event.event, event.data, event.id, event.retry) for event in events],
+        parser.last_event_id,
+        parser.retry,
+        parser.pending,
+        comments,
+    )
+
+
+def cut(stream: bytes, places: Any) -> list[bytes]:
+    """The stream cut at the given places."""
+    bounds = [0, *sorted(places), len(stream)]
+    return [stream[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
+def chunkings(stream: bytes) -> Iterator[list[bytes]]:
+    """Whole, byte by byte, in threes, and every two-way split (of long streams, 64 of them)."""
+    yield [stream]
+    yield cut(stream, range(1, len(stream)))
+    yield cut(stream, range(3, len(stream), 3))
+    splits: Any = range(len(stream) + 1)
+    if len(stream) > 512:
+        splits = random.Random(len(stream)).sample(splits, 64)
+    for place in splits:
+        yield cut(stream, [place])

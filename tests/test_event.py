@@ -1,0 +1,236 @@
+"""Event: a value, immutable, that can be sent."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import inspect
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sse_fast
+
+
+def test_the_defaults(core: Any) -> None:
+    event = core.Event()
+    assert (event.event, event.data, event.id, event.retry) == ("message", "", "", None)
+    assert core.Event("a", "b", "c", 1) == core.Event(event="a", data="b", id="c", retry=1)
+
+
+def test_equality_and_hash(core: Any) -> None:
+    event = core.Event("a", "b", "c", 1)
+    assert hash(event) == hash(core.Event("a", "b", "c", 1))
+    for other in [
+        core.Event("x", "b", "c", 1),
+        core.Event("a", "x", "c", 1),
+        core.Event("a", "b", "x", 1),
+        core.Event("a", "b", "c", 2),
+        ("a", "b", "c", 1),
+        "a",
+        None,
+    ]:
+        assert event != other
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(core.Event("a", {}))
+
+
+def test_repr(core: Any) -> None:
+    event = core.Event("a", {"b": 1}, "c", 1)
+    assert repr(event) == "Event(event='a', data={'b': 1}, id='c', retry=1)"
+
+
+@pytest.mark.parametrize("name", ["event", "data", "id", "retry", "other"])
+def test_immutable(core: Any, name: str) -> None:
+    event = core.Event("a", "b", "c", 1)
+    with pytest.raises(AttributeError):
+        setattr(event, name, "x")
+    with pytest.raises(AttributeError):
+        delattr(event, name)
+    with pytest.raises(AttributeError):
+        event.__init__("x")
+    assert event == core.Event("a", "b", "c", 1)
+
+
+def test_no_subclass(core: Any) -> None:
+    with pytest.raises(TypeError):
+        type("Sub", (core.Event,), {})
+
+
+def test_wrong_arguments(core: Any) -> None:
+    with pytest.raises(TypeError, match="Expected event to be a str, got int"):
+        core.Event(1)
+    with pytest.raises(TypeError, match="Expected id to be a str, got NoneType"):
+        core.Event(id=None)
+    with pytest.raises(TypeError):
+        core.Event("a", "b", "c", 1, 2)
+
+
+def test_an_enum_is_the_text_it_holds(core: Any) -> None:
+    class Kind(str, enum.Enum):
+        TICK = "tick"
+
+    event = core.Event(Kind.TICK, "")
+    assert type(event.event) is str
+    assert event.encode() == b"event: tick\ndata: \n\n"
+
+
+def test_match(core: Any) -> None:
+    match core.Event("a", "b", "c", 1):
+        case core.Event("a", data, id="c", retry=int(retry)):
+            assert (data, retry) == ("b", 1)
+        case _:
+            pytest.fail("no match")
+
+
+def test_generic(core: Any) -> None:
+    assert core.Event[int].__origin__ is core.Event
+    assert core.Parser[int].__origin__ is core.Parser
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(core: Any, protocol: int) -> None:
+    event = core.Event("é", ["b"], "c", 1)
+    pickled = pickle.dumps(event, protocol)
+    assert b"sse_fast" in pickled
+    assert b"_parser" not in pickled
+    assert pickle.loads(pickled) == event
+
+
+@pytest.mark.parametrize("pure", ["0", "1"])
+def test_a_pickle_is_read_where_the_other_core_runs(core: Any, pure: str, tmp_path: Path) -> None:
+    event = core.Event("é", "b", "c", 1)
+    script = (
+        "import pickle, sys, sse_fast\n"
+        "event = pickle.loads(sys.stdin.buffer.read())\n"
+        "assert type(event) is sse_fast.Event\n"
+        f"assert not ({pure} and sse_fast.ACCELERATED)\n"
+        "sys.stdout.buffer.write(pickle.dumps(event))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,  # away from the source tree
+        input=pickle.dumps(event),
+        env={"SSE_FAST_PURE": pure},
+        capture_output=True,
+        check=True,
+    )
+    assert pickle.loads(done.stdout) == event
+
+
+def test_copy(core: Any) -> None:
+    event = core.Event("a", ["b"], "c", 1)
+    assert copy.copy(event) == event
+    assert copy.copy(event).data is event.data
+    assert copy.deepcopy(event) == event
+    assert copy.deepcopy(event).data is not event.data
+
+
+def test_a_parser_is_not_copied(core: Any) -> None:
+    for how in [copy.copy, copy.deepcopy, pickle.dumps]:
+        with pytest.raises(TypeError, match=r"cannot pickle 'sse_fast\.Parser' object"):
+            how(core.Parser())
+
+
+def test_the_classes_go_by_their_public_names(core: Any) -> None:
+    assert repr(core.Event) == "<class 'sse_fast.Event'>"
+    assert repr(core.Parser) == "<class 'sse_fast.Parser'>"
+
+
+# -- json ---------------------------------------------------------------------------------------
+
+
+def test_json(core: Any) -> None:
+    assert core.Event(data='{"a": [1, "é"]}').json() == {"a": [1, "é"]}
+    assert core.Event(data=b"[1]").json() == [1]
+    assert core.Event(data="1.5").json(loads=str.upper) == "1.5"
+    with pytest.raises(json.JSONDecodeError):
+        core.Event(data="").json()
+    with pytest.raises(TypeError, match="Expected the data of the event as text, got dict"):
+        core.Event(data={}).json()
+
+
+# -- encode -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "encoded"),
+    [
+        (("message", "a", "", None), b"data: a\n\n"),
+        (("message", "", "", None), b"data: \n\n"),
+        (("x", "a", "7", 9), b"event: x\nid: 7\nretry: 9\ndata: a\n\n"),
+        (("message", "a\nb", "", None), b"data: a\ndata: b\n\n"),
+        (("message", "a\r\nb\rc\n", "", None), b"data: a\ndata: b\ndata: c\ndata: \n\n"),
+        (("message", "a\n\rb", "", None), b"data: a\ndata: \ndata: b\n\n"),
+        (("message", "\u2028\x85\x0b\0", "", None), "data: \u2028\x85\x0b\0\n\n".encode()),
+        (("message", " a", " b", 0), b"id:  b\nretry: 0\ndata:  a\n\n"),
+        (("nul\0", "a", "", None), b"event: nul\0\ndata: a\n\n"),
+    ],
+)
+def test_encode(core: Any, event: Any, encoded: bytes) -> None:
+    assert core.Event(*event).encode() == encoded
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (("x\ndata: injected", "a", "", None), "event without"),
+        (("x\r", "a", "", None), "event without"),
+        (("", "a", "", None), "event type, got ''"),
+        (("message", "a", "1\n", None), "id without"),
+        (("message", "a", "1\r", None), "id without"),
+        (("message", "a", "1\0", None), "id without"),
+        (("message", "a", "", -1), "retry to be an int from 0"),
+        (("message", "a", "", 2**63), "retry to be an int from 0"),
+        (("message", "a", "", 1.5), "retry to be an int from 0"),
+        (("message", "a", "", True), "retry to be an int from 0"),
+    ],
+)
+def test_encode_refuses(core: Any, event: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        core.Event(*event).encode()
+
+
+def test_encode_needs_text(core: Any) -> None:
+    with pytest.raises(TypeError, match="data of the event to be a str, got dict"):
+        core.Event(data={}).encode()
+
+
+def test_encoded_events_in_a_row(core: Any) -> None:
+    events = [core.Event("a", "1", "1"), core.Event(data="2", id="1"), core.Event("b", "3", "2", 4)]
+    assert core.Parser().feed(b"".join(event.encode() for event in events)) == events
+
+
+# -- The twins ----------------------------------------------------------------------------------
+
+
+def test_the_twins_show_the_same_face(both_cores: Any) -> None:
+    def plain(signature: inspect.Signature) -> list[tuple[str, Any, Any]]:
+        return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+
+    cython, python = both_cores
+    for name in ["Event", "Parser"]:
+        twins = getattr(cython, name), getattr(python, name)
+        public = {attribute for attribute in dir(twins[1]) if not attribute.startswith("_")}
+        assert public == {attribute for attribute in dir(twins[0]) if not attribute.startswith("_")}
+        assert inspect.getdoc(twins[0]) == inspect.getdoc(twins[1])
+        assert plain(inspect.signature(twins[0])) == plain(inspect.signature(twins[1]))
+        for attribute in public:
+            members = getattr(twins[0], attribute), getattr(twins[1], attribute)
+            assert inspect.getdoc(members[0]) == inspect.getdoc(members[1]) or name == "Event"
+            if callable(members[0]):
+                assert plain(inspect.signature(members[0])) == plain(inspect.signature(members[1]))
+
+
+def test_which_core_runs(both_cores: Any) -> None:
+    cython, python = both_cores
+    assert sse_fast.Parser is (cython if sse_fast.ACCELERATED else python).Parser
+    assert sse_fast.Event is (cython if sse_fast.ACCELERATED else python).Event
+    if os.environ.get("SSE_FAST_REQUIRE_EXTENSIONS"):
+        assert sse_fast.ACCELERATED
