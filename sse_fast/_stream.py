@@ -364,7 +364,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         for event in self._events:
             return event
         try:
-            if self._check is not None:
+            if self._check is not None and self.end_reason is None:
                 await self._check_response(self._check)
             while True:
                 found = self._next_parsed()

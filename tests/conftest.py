@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 
 import hypothesis
 import pytest
+from server import Server, serve
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
@@ -36,3 +38,9 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
 @pytest.fixture(scope="session")
 def both_cores() -> tuple[ModuleType, ModuleType]:
     return _core("c"), _core("py")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve() as running:
+        yield running

@@ -1,0 +1,144 @@
+/* Holds `sse_fast_find_end_of_line` against a loop too plain to be wrong; test_scan.py
+ * builds it for each body, with and without sanitizers. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "_scan.h"
+
+#if defined(SSE_FAST_SSE2)
+#  define BODY "SSE2"
+#elif defined(SSE_FAST_NEON)
+#  define BODY "NEON"
+#else
+#  define BODY "plain C"
+#endif
+
+/* Three rounds of four blocks, and then some for the roads after them. */
+#define LONGEST 200
+#define MARGIN 16
+#define NOWHERE (-1)
+
+/* Beside a letter and the extremes: the neighbours of LF and CR, whose difference from
+ * them is what a careless comparison loses, and both with their top bit set. */
+static const uint8_t FILLERS[] = {
+    'a', 0x00, 0x09, 0x0B, 0x0C, 0x0E, 0x7F, 0x80, 0x8A, 0x8D, 0xFF,
+};
+static const uint8_t LINE_ENDS[] = {'\n', '\r'};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static unsigned long comparisons;
+
+static const uint8_t *naive(const uint8_t *at, const uint8_t *end, int *non_ascii)
+{
+    for (; at != end; at++) {
+        if (*at == '\n' || *at == '\r')
+            break;
+        if (*at >= 0x80)
+            *non_ascii = 1;
+    }
+    return at;
+}
+
+/* Places outside the range, NOWHERE and `length` among them, leave the range as it is. */
+static void put(uint8_t *at, int length, int place, uint8_t byte)
+{
+    if (place >= 0 && place < length)
+        at[place] = byte;
+}
+
+/* `high` is written last: where it meets the end-of-line, there is no end-of-line. */
+static void compare(uint8_t *at, int length, uint8_t filler, uint8_t line_end, int place,
+                    uint8_t high, int high_place)
+{
+    int before;
+
+    memset(at, filler, (size_t)length);
+    put(at, length, place, line_end);
+    put(at, length, high_place, high);
+    for (before = 0; before <= 1; before++) {
+        int expected_flag = before, flag = before;
+        const uint8_t *expected = naive(at, at + length, &expected_flag);
+        const uint8_t *found = sse_fast_find_end_of_line(at, at + length, &flag);
+        comparisons++;
+        if (found != expected || flag != expected_flag) {
+            printf("%s: length %d of 0x%02X at address %% 16 = %d, 0x%02X at %d, 0x%02X at %d, "
+                   "flag %d: found %ld, flag %d; expected %ld, flag %d\n",
+                   BODY, length, filler, (int)((uintptr_t)at % 16), line_end, place, high,
+                   high_place, before, (long)(found - at), flag, (long)(expected - at),
+                   expected_flag);
+            exit(1);
+        }
+    }
+}
+
+static uint8_t *allocate(int size)
+{
+    uint8_t *start = malloc((size_t)size);
+    if (start == NULL && size > 0) {
+        puts("out of memory");
+        exit(2);
+    }
+    return start;
+}
+
+/* The range is all of its allocation, so that a sanitizer sees a read of one byte outside. */
+static void whole_allocation(int length)
+{
+    uint8_t *at = allocate(length);
+    int place, other;
+    size_t e, f;
+
+    for (e = 0; at != NULL && e < COUNT(LINE_ENDS); e++) {
+        uint8_t line_end = LINE_ENDS[e], high = line_end | 0x80;
+        for (place = 0; place <= length; place++) {
+            for (other = NOWHERE; other < length; other++)
+                compare(at, length, 'a', line_end, place, high, other);
+            for (f = 0; f < COUNT(FILLERS); f++) {
+                compare(at, length, FILLERS[f], line_end, place, high, NOWHERE);
+                for (other = place - 1; other <= place + 1; other++)
+                    compare(at, length, FILLERS[f], line_end, place, high, other);
+                /* Of two ends of line the first counts, be they neighbours or far apart. */
+                compare(at, length, FILLERS[f], line_end, place, '\n', place + 1);
+                compare(at, length, FILLERS[f], line_end, place, '\r', length - 1);
+            }
+        }
+    }
+    free(at);
+}
+
+/* Every alignment, amid bytes that change the answer if they are taken for the range's.
+ * The last one ends with its allocation, which guards the empty range too: an allocation
+ * of no bytes may really have one. */
+static void every_alignment(int length)
+{
+    uint8_t *start = allocate(MARGIN + length);
+    int offset, i, place;
+    size_t e;
+
+    for (offset = 1; offset <= MARGIN; offset++) {
+        for (i = 0; i < MARGIN + length; i++)
+            start[i] = i % 2 ? '\n' : 0xFF;
+        for (e = 0; e < COUNT(LINE_ENDS); e++) {
+            for (place = 0; place <= length; place++) {
+                uint8_t *at = start + offset;
+                compare(at, length, 'a', LINE_ENDS[e], place, 0x80, NOWHERE);
+                compare(at, length, 'a', LINE_ENDS[e], place, 0x80, place - 1);
+                compare(at, length, 'a', LINE_ENDS[e], place, 0x80, place + 1);
+            }
+        }
+    }
+    free(start);
+}
+
+int main(void)
+{
+    int length;
+
+    for (length = 0; length <= LONGEST; length++) {
+        whole_allocation(length);
+        every_alignment(length);
+    }
+    printf("%lu comparisons: %s\n", comparisons, BODY);
+    return 0;
+}

@@ -1,0 +1,103 @@
+"""A real HTTP server on a free loopback port, which answers as the tests tell it to."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Answer:
+    """What a path answers: the body chunk by chunk, each in a write of its own."""
+
+    chunks: list[bytes]
+    framing: str = "chunked"  # or "close", "length", "cut" (a chunked body without its end)
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/event-stream"})
+    gzip: bool = False
+    delay: float = 0.0  # seconds before each chunk but the first
+    hold: threading.Event | None = None  # waited for before the body ends
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[Request] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append(Request(self.command, self.path, headers, body))
+        answer = self.server.answers[self.path.partition("?")[0]]
+        chunks = list(answer.chunks)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.gzip:
+            self.send_header("Content-Encoding", "gzip")
+            packer = zlib.compressobj(wbits=31)
+            chunks = [packer.compress(chunk) + packer.flush(zlib.Z_SYNC_FLUSH) for chunk in chunks]
+            chunks.append(packer.flush())
+        chunked = answer.framing in ("chunked", "cut")
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif answer.framing == "length":
+            self.send_header("Content-Length", str(sum(map(len, chunks))))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        try:
+            for index, chunk in enumerate(chunks):
+                if index:
+                    time.sleep(answer.delay)
+                if chunk:
+                    self.wfile.write(b"%X\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+            if answer.hold is not None:
+                answer.hold.wait(30)
+            if answer.framing == "chunked":
+                self.wfile.write(b"0\r\n\r\n")
+        except ConnectionError:
+            pass  # The client left, as some tests want it to.
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,427 @@
+"""EventStream and AsyncEventStream, over sources of every kind of behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+import sse_fast
+from sse_fast import (
+    DecodeError,
+    EndReason,
+    Event,
+    EventTooLarge,
+    StreamTimeout,
+    TransportError,
+    aiter_events,
+    iter_events,
+)
+
+
+def data(events: Any) -> list[Any]:
+    return [event.data for event in events]
+
+
+class Closing:
+    """An iterator of chunks that knows whether it was closed, and raises what is in it."""
+
+    def __init__(self, *items: bytes | BaseException) -> None:
+        self.items = list(items)
+        self.closed = 0
+
+    def __iter__(self) -> Closing:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.items:
+            raise StopIteration
+        item = self.items.pop(0)
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class AsyncClosing:
+    """The async twin of `Closing`."""
+
+    def __init__(self, *items: bytes | BaseException) -> None:
+        self.chunks = Closing(*items)
+
+    def __aiter__(self) -> AsyncClosing:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)
+        for chunk in self.chunks:
+            return chunk
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.chunks.close()
+
+    @property
+    def closed(self) -> int:
+        return self.chunks.closed
+
+
+class Blocking:
+    """One interface over both kinds of stream, so that each test below runs on both."""
+
+    def open(self, *items: Any, **options: Any) -> tuple[Any, Any]:
+        source = Closing(*items)
+        return iter_events(source, **options), source
+
+    def next(self, stream: Any) -> Any:
+        return next(stream, None)
+
+    def close(self, stream: Any) -> None:
+        stream.close()
+
+    def leave(self, stream: Any, error: BaseException) -> None:
+        with stream:
+            raise error
+
+
+class Async:
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def open(self, *items: Any, **options: Any) -> tuple[Any, Any]:
+        source = AsyncClosing(*items)
+        return aiter_events(source, **options), source
+
+    def next(self, stream: Any) -> Any:
+        async def step() -> Any:
+            return await anext(stream, None)
+
+        return self.loop.run_until_complete(step())
+
+    def close(self, stream: Any) -> None:
+        self.loop.run_until_complete(stream.aclose())
+
+    def leave(self, stream: Any, error: BaseException) -> None:
+        async def step() -> None:
+            async with stream:
+                raise error
+
+        self.loop.run_until_complete(step())
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "sync":
+        yield Blocking()
+        return
+    runner = Async()
+    yield runner
+    runner.loop.run_until_complete(runner.loop.shutdown_asyncgens())
+    runner.loop.close()
+
+
+def drain(kind: Any, stream: Any) -> list[Any]:
+    events = []
+    while (event := kind.next(stream)) is not None:
+        events.append(event.data)
+    return events
+
+
+def test_to_the_end(kind: Any) -> None:
+    stream, source = kind.open(b"id: 1\nretry: 5\nda", b"", b"ta: a\n\ndata: b\n\n", b"data: c")
+    assert stream.end_reason is None
+    assert kind.next(stream) == Event("message", "a", "1", 5)
+    assert stream.end_reason is None
+    assert drain(kind, stream) == ["b"]
+    assert stream.end_reason is EndReason.END
+    assert stream.pending
+    assert (stream.last_event_id, stream.retry, stream.response) == ("1", 5, None)
+    assert source.closed == 1
+    assert kind.next(stream) is None
+
+
+def test_a_clean_end_leaves_nothing_pending(kind: Any) -> None:
+    stream, _ = kind.open(b"data: a\n\n: ping")
+    assert drain(kind, stream) == ["a"]
+    assert not stream.pending
+
+
+def test_the_id_is_that_of_what_was_handed_over(kind: Any) -> None:
+    stream, _ = kind.open(
+        b"id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 4\n\n", last_event_id="0"
+    )
+    ids = [stream.last_event_id]
+    while kind.next(stream) is not None:
+        ids.append(stream.last_event_id)
+    # The last block has an id and no data: it counts with the event before it.
+    assert ids == ["0", "1", "2", "4"]
+    assert stream.last_event_id == "4"
+
+
+def test_until(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\ndata: [DONE]\n\ndata: b\n\n", b"never", until="[DONE]")
+    assert drain(kind, stream) == ["a"]
+    assert stream.end_reason is EndReason.UNTIL
+    assert source.closed == 1
+    assert source.items if isinstance(source, Closing) else source.chunks.items
+
+
+def test_the_source_is_free_with_the_last_event(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\n", b"never", until=lambda event: event.data == "a")
+    assert kind.next(stream).data == "a"
+    assert source.closed == 1
+    assert kind.next(stream) is None
+    assert stream.end_reason is EndReason.UNTIL
+
+
+def test_close(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\ndata: b\n\n")
+    kind.next(stream)
+    kind.close(stream)
+    kind.close(stream)
+    assert kind.next(stream) is None
+    assert stream.end_reason is EndReason.CLOSED
+    assert source.closed == 1
+
+
+def test_close_after_the_end_changes_nothing(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\n")
+    drain(kind, stream)
+    kind.close(stream)
+    assert stream.end_reason is EndReason.END
+    assert source.closed == 1
+
+
+def test_leaving_with_closes(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\n")
+    with pytest.raises(KeyError):
+        kind.leave(stream, KeyError())
+    assert stream.end_reason is EndReason.CLOSED
+    assert source.closed == 1
+
+
+def test_what_the_source_raises(kind: Any) -> None:
+    original = ConnectionResetError("https://user:secret@host/?token=secret")
+    stream, source = kind.open(b"data: a\n\ndata: b", original)
+    assert kind.next(stream).data == "a"
+    with pytest.raises(TransportError, match="got ConnectionResetError") as caught:
+        kind.next(stream)
+    assert caught.value.__cause__ is original
+    assert (caught.value.phase, caught.value.sent) == ("body", True)
+    assert "secret" not in str(caught.value)
+    assert stream.end_reason is EndReason.ERROR
+    assert stream.pending
+    assert source.closed == 1
+    assert kind.next(stream) is None
+
+
+def test_a_timeout_is_told_from_other_failures(kind: Any) -> None:
+    class ReadTimeoutError(Exception): ...
+
+    wrapped = ConnectionError()
+    wrapped.__context__ = ReadTimeoutError()
+    for original in [TimeoutError(), ReadTimeoutError(), wrapped]:
+        stream, _ = kind.open(original)
+        with pytest.raises(StreamTimeout):
+            kind.next(stream)
+    stream, _ = kind.open(OSError())
+    with pytest.raises(TransportError) as caught:
+        kind.next(stream)
+    assert not isinstance(caught.value, StreamTimeout)
+
+
+def test_an_error_of_ours_passes_unchanged(kind: Any) -> None:
+    original = sse_fast.SSEError("x")
+    stream, source = kind.open(original)
+    with pytest.raises(sse_fast.SSEError) as caught:
+        kind.next(stream)
+    assert caught.value is original
+    assert stream.end_reason is EndReason.ERROR
+    assert source.closed == 1
+
+
+def test_an_interrupted_read_may_go_on(kind: Any) -> None:
+    stream, _ = kind.open(b"data: a\n\n", SystemExit(), b"data: b\n\n")
+    assert kind.next(stream).data == "a"
+    with pytest.raises(SystemExit):
+        kind.next(stream)
+    assert drain(kind, stream) == ["b"]
+    assert stream.end_reason is EndReason.END
+
+
+def test_an_end_right_after_an_interrupted_read_is_none(kind: Any) -> None:
+    stream, source = kind.open(b"data: a\n\n", SystemExit())
+    assert kind.next(stream).data == "a"
+    with pytest.raises(SystemExit):
+        kind.next(stream)
+    with pytest.raises(TransportError, match="right after a read that was cancelled"):
+        kind.next(stream)
+    assert stream.end_reason is EndReason.ERROR
+    assert source.closed == 1
+
+
+def test_it_goes_on_behind_a_decode_error(kind: Any) -> None:
+    stream, _ = kind.open(b"data: 1\n\ndata: x\n\nid: 9\ndata: y\n\ndata: 4\n\n", decode=int)
+    assert kind.next(stream).data == 1
+    for text in ["x", "y"]:
+        with pytest.raises(DecodeError) as caught:
+            kind.next(stream)
+        assert caught.value.event.data == text
+        assert stream.end_reason is None
+    assert drain(kind, stream) == [4]
+    assert stream.last_event_id == "9"
+    assert stream.end_reason is EndReason.END
+
+
+def test_too_large_comes_behind_the_events_before_it(kind: Any) -> None:
+    stream, source = kind.open(
+        b"data: 1\n\ndata: 2\n\ndata: 0123456789\n\ndata: 4\n\n", max_event_size=10
+    )
+    assert kind.next(stream).data == "1"
+    assert kind.next(stream).data == "2"
+    with pytest.raises(EventTooLarge):
+        kind.next(stream)
+    assert stream.end_reason is EndReason.ERROR
+    assert source.closed == 1
+    assert kind.next(stream) is None
+
+
+@pytest.mark.parametrize("callback", ["on_comment", "on_chunk", "until"])
+def test_it_goes_on_behind_a_callback_that_raises(kind: Any, callback: str) -> None:
+    def fault(_: Any) -> bool:
+        if not faults:
+            faults.append(True)
+            raise KeyError
+        return False
+
+    faults: list[bool] = []
+    stream, _ = kind.open(b": c\ndata: 1\n\n", b"data: 2\n\n", **{callback: fault})
+    with pytest.raises(KeyError):
+        kind.next(stream)
+    assert drain(kind, stream) == ["1", "2"]
+    assert faults == [True]
+
+
+def test_text_chunks_are_refused(kind: Any) -> None:
+    stream, _ = kind.open("data: 1\n\n")
+    with pytest.raises(TypeError, match="Expected bytes, got str"):
+        kind.next(stream)
+
+
+def test_on_chunk_sees_the_bytes_as_they_arrive(kind: Any) -> None:
+    reused = bytearray(b"data: 1\n\n")
+    seen: list[Any] = []
+    stream, _ = kind.open(reused, b"data: 2\n", memoryview(b"\n"), on_chunk=seen.append)
+    assert drain(kind, stream) == ["1", "2"]
+    reused[:] = b"x" * 9
+    assert seen == [b"data: 1\n\n", b"data: 2\n", b"\n"]
+    assert {type(chunk) for chunk in seen} == {bytes}
+
+
+def test_large_chunks_are_fed_in_slices(kind: Any) -> None:
+    count = 50_000
+    stream, _ = kind.open(b"data: x\n\n" * count, on_chunk=lambda chunk: chunks.append(len(chunk)))
+    chunks: list[int] = []
+    assert kind.next(stream).data == "x"
+    # No more events exist than a slice of 64 KiB holds.
+    assert len(stream._batch) <= 65536 // 9 + 1
+    assert len(drain(kind, stream)) == count - 1
+    assert chunks == [9 * count]
+
+
+@pytest.mark.parametrize("callback", ["on_comment", "on_chunk", "until"])
+def test_closing_from_a_callback(callback: str) -> None:
+    kind = Blocking()  # A callback cannot await aclose().
+
+    def close(_: Any) -> None:
+        stream.close()
+
+    stream, source = kind.open(b": c\ndata: 1\n\ndata: 2\n\n", b"never", **{callback: close})
+    assert drain(kind, stream) == []
+    assert stream.end_reason is EndReason.CLOSED
+    assert source.closed == 1
+
+
+def test_closing_from_another_thread_ends_the_read_when_it_returns() -> None:
+    reading, arrive = threading.Event(), threading.Event()
+    closed: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            reading.set()
+            assert arrive.wait(10)
+            yield b"data: a\n\n"
+        finally:
+            closed.append(threading.current_thread().name)
+
+    stream = iter_events(chunks())
+    events: list[Any] = []
+    reader = threading.Thread(target=lambda: events.extend(stream), name="reader")
+    reader.start()
+    assert reading.wait(10)
+    stream.close()
+    stream.close()
+    assert stream.end_reason is EndReason.CLOSED
+    arrive.set()
+    reader.join(10)
+    assert events == []
+    assert closed == ["reader"]
+
+
+def test_a_cancelled_task_loses_no_event() -> None:
+    async def run() -> list[str]:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+
+        class Chunks:
+            def __aiter__(self) -> Chunks:
+                return self
+
+            async def __anext__(self) -> bytes:
+                return await queue.get()
+
+        seen = []
+        stream = aiter_events(Chunks(), until="end")
+        for chunk in [b"data: 1\n\ndata: 2\n", b"\ndata: 3\n\n", b"data: end\n\n"]:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.01)
+            queue.put_nowait(chunk)
+            with suppress(asyncio.TimeoutError, StopAsyncIteration):
+                while True:
+                    seen.append((await asyncio.wait_for(anext(stream), 0.05)).data)
+        return seen
+
+    assert asyncio.run(run()) == ["1", "2", "3"]
+
+
+def test_a_cancelled_async_generator_is_not_a_clean_end() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        await asyncio.sleep(30)
+
+    async def run() -> None:
+        stream = aiter_events(chunks())
+        assert (await anext(stream)).data == "1"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.01)
+        with pytest.raises(TransportError, match="cancelled"):
+            await anext(stream)
+
+    asyncio.run(run())
+
+
+def test_async_with_frees_the_source_at_once() -> None:
+    source = AsyncClosing(b"data: 1\n\ndata: 2\n\n")
+
+    async def run() -> None:
+        async with aiter_events(source) as stream:
+            async for _ in stream:
+                break
+        assert source.closed == 1
+
+    asyncio.run(run())
