@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The interpreter flushes at its exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (SSEError, OSError) as error:
+    except OSError as error:
+        name = "" if error.filename is None else f"{error.filename}: "
+        print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except SSEError as error:
         print(f"sse-fast: {error}", file=sys.stderr)
         return 1

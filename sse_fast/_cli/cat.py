@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from sse_fast import Event, EventStream, ResponseError, TransportError, __version__, iter_events
 from sse_fast._stream import without_secrets
 
 _CONNECT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 300.0
+_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
 
 def add_to(commands: Any) -> None:
@@ -118,9 +119,7 @@ def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
         arguments.fail(str(error))
     kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
     connection = kind(url.hostname, port, timeout=_CONNECT_TIMEOUT)
-    target = quote(url.path or "/", safe="/%:@!$&'()*+,;=~")
-    if url.query:
-        target += f"?{url.query}"
+    target = quote(urlunsplit(("", "", url.path or "/", url.query, "")), safe=_URL_CHARACTERS)
     try:
         try:
             connection.connect()
