@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False
+# cython: binding=False, embedsignature=True, embedsignature.format=clinic, auto_pickle=False
 """Event and Parser in Cython: `_lines.pxd` finds the values, this file makes Python objects.
 
 The twin is `_parser_py.py`: the same names in the same order, the same results to the last
@@ -124,8 +124,8 @@ One event of an event stream, immutable.
             (self.event, self.data, self.id, self.retry),
         )
 
-    def json(self, loads=_json.loads):
-        """Return `loads(self.data)`; what `loads` raises comes out unchanged.
+    def json(self, loads=None):
+        """Return `loads(self.data)`, by default of `json.loads`; what `loads` raises comes out unchanged.
 
         Raises:
             TypeError: `decode` has made something other than text or bytes of the data already.
@@ -135,7 +135,7 @@ One event of an event stream, immutable.
                 f"Expected the data of the event as text, got {type(self.data).__name__}: "
                 "decode has read it already"
             )
-        return loads(self.data)
+        return (_json.loads if loads is None else loads)(self.data)
 
     def encode(self):
         """Return the event as the lines of an event stream, the blank line included.

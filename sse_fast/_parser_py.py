@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 from sse_fast._errors import DecodeError, EventTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from typing_extensions import Buffer, TypeVar
 
     T_co = TypeVar("T_co", default=str, covariant=True)
@@ -125,8 +123,8 @@ class Event(Generic[T_co]):
             (self._event, self._data, self._id, self._retry),
         )
 
-    def json(self, loads: Callable[[Any], Any] = _json.loads) -> Any:
-        """Return `loads(self.data)`; what `loads` raises comes out unchanged.
+    def json(self, loads: Callable[[Any], Any] | None = None) -> Any:
+        """Return `loads(self.data)`, by default of `json.loads`; what `loads` raises comes out unchanged.
 
         Raises:
             TypeError: `decode` has made something other than text or bytes of the data already.
@@ -136,7 +134,7 @@ class Event(Generic[T_co]):
                 f"Expected the data of the event as text, got {type(self._data).__name__}: "
                 "decode has read it already"
             )
-        return loads(self._data)
+        return (_json.loads if loads is None else loads)(self._data)
 
     def encode(self) -> bytes:
         """Return the event as the lines of an event stream, the blank line included.
@@ -360,7 +358,8 @@ class Parser(Generic[T_co]):
             raise RuntimeError("Expected reset() outside of feed(), got it within")
         self._events: list[Event[Any]] = []
         self._chunks: deque[bytes] = deque()
-        self._lines: Iterator[bytes] = iter(())
+        # Complete lines not processed yet, the next one last.
+        self._lines: list[bytes] = []
         self._tail = b""
         self._line = bytearray()
         self._ignored = False
@@ -408,7 +407,7 @@ class Parser(Generic[T_co]):
             self._busy = False
             if self._done or self._size:
                 self._chunks.clear()
-                self._lines = iter(())
+                self._lines.clear()
                 self._line.clear()
         return self._take_events()
 
@@ -419,8 +418,11 @@ class Parser(Generic[T_co]):
 
     def _parse(self) -> None:
         while True:
-            # An exception leaves the iterator where it is: the next feed goes on behind it.
-            for line in self._lines:
+            lines = self._lines
+            while lines:
+                # Taken off, so that a line is not held beside the text made of it, and so that
+                # the next feed goes on behind the one that raises.
+                line = lines.pop()
                 if line:
                     self._process_field(line)
                 elif self._data or self._id is not None:
@@ -432,7 +434,7 @@ class Parser(Generic[T_co]):
             self._end_chunk()
             if not self._chunks:
                 return
-            self._lines = iter(self._split_lines(self._chunks.popleft()))
+            self._lines = self._split_lines(self._chunks.popleft())
 
     def _end_block(self) -> None:
         """What a blank line does to the buffers (9.2.6, "dispatch the event", steps 2 and 7)."""
@@ -535,7 +537,7 @@ class Parser(Generic[T_co]):
         return chunk
 
     def _split_lines(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that the chunk completes; `_tail` is what it leaves unfinished."""
+        """Return the lines that the chunk completes, last first; `_tail` is what it leaves."""
         if self._bom < 3:
             chunk = self._skip_bom(chunk)
         if self._after_cr and chunk:
@@ -556,8 +558,9 @@ class Parser(Generic[T_co]):
                 self._ignored = False
                 del lines[0]
             elif self._line:
-                lines[0] = bytes(self._line) + lines[0]
+                lines[0] = b"".join((self._line, lines[0]))
                 self._line.clear()
+        lines.reverse()
         return lines
 
     def _dispatch(self) -> None:
