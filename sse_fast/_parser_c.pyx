@@ -64,7 +64,7 @@ cdef _refuse(str name, str value, str forbidden):
 
 
 @cython.final
-@cython.freelist(64)
+@cython.freelist(256)
 cdef class Event:
     """Event(event='message', data='', id='', retry=None)
 --
@@ -125,7 +125,9 @@ One event of an event stream, immutable.
         )
 
     def json(self, loads=None):
-        """Return `loads(self.data)`, by default of `json.loads`; what `loads` raises comes out unchanged.
+        """Return what `loads` (by default `json.loads`) makes of the data.
+
+        What `loads` raises comes out unchanged.
 
         Raises:
             TypeError: `decode` has made something other than text or bytes of the data already.

@@ -124,7 +124,9 @@ class Event(Generic[T_co]):
         )
 
     def json(self, loads: Callable[[Any], Any] | None = None) -> Any:
-        """Return `loads(self.data)`, by default of `json.loads`; what `loads` raises comes out unchanged.
+        """Return what `loads` (by default `json.loads`) makes of the data.
+
+        What `loads` raises comes out unchanged.
 
         Raises:
             TypeError: `decode` has made something other than text or bytes of the data already.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
@@ -42,6 +41,9 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
                 "Expected a non-blocking socket, got one that would hold up the event loop: "
                 "call setblocking(False) on it"
             )
+        # Here, as a blocking socket has no use for it.
+        import asyncio
+
         chunk = await asyncio.get_running_loop().sock_recv(self._sock, _READ_SIZE)
         if not chunk:
             raise StopAsyncIteration

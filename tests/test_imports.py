@@ -1,0 +1,156 @@
+"""Who may import whom: inward only. Held against each file's syntax tree, and at run time."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sse_fast"
+
+# File -> the modules of the package that it may name. Whoever adds a file adds a line.
+CORE = {"_errors"}
+STREAM = CORE | {"_parser"}
+ADAPTER = STREAM | {"_stream"}
+PUBLIC = ADAPTER | {"adapters", ""}
+MAY_IMPORT = {
+    "_lines.pxd": set(),
+    "_errors.py": set(),
+    "_parser_c.pyx": CORE | {"_lines"},
+    "_parser_py.py": CORE,
+    "_parser.py": CORE | {"_parser_c", "_parser_py"},
+    "_stream.py": STREAM,
+    "adapters/__init__.py": ADAPTER,
+    "adapters/http_client.py": ADAPTER,
+    "adapters/httpx.py": ADAPTER,
+    "adapters/requests.py": ADAPTER | {"adapters"},  # its public function, for what is below
+    "adapters/sockets.py": ADAPTER,
+    "adapters/urllib3.py": ADAPTER,
+    "__init__.py": PUBLIC,
+    "__main__.py": {"_cli"},
+    "_cli/__init__.py": PUBLIC | {"_cli"},
+    "_cli/cat.py": PUBLIC,
+    "_cli/demo.py": PUBLIC,
+}
+BELOW_THE_ADAPTERS = [
+    name for name in MAY_IMPORT if re.match(r"_(errors|parser|stream|lines)", name)
+]
+INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket", "ssl"} | {
+    "threading",
+    "time",
+    "datetime",
+    "urllib.request",
+}
+LIBRARIES = {"aiohttp", "anyio", "httpx", "httpx2", "requests", "trio", "urllib3"}
+
+
+def _imports_of(node: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            names.update(alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            module = child.module or ""
+            names.add(module)
+            if module in ("sse_fast", "sse_fast._cli"):
+                # `from sse_fast import x` may name a module.
+                names.update(
+                    f"{module}.{alias.name}"
+                    for alias in child.names
+                    if (PACKAGE / f"{alias.name}.py").exists()
+                )
+    return names
+
+
+def _is_type_checking(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+
+
+def imports(path: Path, *, only_at_import: bool = False) -> set[str]:
+    """The modules that a file names; or those that importing it loads."""
+    source = path.read_text()
+    if path.suffix != ".py":
+        return set(re.findall(r"^(?:from|import|cimport)\s+([\w.]+)", source, re.MULTILINE))
+    tree = ast.parse(source)
+    if only_at_import:
+        tree.body = [
+            node
+            for node in tree.body
+            if not _is_type_checking(node) and not isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        ]
+    return _imports_of(tree)
+
+
+def test_every_file_has_its_line() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.suffix in (".py", ".pyx", ".pxd")
+    }
+    assert found == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_inward_only(name: str) -> None:
+    ours = {
+        module.removeprefix("sse_fast").lstrip(".").partition(".")[0]
+        for module in imports(PACKAGE / name)
+        if module.partition(".")[0] == "sse_fast"
+    }
+    assert ours <= MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", BELOW_THE_ADAPTERS)
+def test_no_input_and_output_below_the_adapters(name: str) -> None:
+    found = imports(PACKAGE / name)
+    assert not {module for module in found if module.partition(".")[0] in INPUT_AND_OUTPUT}
+    assert not found & (INPUT_AND_OUTPUT | LIBRARIES)
+
+
+@pytest.mark.parametrize("name", [name for name in MAY_IMPORT if name.endswith(".py")])
+def test_no_library_is_needed_to_import(name: str) -> None:
+    found = imports(PACKAGE / name, only_at_import=True)
+    assert not {module.partition(".")[0] for module in found} & LIBRARIES
+
+
+def test_an_adapter_names_no_other() -> None:
+    files = {f"sse_fast.adapters.{path.stem}" for path in (PACKAGE / "adapters").glob("[!_]*.py")}
+    for path in PACKAGE.rglob("*.py"):
+        assert not imports(path) & files, path
+
+
+def test_the_lines_know_nothing_of_python() -> None:
+    assert {module.partition(".")[0] for module in imports(PACKAGE / "_lines.pxd")} == {"libc"}
+    source = (PACKAGE / "_lines.pxd").read_text()
+    functions = re.findall(r"^cdef inline [^\"]*?:$", source, re.MULTILINE | re.DOTALL)
+    assert len(functions) > 15
+    assert all(function.endswith("noexcept nogil:") for function in functions)
+
+
+def test_importing_the_package_loads_no_library(tmp_path: Path) -> None:
+    """Nothing that a program which only parses would not want to wait for."""
+    script = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import sse_fast\n"
+        "list(sse_fast.iter_events([b'data: a\\n\\n']))\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert "sse_fast._stream" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & (
+        LIBRARIES | {"asyncio", "ssl", "email"}
+    )
+    assert not {name for name in loaded if name.startswith(("sse_fast.adapters.", "sse_fast._cli"))}
