@@ -73,12 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
             remark = "" if seen == expected else "  NOT the events that were sent"
             rate = len(seen) / seconds
             print(f"{name:<9} {len(seen):>6,} events {rate:>9,.0f} events/s{remark}", flush=True)
-    core = "Cython" if ACCELERATED else "plain Python"
     if not same:
-        print(f"The {count} readers did not see the same events ({core} core).")
-        return 1
-    print(f"All {count} readers saw the same events ({core} core).")
-    return 0
+        verdict = "Not every reader saw the events that were sent"
+    elif count == 1:
+        verdict = "The one reader saw the events that were sent"
+    else:
+        verdict = f"All {count} readers saw the same events"
+    print(f"{verdict} ({'Cython' if ACCELERATED else 'plain Python'} core).")
+    return 0 if same else 1
 
 
 # -- The server ---------------------------------------------------------------------------------
