@@ -454,8 +454,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             return 0
         if (self._until_data is not None
                 and stream.data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
-                and memcmp(stream.data.at, PyBytes_AS_STRING(self._until_data),
-                           stream.data.length) == 0):
+                and (stream.data.length == 0
+                     or memcmp(stream.data.at, PyBytes_AS_STRING(self._until_data),
+                               stream.data.length) == 0)):
             self._done = True
             _end_block(stream)
             return 0

@@ -187,9 +187,10 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     [
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
         (["http://127.0.0.1:{closed}/?secret"], 1, "sse-fast: Expected a response of http://127.0"),
-        (["http://127.0.0.1:99999/"], 2, "expected a URL with a valid port"),
+        (["http://127.0.0.1:99999/"], 2, "expected a URL: Port out of range"),
+        (["http://[::1/"], 2, "expected a URL: Invalid IPv6 URL"),
         (["http:///path"], 2, "expected a URL with a host"),
-        (["ftp://host/"], 2, "expected a URL of http or https, got 'ftp://host/'"),
+        (["ftp://host/"], 2, "expected a URL of http or https, got one of 'ftp'"),
         (["-", "-X", "POST"], 2, "-X, -H and -d go with a URL"),
         (["http://127.0.0.1:{closed}/", "-H", "secret"], 2, "expected a header line 'Name: value'"),
         (["http://127.0.0.1:{closed}/", "-d", "@missing"], 1, "missing: No such file"),

@@ -52,9 +52,9 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     source: str = arguments.source
-    is_url = urlsplit(source).scheme in ("http", "https") and "://" in source
-    if not is_url and "://" in source:
-        arguments.fail(f"expected a URL of http or https, got {without_secrets(source)!r}")
+    scheme, is_url, _ = source.partition("://")
+    if is_url and scheme.lower() not in ("http", "https"):
+        arguments.fail(f"expected a URL of http or https, got one of {scheme!r}")
     if not is_url and (arguments.request or arguments.header or arguments.data):
         arguments.fail("-X, -H and -d go with a URL")
     with ExitStack() as stack:
@@ -93,16 +93,16 @@ def _as_json(event: Event) -> bytes:
 @contextmanager
 def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
     """Send the request and give the response, whatever its status."""
-    url = urlsplit(arguments.source)
+    try:
+        url = urlsplit(arguments.source)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        arguments.fail(f"expected a URL: {error}")
+    if not host:
+        arguments.fail("expected a URL with a host")
     where = without_secrets(arguments.source)
     body = None if arguments.data is None else b"&".join(map(_read_data, arguments.data))
     method = arguments.request or ("GET" if body is None else "POST")
-    try:
-        port = url.port
-    except ValueError as error:
-        arguments.fail(f"expected a URL with a valid port, got {where!r}: {error}")
-    if not url.hostname:
-        arguments.fail(f"expected a URL with a host, got {where!r}")
     headers = {
         "Accept": "text/event-stream",
         "Cache-Control": "no-store",
@@ -118,7 +118,7 @@ def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
     except ValueError as error:
         arguments.fail(str(error))
     kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-    connection = kind(url.hostname, port, timeout=_CONNECT_TIMEOUT)
+    connection = kind(host, port, timeout=_CONNECT_TIMEOUT)
     target = quote(urlunsplit(("", "", url.path or "/", url.query, "")), safe=_URL_CHARACTERS)
     try:
         try:

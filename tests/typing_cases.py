@@ -1,0 +1,38 @@
+"""What a type checker has to make of the interface: checked by mypy, not run."""
+
+import json
+from typing import Any
+
+from typing_extensions import assert_type
+
+import sse_fast
+from sse_fast import AsyncEventStream, Event, EventStream, Parser
+
+chunks: list[bytes] = []
+
+assert_type(Parser(), Parser[str])
+assert_type(Parser(decode=json.loads), Parser[Any])
+assert_type(Parser(decode=int), Parser[int])
+assert_type(Parser(decode={"n": int}), Parser[str | int])
+assert_type(Parser(decode=int).feed(bytearray()), list[Event[int]])
+assert_type(Parser().feed(memoryview(b""))[0].data, str)
+assert_type(Parser(until=lambda event: event.data == "x", last_event_id="1"), Parser[str])
+assert_type(Event(), Event)
+assert_type(Event("a", "b").data, str)
+assert_type(Event("a", 1).data, int)
+assert_type(Event().retry, int | None)
+assert_type(Event().encode(), bytes)
+
+assert_type(sse_fast.iter_events(chunks), EventStream[str])
+assert_type(sse_fast.iter_events(chunks, decode=int, until="x"), EventStream[int])
+assert_type(sse_fast.iter_events(chunks, decode={"n": int}), EventStream[str | int])
+assert_type(sse_fast.aiter_events(chunks, decode=int, on_chunk=len), AsyncEventStream[int])
+with sse_fast.iter_events(chunks, max_event_size=9) as events:
+    assert_type(events, EventStream[str])
+    for event in events:
+        assert_type(event, Event[str])
+
+Parser().feed("text")  # type: ignore[arg-type]
+Parser(until=b"x")  # type: ignore[call-overload]
+sse_fast.iter_events(chunks, wrong=1)  # type: ignore[call-overload]
+Event().data = "x"  # type: ignore[misc]
