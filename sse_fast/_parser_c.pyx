@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT64_MAX, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sse_fast._lines cimport (
@@ -159,7 +159,9 @@ One event of an event stream, immutable.
         lines = []
         if self.event != "message":
             if not self.event:
-                raise ValueError("Expected an event type, got '': one without is 'message'")
+                raise ValueError(
+                    "Expected an event type, got '': an event without one is 'message'"
+                )
             _refuse("event", self.event, "\r\n")
             lines.append(f"event: {self.event}\n")
         if self.id:
@@ -188,7 +190,7 @@ cdef Event _new_event(str event_type, object data, str id, object retry):
     return event
 
 
-cdef str _new_text(const Text* text):
+cdef inline str _new_text(const Text* text):
     cdef str result
     if text.non_ascii or text.length < 2:
         return PyUnicode_DecodeUTF8(<const char*>text.at, text.length, "replace")
@@ -250,6 +252,8 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         decode=None,
         until=None,
     ):
+        if self._busy:
+            raise RuntimeError("Expected __init__() outside of feed(), got it within")
         last_event_id = _exact_str("last_event_id", last_event_id)
         _refuse("last_event_id", last_event_id, "\r\n\0")
         if type(max_event_size) is not int:
@@ -442,36 +446,40 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef int _dispatch(self) except -1:
         """The blank line after at least one `data` or `id` (9.2.6, "dispatch the event")."""
         cdef Stream* stream = &self._stream
+        cdef Text raw_data = stream.data
+        cdef Text raw_type = stream.event_type
+        cdef Text raw_id = stream.id
+        cdef bint has_data = stream.has_data
+        cdef bint has_id = stream.has_id
+        cdef int64_t block_retry = stream.block_retry
         cdef str event_type
         cdef object data
         cdef object retry = None
         cdef object decode
         cdef Event event
-        if stream.has_id:
-            self._last_event_id = _new_text(&stream.id)
-        if not stream.has_data:
-            _end_block(stream)
+        # The block is over whatever raises from here on; the bytes of its values stay in place.
+        _end_block(stream)
+        if has_id:
+            self._last_event_id = _new_text(&raw_id)
+        if not has_data:
             return 0
         if (self._until_data is not None
-                and stream.data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
-                and (stream.data.length == 0
-                     or memcmp(stream.data.at, PyBytes_AS_STRING(self._until_data),
-                               stream.data.length) == 0)):
+                and raw_data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
+                and (raw_data.length == 0
+                     or memcmp(raw_data.at, PyBytes_AS_STRING(self._until_data),
+                               raw_data.length) == 0)):
             self._done = True
-            _end_block(stream)
             return 0
-        event_type = self._new_event_type()
-        if stream.block_retry >= 0:
-            retry = stream.block_retry
+        event_type = self._new_event_type(&raw_type)
+        if block_retry >= 0:
+            retry = block_retry
         decode = self._decode
         if self._decode_types is not None:
             decode = self._decode_types.get(event_type)
         if decode is None:
-            data = _new_text(&stream.data)
-            _end_block(stream)
+            data = _new_text(&raw_data)
         else:
-            raw = PyBytes_FromStringAndSize(<const char*>stream.data.at, stream.data.length)
-            _end_block(stream)
+            raw = PyBytes_FromStringAndSize(<const char*>raw_data.at, raw_data.length)
             try:
                 data = decode(raw)
             except Exception as error:
@@ -487,8 +495,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             self._done = True
         return 0
 
-    cdef str _new_event_type(self):
-        cdef Text* text = &self._stream.event_type
+    cdef inline str _new_event_type(self, const Text* text):
         cdef str latest = self._event_type
         if text.length == 0:
             return _MESSAGE

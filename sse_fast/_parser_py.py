@@ -274,6 +274,8 @@ class Parser(Generic[T_co]):
         decode: Callable[[bytes], Any] | Mapping[str, Callable[[bytes], Any]] | None = None,
         until: str | Callable[[Event[Any]], object] | None = None,
     ) -> None:
+        if getattr(self, "_busy", False):
+            raise RuntimeError("Expected __init__() outside of feed(), got it within")
         last_event_id = _exact_str("last_event_id", last_event_id)
         _refuse("last_event_id", last_event_id, "\r\n\0")
         if type(max_event_size) is not int:

@@ -125,6 +125,8 @@ class _Stream(Generic[T]):
 
     response: Response | None
     end_reason: EndReason | None
+    _close: Callable[[], Any] | None
+    _reading = False
 
     def __init__(
         self,
@@ -136,12 +138,15 @@ class _Stream(Generic[T]):
         self.end_reason = None
         self._parser = parser
         self._on_chunk = on_chunk
-        self._close = source.close
-        self._initial_id = parser.last_event_id
+        # The latest events to come out of the parser, and those of them not handed over yet.
         self._batch: list[Event[T]] = []
         self._events: Iterator[Event[T]] = iter(self._batch)
         # An error that stands behind the events of the batch.
         self._error: DecodeError | EventTooLarge | None = None
+        # Whether the parser keeps events back, as a callback raised.
+        self._kept_back = False
+        self._id_before_batch = parser.last_event_id
+        self._id_when_closed: str | None = None
         # What has arrived and was not fed yet; None: nothing, a read is due.
         self._unfed: bytes | memoryview | None = None
         self._interrupted = False
@@ -149,10 +154,13 @@ class _Stream(Generic[T]):
     @property
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was handed over."""
+        if self._id_when_closed is not None:
+            return self._id_when_closed
         ahead = length_hint(self._events)
-        if not ahead:
+        if not ahead and self._error is None and not self._kept_back:
             return self._parser.last_event_id
-        return self._batch[-ahead - 1].id if ahead < len(self._batch) else self._initial_id
+        handed_over = len(self._batch) - ahead
+        return self._batch[handed_over - 1].id if handed_over else self._id_before_batch
 
     @property
     def retry(self) -> int | None:
@@ -164,14 +172,15 @@ class _Stream(Generic[T]):
         """Whether the bytes so far end within an event; after the end, whether it was cut off."""
         return self._parser.pending
 
-    @property
-    def _over(self) -> bool:
-        """Whether the source is of no more use."""
-        return self.end_reason is not None or self._parser.done
-
     def _end(self, reason: EndReason) -> None:
         if self.end_reason is None:
             self.end_reason = reason
+
+    def _end_closed(self) -> None:
+        """Drop the events not handed over: for `last_event_id`, they were never there."""
+        self._id_when_closed = self.last_event_id
+        self._end(EndReason.CLOSED)
+        self._events = iter(())
 
     def _next_parsed(self) -> Event[T] | None:
         """The next event for which nothing has to be read; None: a read is due, or the end."""
@@ -194,39 +203,48 @@ class _Stream(Generic[T]):
     def _parse(self, chunk: bytes | memoryview) -> None:
         """Feed one slice. After an exception the parser wants feeding again, be it with nothing."""
         rest: bytes | memoryview | None = None
-        if not isinstance(chunk, str) and len(chunk) > _SLICE:
-            view = memoryview(chunk)
-            chunk, rest = view[:_SLICE], view[_SLICE:]
+        if type(chunk) is bytes and len(chunk) > _SLICE:
+            chunk = memoryview(chunk)
+        if isinstance(chunk, memoryview) and len(chunk) > _SLICE:
+            chunk, rest = chunk[:_SLICE], chunk[_SLICE:]
         self._unfed = b"" if rest is None else rest
+        self._id_before_batch = self.last_event_id
+        self._batch = []
+        self._kept_back = True
         try:
-            self._batch = self._parser.feed(chunk)
+            batch = self._parser.feed(chunk)
         except (DecodeError, EventTooLarge) as error:
             self._error = error
-            self._batch = error.events
+            # They are handed over before it.
+            batch, error.events = error.events, []
         else:
             self._unfed = rest
-        if self.end_reason is not None:
-            # Closed by a callback.
-            self._batch = []
-        self._events = iter(self._batch)
+        self._kept_back = False
+        if self.end_reason is None:
+            # Else a callback closed the stream.
+            self._batch = batch
+            self._events = iter(batch)
 
-    def _arrived(self, chunk: bytes | None) -> None:
-        """What a read gave; None: the end of the source."""
+    def _ended(self) -> None:
+        """A read came to the end of the source."""
+        if self._interrupted and self.end_reason is None:
+            self._end(EndReason.ERROR)
+            raise TransportError(
+                "Expected the next bytes of the stream, got its end right after a read that was "
+                "cancelled, which tells nothing: ask again, from last_event_id on"
+            )
+        self._end(EndReason.END)
+
+    def _arrived(self, chunk: bytes) -> None:
+        """A read gave a chunk."""
         if self.end_reason is not None:
-            return
-        if chunk is None:
-            if self._interrupted:
-                self._end(EndReason.ERROR)
-                raise TransportError(
-                    "Expected the next bytes of the stream, got its end right after a read that "
-                    "was cancelled, which tells nothing: ask again, from last_event_id on"
-                )
-            self._end(EndReason.END)
             return
         self._interrupted = False
+        if type(chunk) is not bytes:
+            chunk = _as_bytes(chunk)
         self._unfed = chunk
         if self._on_chunk is not None:
-            self._on_chunk(chunk if type(chunk) is bytes else bytes(chunk))
+            self._on_chunk(chunk)
 
     def _failed(self, error: Exception) -> None:
         """What a read raised comes out as a TransportError, unless the stream was closed."""
@@ -243,19 +261,29 @@ class _Stream(Generic[T]):
         raise kind(f"Expected the next bytes of the stream, got {type(error).__name__}") from error
 
 
+def _as_bytes(chunk: object) -> bytes:
+    """A copy, as the source may use its buffer again."""
+    try:
+        return bytes(memoryview(chunk))  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"Expected chunks of bytes from the source, got {type(chunk).__name__}: "
+            "hand over the body as it arrives, before anything decodes it"
+        ) from None
+
+
 class EventStream(_Stream[T], Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
     It goes on after a `DecodeError`, and after an exception of `on_comment`, `on_chunk` or
-    `until`. Reading to the end, an error, `close()` and leaving `with` give the response free;
-    a file or a socket stays open.
+    `until`. The `events` of an error that it raises are empty: they were handed over before.
+    Reading to the end, an error, `close()` and leaving `with` give the response free; a file or a
+    socket stays open.
 
     Attributes:
         response: the `Response`; None for a file, a socket, an iterable.
         end_reason: the `EndReason`; None while it runs.
     """
-
-    _reading = False
 
     def __init__(
         self,
@@ -266,6 +294,7 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
         super().__init__(source, parser, on_chunk)
         assert isinstance(source.chunks, Iterable)
         self._chunks = iter(source.chunks)
+        self._close = source.close or getattr(self._chunks, "close", None)
 
     def __enter__(self) -> Self:
         return self
@@ -290,8 +319,8 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
                     raise StopIteration
                 self._read()
         finally:
-            if self._over:
-                # The bytes are all here: how the source takes its leave changes nothing.
+            if self.end_reason is not None:
+                # All is handed over: how the source takes its leave changes nothing.
                 with suppress(Exception):
                     self._close_source()
 
@@ -300,15 +329,17 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
 
         A read that another thread is in at that moment ends the stream when it returns.
         """
-        self._end(EndReason.CLOSED)
-        self._events = iter(())
+        self._end_closed()
         if not self._reading:
             self._close_source()
 
     def _read(self) -> None:
         self._reading = True
         try:
-            chunk = next(self._chunks, None)
+            chunk = next(self._chunks)
+        except StopIteration:
+            self._ended()
+            return
         except Exception as error:
             self._failed(error)
             return
@@ -322,7 +353,12 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
     def _close_source(self) -> None:
         close, self._close = self._close, None
         if close is not None:
-            close()
+            try:
+                close()
+            except BaseException:
+                # It may be tried again.
+                self._close = close
+                raise
 
 
 class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
@@ -346,6 +382,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         super().__init__(source, parser, on_chunk)
         assert isinstance(source.chunks, AsyncIterable)
         self._chunks = source.chunks.__aiter__()
+        self._close = source.close or getattr(self._chunks, "aclose", None)
         self._source = source
         self._check = check
 
@@ -374,20 +411,24 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
                     raise StopAsyncIteration
                 await self._read()
         finally:
-            if self._over:
+            # Only now: a close that is slow, or cancelled, must not stand before an event.
+            if self.end_reason is not None:
                 with suppress(Exception):
                     await self._close_source()
 
     async def aclose(self) -> None:
-        """End the stream and give the response free; any number of times."""
-        self._end(EndReason.CLOSED)
-        self._events = iter(())
-        await self._close_source()
+        """End the stream and give the response free; any number of times.
+
+        A read that another task is in at that moment ends the stream when it returns.
+        """
+        self._end_closed()
+        if not self._reading:
+            await self._close_source()
 
     async def _check_response(self, check: Callable[[Source], Awaitable[EndReason | None]]) -> None:
         try:
             reason = await check(self._source)
-        except SSEError:
+        except Exception:
             self._end(EndReason.ERROR)
             raise
         self._check = None
@@ -395,20 +436,27 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
             self._end(reason)
 
     async def _read(self) -> None:
-        chunk: bytes | None
+        self._reading = True
         try:
             chunk = await self._chunks.__anext__()
         except StopAsyncIteration:
-            chunk = None
+            self._ended()
+            return
         except Exception as error:
             self._failed(error)
             return
         except BaseException:
             self._interrupted = True
             raise
+        finally:
+            self._reading = False
         self._arrived(chunk)
 
     async def _close_source(self) -> None:
         close, self._close = self._close, None
         if close is not None:
-            await close()
+            try:
+                await close()
+            except BaseException:
+                self._close = close
+                raise

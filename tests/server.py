@@ -29,8 +29,16 @@ class Answer:
 class Request:
     method: str
     path: str
-    headers: dict[str, str]
+    fields: list[tuple[str, str]]
     body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self.fields}
+
+    def all(self, name: str) -> list[str]:
+        """The values of every field of that name."""
+        return [value for key, value in self.fields if key.lower() == name.lower()]
 
 
 class Server(ThreadingHTTPServer):
@@ -53,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.requests.append(Request(self.command, self.path, headers, body))
+        fields = list(self.headers.items())
+        self.server.requests.append(Request(self.command, self.path, fields, body))
         answer = self.server.answers[self.path.partition("?")[0]]
         chunks = list(answer.chunks)
         self.send_response(answer.status)

@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import http.client
 import io
+import os
 import pathlib
 import socket
 import tempfile
@@ -146,10 +147,15 @@ def test_events_async(async_httpx: Any, server: Server, framing: str) -> None:
 def test_gzip(opener: Any, server: Server, framing: str) -> None:
     server.answers["/"] = Answer([STREAM[:20], STREAM[20:]], framing, gzip=True)
     with opener(server.url + "/") as response:
-        if isinstance(response, http.client.HTTPResponse):
-            # It does not decode: the standard library has something that does.
-            response = gzip.GzipFile(fileobj=response)
-        assert plain(iter_events(response)) == EVENTS
+        if not isinstance(response, http.client.HTTPResponse):
+            assert plain(iter_events(response)) == EVENTS
+            return
+        # It does not decode, and the standard library has something that does.
+        with gzip.GzipFile(fileobj=response) as decoded:
+            assert plain(iter_events(decoded)) == EVENTS
+    refused = pytest.raises(ResponseError, match="without content coding, got 'gzip'")
+    with opener(server.url + "/") as response, refused:
+        iter_events(response)
 
 
 def test_gzip_async(async_httpx: Any, server: Server) -> None:
@@ -221,6 +227,51 @@ def test_a_body_that_is_cut_off(opener: Any, server: Server) -> None:
         assert caught.value.__cause__ is not None
         assert events.pending
         assert events.end_reason is EndReason.ERROR
+
+
+def test_a_body_that_is_shorter_than_it_said(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer(
+        [b"data: 1\n\n"],
+        "close",
+        headers={"Content-Type": "text/event-stream", "Content-Length": "100"},
+    )
+    with opener(server.url + "/") as response:
+        events = iter_events(response)
+        assert next(events).data == "1"
+        with pytest.raises(TransportError):
+            next(events)
+        assert events.end_reason is EndReason.ERROR
+
+
+def test_a_chunk_that_came_in_part(opener: Any) -> None:
+    """The events of a chunk of HTTP do not wait for its end, and outlive a cut within it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        cut = threading.Event()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                    b"Transfer-Encoding: chunked\r\n\r\n64\r\ndata: 1\n\ndata: 2\n\ndata"
+                )
+                cut.wait(30)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            with opener(f"http://127.0.0.1:{listener.getsockname()[1]}/") as response:
+                events = iter_events(response)
+                assert next(events).data == "1"
+                assert not cut.is_set()
+                cut.set()
+                assert next(events).data == "2"
+                with pytest.raises(TransportError):
+                    next(events)
+        finally:
+            cut.set()
+            thread.join()
 
 
 def test_a_body_that_ends_within_an_event(opener: Any, server: Server) -> None:
@@ -340,6 +391,36 @@ def test_the_body_of_a_refused_response_is_bounded(opener: Any, server: Server) 
         assert caught.value.response.body == b"x" * 65536
 
 
+def test_a_refused_response_that_goes_on_and_on(
+    opener: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.05)
+    server.answers["/"] = Answer([b"more "] * 600, status=500, delay=0.02)
+    with opener(server.url + "/") as response:
+        with pytest.raises(ResponseError) as caught:
+            iter_events(response)
+        assert 0 < len(caught.value.response.body) < 600
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("-1", None),
+        ("\u0663", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after(value: str, seconds: float | None) -> None:
+    response = httpx.Response(503, headers=[(b"Retry-After", value.encode())], content=b"")
+    with pytest.raises(ResponseError) as caught:
+        iter_events(response)
+    assert caught.value.retry_after == seconds
+
+
 def test_a_refused_response_that_breaks_off_is_refused_all_the_same(
     opener: Any, server: Server
 ) -> None:
@@ -428,7 +509,34 @@ def test_bytes_and_iterables(source: Any) -> None:
 
 
 def test_an_array_is_a_buffer() -> None:
+    assert plain(iter_events(array.array("B", STREAM))) == EVENTS
     assert plain(iter_events([array.array("B", STREAM)])) == EVENTS
+
+
+def test_a_buffer_may_be_used_again() -> None:
+    """Also by a caller that keeps an exception, and with it the frames that saw the buffer."""
+    buffer = bytearray()
+
+    def chunks() -> Iterator[bytearray]:
+        for number in range(3):
+            buffer[:] = b"data: bad\n\n" + b"data: %d\n\n" % number * 10_000
+            yield buffer
+            buffer.clear()
+
+    events = iter_events(chunks(), decode=int)
+    kept, seen = [], []
+    for _ in range(3):
+        with pytest.raises(sse_fast.DecodeError) as caught:
+            next(events)
+        kept.append(caught.value)
+        seen += [next(events).data for _ in range(10_000)]
+    assert seen == [0] * 10_000 + [1] * 10_000 + [2] * 10_000
+    assert list(events) == []
+
+
+def test_an_object_of_both_kinds(async_httpx: Any) -> None:
+    assert plain(iter_events(async_httpx.ByteStream(STREAM))) == EVENTS
+    assert asyncio.run(collect(aiter_events(async_httpx.ByteStream(STREAM)))) == EVENTS
 
 
 def test_a_bytearray_is_not_locked() -> None:
@@ -481,6 +589,33 @@ def test_a_file_gives_what_there_is() -> None:
         assert next(events).data == "2"
         far.close()
         assert list(events) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="no such pipes")
+def test_a_file_that_does_not_block_is_refused() -> None:
+    near, far = os.pipe()
+    os.set_blocking(near, False)
+    refused = pytest.raises(TypeError, match="got a non-blocking file")
+    with os.fdopen(near, "rb") as file, os.fdopen(far, "wb"), refused:
+        iter_events(file)
+
+
+def test_a_stream_reader() -> None:
+    """Not by lines, as its own `async for` would go: a lone CR is an end of line too."""
+
+    async def run() -> None:
+        reader = asyncio.StreamReader()
+        events = aiter_events(reader)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(events), 0.01)
+        reader.feed_data(b"data: a\r\r")
+        assert (await anext(events)).data == "a"
+        reader.feed_data(b"data: " + b"b" * 200_000 + b"\r\r")
+        assert len((await anext(events)).data) == 200_000
+        reader.feed_eof()
+        assert [event async for event in events] == []
+
+    asyncio.run(run())
 
 
 # -- Sockets ------------------------------------------------------------------------------------
@@ -590,6 +725,9 @@ def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
     sse_fast.register(f"{Own.__module__}.Own", lambda own: own.parts)
     assert plain(iter_events(Own())) == EVENTS
     assert plain(iter_events(OwnBelow())) == EVENTS
+    sse_fast.register(f"{Own.__module__}.Own", lambda own: bytearray(STREAM))
+    assert plain(iter_events(Own())) == EVENTS
+    sse_fast.register(f"{Own.__module__}.Own", lambda own: own.parts)
     assert asyncio.run(collect(aiter_events(Own()))) == EVENTS
 
 

@@ -169,6 +169,47 @@ def test_cat_posts_like_curl(server: Server, tmp_path: Path) -> None:
     assert "user-agent" not in second.headers
 
 
+def test_cat_takes_header_lines_like_curl(server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    lines = ["X-A: 1", "x-a: 2", "Accept-Encoding:", "Host: other", "X-B: é"]
+    run("cat", server.url, *(argument for line in lines for argument in ("-H", line)))
+    (request,) = server.requests
+    assert request.all("X-A") == ["1", "2"]
+    assert request.all("Host") == ["other"]
+    assert request.all("Accept-Encoding") == []
+    assert request.all("X-B")[0].encode("latin-1").decode() == "é"
+
+
+def test_cat_takes_back_an_id() -> None:
+    stream = b"id: 5\ndata: a\n\nid\ndata: b\n\ndata: c\n\n"
+    done = run("cat", "-", input=stream)
+    assert done.stdout == b"id: 5\ndata: a\n\nid\ndata: b\n\ndata: c\n\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bytes on the command line of POSIX")
+def test_cat_sends_bytes_that_are_no_text(server: Server) -> None:
+    server.answers["/%FF"] = Answer([STREAM])
+    url = os.fsencode(server.url.replace("//", "//u@")) + b"/\xff"
+    done = subprocess.run([*COMMAND, "cat", url, "-d", b"\xff"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (server.requests[0].path, server.requests[0].body) == ("/%FF", b"\xff")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX")
+@pytest.mark.parametrize("line", ["cat - >&-", "cat - <&-", "demo >&-"])
+def test_a_closed_standard_stream(line: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m sse_fast {line}', sys.executable],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert b"Bad file descriptor" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     hold = threading.Event()
     server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
@@ -190,6 +231,7 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
         (["http://127.0.0.1:99999/"], 2, "expected a URL: Port out of range"),
         (["http://[::1/"], 2, "expected a URL: Invalid IPv6 URL"),
         (["http:///path"], 2, "expected a URL with a host"),
+        (["http://a b/"], 1, "sse-fast: Expected a response of http://a b/"),
         (["ftp://host/"], 2, "expected a URL of http or https, got one of 'ftp'"),
         (["-", "-X", "POST"], 2, "-X, -H and -d go with a URL"),
         (["http://127.0.0.1:{closed}/", "-H", "secret"], 2, "expected a header line 'Name: value'"),

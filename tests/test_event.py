@@ -229,6 +229,41 @@ def test_the_twins_show_the_same_face(both_cores: Any) -> None:
                 assert plain(inspect.signature(members[0])) == plain(inspect.signature(members[1]))
 
 
+def test_the_twins_say_the_same_when_they_refuse(both_cores: Any) -> None:
+    def message(core: Any, call: Any) -> str:
+        with pytest.raises(Exception) as caught:
+            call(core)
+        return f"{caught.type.__name__}: {caught.value}"
+
+    cython, python = both_cores
+    for call in [
+        lambda core: core.Event(1),
+        lambda core: core.Event(id=1),
+        lambda core: core.Event("").encode(),
+        lambda core: core.Event("a\n").encode(),
+        lambda core: core.Event(id="\0").encode(),
+        lambda core: core.Event(retry=-1).encode(),
+        lambda core: core.Event(data=1).encode(),
+        lambda core: core.Event(data=1).json(),
+        lambda core: core.Event().__init__(),
+        lambda core: core.Parser().feed(""),
+        lambda core: core.Parser().feed(1),
+        lambda core: core.Parser().feed(memoryview(b"abc")[::2]),
+        lambda core: core.Parser(last_event_id=1),
+        lambda core: core.Parser(last_event_id="\n"),
+        lambda core: core.Parser(max_event_size=1.0),
+        lambda core: core.Parser(max_event_size=0),
+        lambda core: core.Parser(on_comment=1),
+        lambda core: core.Parser(decode=1),
+        lambda core: core.Parser(decode={"a": 1}),
+        lambda core: core.Parser(until=1),
+        lambda core: core.Parser(max_event_size=1).feed(b"data:"),
+        lambda core: core.Parser(decode=int).feed(b"data\n\n"),
+        lambda core: copy.copy(core.Parser()),
+    ]:
+        assert message(cython, call) == message(python, call)
+
+
 def test_which_core_runs(both_cores: Any) -> None:
     cython, python = both_cores
     assert sse_fast.Parser is (cython if sse_fast.ACCELERATED else python).Parser

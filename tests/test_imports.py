@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "_parser.py": CORE | {"_parser_c", "_parser_py"},
     "_stream.py": STREAM,
     "adapters/__init__.py": ADAPTER,
+    "adapters/asyncio.py": ADAPTER,
     "adapters/http_client.py": ADAPTER,
     "adapters/httpx.py": ADAPTER,
     "adapters/requests.py": ADAPTER | {"adapters"},  # its public function, for what is below

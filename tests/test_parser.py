@@ -526,6 +526,17 @@ def test_entering_twice_from_a_callback(core: Any, callback: str) -> None:
     assert parser.feed(b"data: 2\n\n")
 
 
+def test_beginning_anew_from_a_callback(core: Any) -> None:
+    def begin(_: Any) -> None:
+        with pytest.raises(RuntimeError, match="outside of feed"):
+            parser.__init__(last_event_id="9")
+
+    parser = core.Parser(on_comment=begin, last_event_id="1")
+    assert parser.feed(b": c\ndata: a\n\n") == [core.Event("message", "a", "1")]
+    parser.__init__(last_event_id="9")
+    assert parser.last_event_id == "9"
+
+
 def test_entering_twice_from_another_thread(core: Any) -> None:
     inside, leave = threading.Event(), threading.Event()
 

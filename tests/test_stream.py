@@ -164,6 +164,48 @@ def test_the_id_is_that_of_what_was_handed_over(kind: Any) -> None:
     assert stream.last_event_id == "4"
 
 
+IDS = b"id: 1\ndata: 1\n\nid: 2\ndata: x\n\nid: 3\ndata: 3\n\n"
+
+
+def test_closing_leaves_the_id_where_the_consumer_was(kind: Any) -> None:
+    for count, last_id in enumerate(["0", "1", "2", "3"]):
+        stream, _ = kind.open(IDS, last_event_id="0")
+        for _ in range(count):
+            kind.next(stream)
+        kind.close(stream)
+        assert stream.last_event_id == last_id
+
+
+def test_the_id_does_not_run_ahead_of_an_error(kind: Any) -> None:
+    stream, _ = kind.open(IDS, decode=int)
+    kind.next(stream)
+    assert stream.last_event_id == "1"
+    with pytest.raises(DecodeError) as caught:
+        kind.next(stream)
+    assert caught.value.events == []
+    assert stream.last_event_id == "2"
+    assert drain(kind, stream) == [3]
+    assert stream.last_event_id == "3"
+
+
+@pytest.mark.parametrize("at", ["1", "2", "3"])
+def test_the_id_does_not_run_ahead_of_a_callback_that_raises(kind: Any, at: str) -> None:
+    def until(event: Any) -> bool:
+        if event.id == at and not raised:
+            raised.append(True)
+            raise KeyError
+        return False
+
+    raised: list[bool] = []
+    stream, _ = kind.open(b"id: 0\ndata: 0\n\n", IDS, until=until)
+    assert kind.next(stream).id == "0"
+    with pytest.raises(KeyError):
+        kind.next(stream)
+    assert stream.last_event_id == "0"
+    for last_id in ["1", "2", "3"]:
+        assert kind.next(stream).id == stream.last_event_id == last_id
+
+
 def test_until(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\ndata: [DONE]\n\ndata: b\n\n", b"never", until="[DONE]")
     assert drain(kind, stream) == ["a"]
@@ -172,11 +214,13 @@ def test_until(kind: Any) -> None:
     assert source.items if isinstance(source, Closing) else source.chunks.items
 
 
-def test_the_source_is_free_with_the_last_event(kind: Any) -> None:
+def test_the_source_is_freed_behind_the_last_event(kind: Any) -> None:
+    """A close that is slow, or fails, stands before no event."""
     stream, source = kind.open(b"data: a\n\n", b"never", until=lambda event: event.data == "a")
     assert kind.next(stream).data == "a"
-    assert source.closed == 1
+    assert source.closed == 0
     assert kind.next(stream) is None
+    assert source.closed == 1
     assert stream.end_reason is EndReason.UNTIL
 
 
@@ -308,10 +352,16 @@ def test_it_goes_on_behind_a_callback_that_raises(kind: Any, callback: str) -> N
     assert faults == [True]
 
 
-def test_text_chunks_are_refused(kind: Any) -> None:
-    stream, _ = kind.open("data: 1\n\n")
-    with pytest.raises(TypeError, match="Expected bytes, got str"):
-        kind.next(stream)
+def test_chunks_that_are_not_bytes_are_refused(kind: Any) -> None:
+    for chunk in ["data: 1\n\n", None, 5, [b"a"]]:
+        stream, _ = kind.open(b"data: 1\n\n", chunk, b"data: 2\n\n", on_chunk=list)
+        assert kind.next(stream).data == "1"
+        name = type(chunk).__name__
+        with pytest.raises(
+            TypeError, match=f"Expected chunks of bytes from the source, got {name}"
+        ):
+            kind.next(stream)
+        assert drain(kind, stream) == ["2"]
 
 
 def test_on_chunk_sees_the_bytes_as_they_arrive(kind: Any) -> None:
@@ -413,6 +463,65 @@ def test_a_cancelled_async_generator_is_not_a_clean_end() -> None:
             await anext(stream)
 
     asyncio.run(run())
+
+
+def test_a_slow_close_loses_no_event_to_a_cancellation() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield b"data: a\n\ndata: b\n\n"
+        finally:
+            await asyncio.sleep(30)
+
+    async def run() -> None:
+        stream = aiter_events(chunks(), until=lambda event: event.data == "b")
+        assert data([await anext(stream), await anext(stream)]) == ["a", "b"]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.01)
+        assert stream.end_reason is EndReason.UNTIL
+
+    asyncio.run(run())
+
+
+def test_aclose_while_another_task_reads() -> None:
+    async def run() -> None:
+        go = asyncio.Event()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                yield b"data: a\n\n"
+                await go.wait()
+                yield b"data: b\n\n"
+            finally:
+                closed.append(True)
+
+        closed: list[bool] = []
+        stream = aiter_events(chunks())
+        await anext(stream)
+        reader = asyncio.create_task(anext(stream, "over"))
+        await asyncio.sleep(0.01)
+        await stream.aclose()
+        go.set()
+        assert await reader == "over"
+        assert closed == [True]
+        assert stream.end_reason is EndReason.CLOSED
+
+    asyncio.run(run())
+
+
+def test_a_close_that_fails_may_be_tried_again() -> None:
+    class Failing(Closing):
+        def close(self) -> None:
+            super().close()
+            if self.closed == 1:
+                raise OSError("not yet")
+
+    source = Failing(b"data: a\n\n")
+    stream = iter_events(source)
+    with pytest.raises(OSError, match="not yet"):
+        stream.close()
+    stream.close()
+    stream.close()
+    assert source.closed == 2
 
 
 def test_async_with_frees_the_source_at_once() -> None:

@@ -7,6 +7,7 @@ wrong, 130 interrupted, 141 nobody reads the output any more.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
         status: int = arguments.run(arguments)
         # Here, where a closed pipe can still be caught.
         sys.stdout.flush()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
                 return 1
         elif source == "-":
-            events = iter_events(sys.stdin.buffer)
+            events = iter_events(_standard_input())
         else:
             events = iter_events(stack.enter_context(open(source, "rb")))
         _print_events(events, as_json=arguments.json)
@@ -79,8 +81,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_events(events: EventStream, *, as_json: bool) -> None:
     output = sys.stdout.buffer
+    last_id = ""
     for event in events:
-        output.write(_as_json(event) if as_json else event.encode())
+        if as_json:
+            output.write(_as_json(event))
+        else:
+            # encode() has no line for an empty id: here it takes back the one before.
+            output.write(b"id\n" if last_id and not event.id else b"")
+            output.write(event.encode())
+            last_id = event.id
         # At once: somebody may be watching.
         output.flush()
 
@@ -105,26 +114,38 @@ def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
     method = arguments.request or ("GET" if body is None else "POST")
     headers = {
         "Accept": "text/event-stream",
+        "Accept-Encoding": "identity",
         "Cache-Control": "no-store",
         "User-Agent": f"sse-fast/{__version__}",
     }
     if body is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
+        headers["Content-Length"] = str(len(body))
     if url.username is not None:
-        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+        user = os.fsencode(f"{unquote(url.username)}:{unquote(url.password or '')}")
+        headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
     try:
-        headers = _with_header_lines(headers, arguments.header)
+        fields = _with_header_lines(headers, arguments.header)
     except ValueError as error:
         arguments.fail(str(error))
+    # Bytes that were no UTF-8 on the command line are sent as they are.
+    target = quote(
+        urlunsplit(("", "", url.path or "/", url.query, "")),
+        safe=_URL_CHARACTERS,
+        errors="surrogateescape",
+    )
     kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-    connection = kind(host, port, timeout=_CONNECT_TIMEOUT)
-    target = quote(urlunsplit(("", "", url.path or "/", url.query, "")), safe=_URL_CHARACTERS)
+    connection = None
     try:
         try:
+            connection = kind(host, port, timeout=_CONNECT_TIMEOUT)
             connection.connect()
             connection.sock.settimeout(_IDLE_TIMEOUT)
-            connection.request(method, target, body, headers)
+            own_host = any(line.lower().startswith(("host:", "host;")) for line in arguments.header)
+            connection.putrequest(method, target, skip_host=own_host, skip_accept_encoding=True)
+            for name, value in fields:
+                connection.putheader(name, os.fsencode(value))
+            connection.endheaders(body)
             response = connection.getresponse()
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
@@ -132,34 +153,41 @@ def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
         response.url = arguments.source  # as urllib.request does
         yield response
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
+
+
+def _standard_input() -> Any:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+    return sys.stdin.buffer
 
 
 def _read_data(data: str) -> bytes:
     """`-d` as curl takes it: a file comes without its line ends."""
     if not data.startswith("@"):
-        return data.encode()
+        return os.fsencode(data)
     if data == "@-":
-        content = sys.stdin.buffer.read()
+        content = _standard_input().read()
     else:
         with open(data[1:], "rb") as file:
             content = file.read()
-    return content.translate(None, b"\r\n\0")
+    return bytes(content.translate(None, b"\r\n\0"))
 
 
-def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> dict[str, str]:
-    """`-H` as curl takes it: a line replaces, removes or empties the field of that name."""
-    merged = {name.lower(): (name, value) for name, value in headers.items()}
+def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> list[tuple[str, str]]:
+    """`-H` as curl takes it: a line replaces what would be sent, removes it or sends it empty."""
+    own: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.strip(), value.strip()
-        if not colon and name.endswith(";"):
+        emptied = not colon and name.endswith(";")
+        if emptied:
             name = name[:-1]
-            merged[name.lower()] = (name, "")
         elif not colon or not name:
+            # Without the value: it may be secret.
             raise ValueError(f"expected a header line 'Name: value', got {name!r}")
-        elif value:
-            merged[name.lower()] = (name, value)
-        else:
-            merged.pop(name.lower(), None)
-    return dict(merged.values())
+        headers = {key: kept for key, kept in headers.items() if key.lower() != name.lower()}
+        if value or emptied:
+            own.append((name, value))
+    return [*headers.items(), *own]

@@ -9,6 +9,7 @@ import io
 import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["aiter_events", "iter_events", "open_source", "register"]
 
 _ADAPTERS: dict[str, str | Adapter] = {
+    "asyncio.streams.StreamReader": "asyncio",
     "http.client.HTTPResponse": "http_client",
     "httpx.Response": "httpx",
     "httpx2.Response": "httpx",
@@ -44,7 +46,9 @@ _ADAPTERS: dict[str, str | Adapter] = {
 }
 """Type name -> adapter, or the module here whose `open_source` is the adapter."""
 
+_READ_SIZE = 64 * 1024
 _MAX_BODY = 64 * 1024
+_MAX_BODY_SECONDS = 2.0
 _WANTED = (
     "a response, a binary file, a socket, an iterable of bytes or bytes; "
     "sse_fast.register() takes a type of your own"
@@ -115,13 +119,15 @@ def iter_events(
     if check and response is not None:
         objection = _objection(response)
         if objection is not None:
+            body = _Body()
             with suppress(Exception):
                 for chunk in chunks:
-                    if _add_to_body(response, chunk):
+                    if body.add(chunk):
                         break
-            if opened.close is not None:
-                opened.close()
-            raise _response_error(objection, response)
+            with suppress(Exception):
+                if opened.close is not None:
+                    opened.close()
+            raise _response_error(objection, response, body)
     stream: EventStream[Any] = EventStream(opened._replace(chunks=chunks), parser, on_chunk)
     if check and response is not None and response.status == 204:
         stream.end_reason = EndReason.NO_CONTENT
@@ -225,58 +231,57 @@ def open_source(source: Any) -> Source:
             if isinstance(adapter, str):
                 adapter = cast("Adapter", import_module(f"{__name__}.{adapter}").open_source)
             opened = adapter(source)
-            return opened if isinstance(opened, Source) else _open_iterable(opened)
+            return opened if isinstance(opened, Source) else _open_plain(opened)
+    return _open_plain(source)
+
+
+def _open_plain(source: Any) -> Source:
     if isinstance(source, str):
         raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
     if isinstance(source, os.PathLike):
         raise TypeError(f"Expected {_WANTED}, got a path: open(path, 'rb') reads a file")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        # What the caller might write into is copied: it is parsed slice by slice, later.
-        view = memoryview(source)
-        return Source((source if isinstance(source, bytes) else bytes(view),))
     if callable(getattr(source, "read", None)) and not isinstance(source, AsyncIterable):
         return _open_file(source)
-    return _open_iterable(source)
+    if not isinstance(source, bytes):
+        # Copied, as it could change: it is parsed slice by slice, later.
+        with suppress(TypeError):
+            source = bytes(memoryview(source))
+    if isinstance(source, bytes):
+        return Source((source,))
+    # A mapping or a set is a mistake: its parts have no order that a stream could have.
+    unordered = isinstance(source, (Mapping, AbstractSet))
+    if isinstance(source, (Iterable, AsyncIterable)) and not unordered:
+        return Source(source)
+    raise TypeError(f"Expected {_WANTED}, got {_type_name(source)}")
 
 
 def _open_file(file: Any) -> Source:
     if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
         raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
+    raw = getattr(file, "raw", file)
+    if isinstance(raw, io.FileIO) and not os.get_blocking(raw.fileno()):
+        # When nothing is there yet, it looks as if it were at its end.
+        raise TypeError(
+            f"Expected {_WANTED}, got a non-blocking file: os.set_blocking(fd, True) changes it"
+        )
     # read() would wait until the buffer is full; read1() returns what there is.
     read = getattr(file, "read1", file.read)
-
-    def chunks() -> Iterable[bytes]:
-        while True:
-            chunk = read(_MAX_BODY)
-            if chunk is None:
-                raise BlockingIOError("Expected a file that blocks, got one that does not")
-            if not chunk:
-                return
-            yield chunk
-
-    return Source(chunks())
-
-
-def _open_iterable(source: Any) -> Source:
-    if isinstance(source, AsyncIterable):
-        iterator = source.__aiter__()
-        return Source(iterator, getattr(iterator, "aclose", None))
-    if isinstance(source, Iterable) and not isinstance(source, (dict, set, frozenset)):
-        chunks = iter(source)
-        return Source(chunks, getattr(chunks, "close", None))
-    raise TypeError(f"Expected {_WANTED}, got {_type_name(source)}")
+    return Source(iter(lambda: read(_READ_SIZE), b""))
 
 
 def _as_async(opened: Source) -> Source:
-    async def chunks() -> AsyncIterator[bytes]:
-        for chunk in cast("Iterable[bytes]", opened.chunks):
+    chunks = iter(cast("Iterable[bytes]", opened.chunks))
+    close = opened.close or getattr(chunks, "close", None)
+
+    async def each() -> AsyncIterator[bytes]:
+        for chunk in chunks:
             yield chunk
 
-    async def close() -> None:
-        if opened.close is not None:
-            opened.close()
+    async def aclose() -> None:
+        if close is not None:
+            close()
 
-    return opened._replace(chunks=chunks(), close=close)
+    return opened._replace(chunks=each(), close=aclose)
 
 
 async def _check_response(opened: Source) -> EndReason | None:
@@ -286,11 +291,12 @@ async def _check_response(opened: Source) -> EndReason | None:
     objection = _objection(response)
     if objection is None:
         return EndReason.NO_CONTENT if response.status == 204 else None
+    body = _Body()
     with suppress(Exception):
         async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
-            if _add_to_body(response, chunk):
+            if body.add(chunk):
                 break
-    raise _response_error(objection, response)
+    raise _response_error(objection, response, body)
 
 
 def _objection(response: Response) -> str | None:
@@ -308,23 +314,31 @@ def _objection(response: Response) -> str | None:
     return None
 
 
-def _add_to_body(response: Response, chunk: bytes) -> bool:
-    """Add to the body of a refused response; return whether it is enough."""
-    response.body = (response.body + chunk)[:_MAX_BODY]
-    return len(response.body) == _MAX_BODY
+class _Body:
+    """The beginning of the body of a refused response: of bounded size, taken in bounded time."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self._deadline = time.monotonic() + _MAX_BODY_SECONDS
+
+    def add(self, chunk: bytes) -> bool:
+        """Add a chunk; return whether it is enough."""
+        self.content += chunk
+        return len(self.content) >= _MAX_BODY or time.monotonic() > self._deadline
 
 
-def _response_error(objection: str, response: Response) -> ResponseError:
+def _response_error(objection: str, response: Response, body: _Body) -> ResponseError:
     """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
     # Here, as it would bring half the email package and socket into `import sse_fast`.
     from email.utils import parsedate_to_datetime
 
+    response.body = bytes(body.content[:_MAX_BODY])
     value = response.headers.get("retry-after", "").strip()
     delay: float | None = None
     if value.isascii() and value.isdigit():
         delay = float(value)
     elif value:
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             delay = max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     return ResponseError(objection, response, delay)
 

@@ -1,0 +1,30 @@
+"""asyncio.StreamReader: its `async for` would read by lines that end with LF."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from sse_fast._stream import Source
+
+if TYPE_CHECKING:
+    import asyncio
+
+_READ_SIZE = 64 * 1024
+
+
+def open_source(reader: asyncio.StreamReader) -> Source:
+    return Source(_Chunks(reader))
+
+
+class _Chunks(AsyncIterator[bytes]):
+    """Not an async generator: that would be over after a cancelled read."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._reader.read(_READ_SIZE)
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
