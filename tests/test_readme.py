@@ -45,7 +45,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (4, 6, 11)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (4, 6, 12)
 
 
 def run_block(index: int, server: Server, **names: Any) -> dict[str, Any]:
@@ -125,6 +125,15 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
 
         names["chunks"] = chunks()
         asyncio.run(execute_async())
+    elif "StreamReader" in holds:
+
+        async def read() -> None:
+            names["reader"] = asyncio.StreamReader()
+            names["reader"].feed_data(STREAM)
+            names["reader"].feed_eof()
+            await execute_async()
+
+        asyncio.run(read())
     elif "async" in holds:
 
         async def main() -> None:

@@ -173,8 +173,9 @@ def aiter_events(
 
     Args:
         source: a response of httpx or httpx2 from an async client, or any response that was read
-            already; an async iterable of bytes; a connected non-blocking socket (asyncio); bytes,
-            an iterable of bytes or a binary file (whose reads hold up the event loop).
+            already; an async iterable of bytes; an `asyncio.StreamReader`; a connected
+            non-blocking socket (asyncio); bytes, an iterable of bytes or a binary file (whose
+            reads hold up the event loop).
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
