@@ -260,7 +260,9 @@ def _open_file(file: Any) -> Source:
     if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
         raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
     raw = getattr(file, "raw", file)
-    if isinstance(raw, io.FileIO) and not os.get_blocking(raw.fileno()):
+    # Windows has no get_blocking() before Python 3.12, and no such files.
+    can_tell = isinstance(raw, io.FileIO) and hasattr(os, "get_blocking")
+    if can_tell and not os.get_blocking(raw.fileno()):
         # When nothing is there yet, it looks as if it were at its end.
         raise TypeError(
             f"Expected {_WANTED}, got a non-blocking file: os.set_blocking(fd, True) changes it"
