@@ -120,6 +120,11 @@ cdef inline void _free_text(Text* text) noexcept nogil:
     memset(text, 0, sizeof(Text))
 
 
+cdef inline void _free_if_large(Text* text) noexcept nogil:
+    if text.capacity > 512:
+        _free_text(text)
+
+
 cdef inline bint _reserve(Text* text, size_t length) noexcept nogil:
     cdef size_t capacity = text.capacity
     cdef uint8_t* buffer
@@ -145,6 +150,11 @@ cdef inline bint _keep(Text* text) noexcept nogil:
     """Copy what still lies in the chunk, as the chunk is about to go."""
     if text.at == text.buffer:
         return True
+    if text.capacity > 4096 and text.capacity // 8 > text.length:
+        # Left over from a large event: it must not weigh on the small ones after it.
+        free(text.buffer)
+        text.buffer = NULL
+        text.capacity = 0
     if text.length:
         if not _reserve(text, text.length):
             return False
@@ -288,6 +298,7 @@ cdef inline Step _extend_line(
         s.place = FIELD_NAME
         s.name_length = 0
         s.line_length = 0
+        _free_if_large(&s.value)
         s.value.length = 0
         s.value.non_ascii = 0
         if at[0] != c':':
@@ -354,11 +365,6 @@ cdef inline void _skip_bom(Stream* s, const uint8_t** cursor, const uint8_t* end
         else:
             s.bom += 1
             cursor[0] += 1
-
-
-cdef inline void _free_if_large(Text* text) noexcept nogil:
-    if text.capacity > 512:
-        _free_text(text)
 
 
 cdef inline bint _keep_block(Stream* s) noexcept nogil:

@@ -265,6 +265,16 @@ class Parser(Generic[T_co]):
         decode: Mapping[str, Callable[[bytes], D]],
         until: str | Callable[[Event[str | D]], object] | None = None,
     ) -> None: ...
+    @overload
+    def __init__(
+        self: Parser[Any],
+        *,
+        last_event_id: str = "",
+        max_event_size: int = 16 * 2**20,
+        on_comment: Callable[[str], object] | None = None,
+        decode: Mapping[str, Callable[[bytes], Any]],
+        until: str | Callable[[Event[Any]], object] | None = None,
+    ) -> None: ...
     def __init__(
         self,
         *,

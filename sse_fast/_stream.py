@@ -120,12 +120,20 @@ class Source(NamedTuple):
     """None: a file, a socket, an iterable."""
 
 
+def spent_body() -> Iterator[bytes]:
+    """The chunks of a body that is gone: an error, where libraries would show an empty body."""
+    raise TransportError(
+        "Expected a body that was not read yet, got one that was read or closed before: "
+        "nothing of it is left"
+    )
+    yield b""
+
+
 class _Stream(Generic[T]):
     """What both kinds of stream have in common: all but reading and closing."""
 
     response: Response | None
     end_reason: EndReason | None
-    _close: Callable[[], Any] | None
     _reading = False
 
     def __init__(
@@ -138,6 +146,9 @@ class _Stream(Generic[T]):
         self.end_reason = None
         self._parser = parser
         self._on_chunk = on_chunk
+        # How the source is closed, until that has been done. A list, as taking from it is one step:
+        # two threads that close at once do it once.
+        self._closers: list[Callable[[], Any]] = []
         # The latest events to come out of the parser, and those of them not handed over yet.
         self._batch: list[Event[T]] = []
         self._events: Iterator[Event[T]] = iter(self._batch)
@@ -294,7 +305,8 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
         super().__init__(source, parser, on_chunk)
         assert isinstance(source.chunks, Iterable)
         self._chunks = iter(source.chunks)
-        self._close = source.close or getattr(self._chunks, "close", None)
+        close = source.close or getattr(self._chunks, "close", None)
+        self._closers += [close] if close is not None else []
 
     def __enter__(self) -> Self:
         return self
@@ -336,6 +348,9 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
     def _read(self) -> None:
         self._reading = True
         try:
+            # Looked at only now: a close() in another thread either sees `_reading` or is seen.
+            if self.end_reason is not None:
+                return
             chunk = next(self._chunks)
         except StopIteration:
             self._ended()
@@ -351,13 +366,13 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
         self._arrived(chunk)
 
     def _close_source(self) -> None:
-        close, self._close = self._close, None
-        if close is not None:
+        while self._closers:
+            close = self._closers.pop()
             try:
                 close()
             except BaseException:
                 # It may be tried again.
-                self._close = close
+                self._closers.append(close)
                 raise
 
 
@@ -382,7 +397,8 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         super().__init__(source, parser, on_chunk)
         assert isinstance(source.chunks, AsyncIterable)
         self._chunks = source.chunks.__aiter__()
-        self._close = source.close or getattr(self._chunks, "aclose", None)
+        close = source.close or getattr(self._chunks, "aclose", None)
+        self._closers += [close] if close is not None else []
         self._source = source
         self._check = check
 
@@ -453,10 +469,10 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         self._arrived(chunk)
 
     async def _close_source(self) -> None:
-        close, self._close = self._close, None
-        if close is not None:
+        while self._closers:
+            close = self._closers.pop()
             try:
                 await close()
             except BaseException:
-                self._close = close
+                self._closers.append(close)
                 raise

@@ -44,3 +44,4 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 def server() -> Iterator[Server]:
     with serve() as running:
         yield running
+    assert not running.waited_in_vain

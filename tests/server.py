@@ -48,6 +48,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: dict[str, Answer] = {}
         self.requests: list[Request] = []
+        # Whether a body was held open until its time was up: nobody read what came before.
+        self.waited_in_vain = False
 
     @property
     def url(self) -> str:
@@ -87,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if chunk:
                     self.wfile.write(b"%X\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
             if answer.hold is not None:
-                answer.hold.wait(30)
+                self.server.waited_in_vain |= not answer.hold.wait(10)
             if answer.framing == "chunked":
                 self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:

@@ -213,7 +213,10 @@ def test_a_closed_standard_stream(line: str) -> None:
 def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     hold = threading.Event()
     server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
-    with subprocess.Popen([*COMMAND, "cat", server.url], stdout=subprocess.PIPE) as process:
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [*COMMAND, "cat", server.url], stdout=subprocess.PIPE, env=environment
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"data: a\n"
@@ -251,6 +254,13 @@ def test_cat_fails_with_one_line(arguments: list[str], status: int, message: str
     assert done.stdout == b""
 
 
+def test_cat_speaks_tls_to_https(server: Server) -> None:
+    done = run("cat", server.url.replace("http:", "https:"))
+    assert done.returncode == 1
+    # A server that does not is told apart.
+    assert re.search(rb"Expected a response of https://127.*(SSL|TLS)", done.stderr)
+
+
 def test_cat_shows_what_a_refusing_server_says(server: Server) -> None:
     server.answers["/"] = Answer([b'{"error": "no"}'], "length", 401, {})
     done = run("cat", server.url)
@@ -271,8 +281,17 @@ def test_cat_keeps_what_came_before_a_failure(server: Server) -> None:
 def test_an_interrupt_ends_it_quietly(server: Server) -> None:
     hold = threading.Event()
     server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
+    # Whoever runs the tests may ignore the signal, which processes inherit.
+    script = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from sse_fast._cli import main\n"
+        "sys.exit(main())"
+    )
     with subprocess.Popen(
-        [*COMMAND, "cat", server.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", script, "cat", server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 import gc
 import json
+import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -339,7 +341,7 @@ def test_what_counts(core: Any, stream: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b":" + b"c" * 100, b"unknown: " + b"c" * 100, b"c" * 100, b"datax"]
+    "line", [b":" + b"c" * 100, b"unknown: " + b"c" * 100, b"c" * 100, b"datax", b"events: x"]
 )
 def test_what_is_dropped_does_not_count(core: Any, line: bytes) -> None:
     for chunks in chunkings(line + b"\nid\n" + line + b"\ndata\n\n"):
@@ -443,6 +445,39 @@ def test_on_comment_that_raises_loses_no_event(core: Any) -> None:
         parser.feed(b"")
     assert [event.data for event in parser.feed(b"data: 4\n\n")] == ["1", "é\n2", "3", "4"]
     assert parser.last_event_id == "5"
+
+
+def test_what_an_exception_interrupts_is_kept_and_not_its_chunk(core: Any) -> None:
+    def on_comment(text: str) -> None:
+        raise _Fault
+
+    parser = core.Parser(on_comment=on_comment)
+    stream = b"event: %b\nid: %b\ndata: %b\n: c\n\n" % (b"e" * 2000, b"i" * 2000, b"d" * 2000)
+    with pytest.raises(_Fault):
+        # A copy that nobody else holds: its memory is free to be used again.
+        parser.feed(bytes(bytearray(stream)))
+    others = [bytes([65 + index]) * len(stream) for index in range(20)]
+    assert parser.feed(b"") == [core.Event("e" * 2000, "d" * 2000, "i" * 2000)]
+    del others
+
+
+@pytest.mark.parametrize("callback", ["on_comment", "until"])
+def test_reset_forgets_the_events_that_were_held_back(core: Any, callback: str) -> None:
+    def fault(_: Any) -> None:
+        raise _Fault
+
+    parser = core.Parser(**{callback: fault})
+    with pytest.raises(_Fault):
+        parser.feed(b"data: 1\n\n: c\n\n")
+    parser.reset()
+    assert parser.feed(b"") == []
+
+
+def test_types_of_the_same_bytes_and_other_text(core: Any) -> None:
+    """The type made last is used again, but only for the same one."""
+    types = [b"ab", b"ab", b"ac", b"\xc3\xa9", b"\xe9", b"\xc3\xa9", b"a", b"ab", b"abc", b"\xe9"]
+    events = core.Parser().feed(b"".join(b"event: %b\ndata\n\n" % name for name in types))
+    assert [event.event for event in events] == [name.decode("utf-8", "replace") for name in types]
 
 
 def test_an_interrupt_loses_no_other_event(core: Any) -> None:
@@ -591,6 +626,26 @@ def test_events_outlive_their_parser(core: Any) -> None:
     del parser
     gc.collect()
     assert events == [core.Event("t" * 99, "a" * 999 + "\n" + "b" * 999, "", None)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+def test_a_large_event_does_not_weigh_on_the_time_after_it(core: Any, tmp_path: Path) -> None:
+    """Wherever the chunks are cut: here never at a blank line."""
+    script = f"""
+import resource
+from {core.__name__} import Parser
+parsers = [Parser() for _ in range(100)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for parser in parsers:
+    parser.feed(b"id: 1\\ndata: " + b"x" * 1_000_000)
+    assert len(parser.feed(b"\\n\\ndata: y")[0].data) == 1_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    # KiB. Kept, it would be 100 MB and more.
+    assert int(done.stdout) < 30_000
 
 
 def test_the_data_of_an_event_may_be_large(core: Any) -> None:

@@ -524,6 +524,72 @@ def test_a_close_that_fails_may_be_tried_again() -> None:
     assert source.closed == 2
 
 
+def test_a_failure_behind_a_close_is_quiet() -> None:
+    """Closing a connection under a reader makes its read fail: that is no news."""
+    reading, fail = threading.Event(), threading.Event()
+    seen: list[bytes] = []
+
+    def chunks() -> Iterator[bytes]:
+        yield b""
+        reading.set()
+        assert fail.wait(10)
+        raise ConnectionResetError
+
+    def read() -> None:
+        result.append(next(stream, "over"))
+
+    result: list[Any] = []
+    stream = iter_events(chunks(), on_chunk=seen.append)
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reading.wait(10)
+    stream.close()
+    fail.set()
+    reader.join(10)
+    assert result == ["over"]
+    assert seen == [b""]
+
+
+def test_a_chunk_behind_a_close_is_not_shown() -> None:
+    stream: Any = None
+
+    def chunks() -> Iterator[bytes]:
+        stream.close()
+        yield b"data: a\n\n"
+
+    seen: list[bytes] = []
+    stream = iter_events(chunks(), on_chunk=seen.append)
+    assert list(stream) == []
+    assert seen == []
+
+
+def test_closing_before_a_waiting_error(kind: Any) -> None:
+    stream, _ = kind.open(b"data: 1\n\ndata: x\n\n", decode=int)
+    kind.next(stream)
+    kind.close(stream)
+    assert kind.next(stream) is None
+
+
+def test_a_close_that_fails_at_the_end_changes_nothing(kind: Any) -> None:
+    stream, source = kind.open(b"data: 1\n\n")
+    chunks = source if isinstance(source, Closing) else source.chunks
+    chunks.close = lambda: 1 // 0
+    assert drain(kind, stream) == ["1"]
+    assert stream.end_reason is EndReason.END
+
+
+def test_two_threads_close_once() -> None:
+    for _ in range(200):
+        source = Closing(b"data: 1\n\n")
+        stream = iter_events(source)
+        threads = [threading.Thread(target=stream.close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert source.closed == 1
+
+
 def test_async_with_frees_the_source_at_once() -> None:
     source = AsyncClosing(b"data: 1\n\ndata: 2\n\n")
 

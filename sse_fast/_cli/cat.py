@@ -27,7 +27,8 @@ def add_to(commands: Any) -> None:
         "cat",
         help="print events as they arrive",
         description="Print the events of a URL, a file or standard input as they arrive, "
-        "in the form of an event stream.",
+        "in the form of an event stream. A server has 10 seconds to accept the connection, and a "
+        "stream may be quiet for 300.",
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")

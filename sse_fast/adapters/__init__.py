@@ -82,6 +82,15 @@ def iter_events(
     decode: Mapping[str, Callable[[bytes], D]],
     **parser_options: Unpack[ParserOptions[str | D]],
 ) -> EventStream[str | D]: ...
+@overload
+def iter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Mapping[str, Callable[[bytes], Any]],
+    **parser_options: Unpack[ParserOptions[Any]],
+) -> EventStream[Any]: ...
 def iter_events(
     source: Any,
     *,
@@ -119,7 +128,7 @@ def iter_events(
     if check and response is not None:
         objection = _objection(response)
         if objection is not None:
-            body = _Body()
+            body = _Body(response)
             with suppress(Exception):
                 for chunk in chunks:
                     if body.add(chunk):
@@ -127,7 +136,7 @@ def iter_events(
             with suppress(Exception):
                 if opened.close is not None:
                     opened.close()
-            raise _response_error(objection, response, body)
+            raise _response_error(objection, response)
     stream: EventStream[Any] = EventStream(opened._replace(chunks=chunks), parser, on_chunk)
     if check and response is not None and response.status == 204:
         stream.end_reason = EndReason.NO_CONTENT
@@ -162,6 +171,15 @@ def aiter_events(
     decode: Mapping[str, Callable[[bytes], D]],
     **parser_options: Unpack[ParserOptions[str | D]],
 ) -> AsyncEventStream[str | D]: ...
+@overload
+def aiter_events(
+    source: object,
+    *,
+    check: bool = ...,
+    on_chunk: Callable[[bytes], object] | None = ...,
+    decode: Mapping[str, Callable[[bytes], Any]],
+    **parser_options: Unpack[ParserOptions[Any]],
+) -> AsyncEventStream[Any]: ...
 def aiter_events(
     source: Any,
     *,
@@ -241,7 +259,7 @@ def _open_plain(source: Any) -> Source:
         raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
     if isinstance(source, os.PathLike):
         raise TypeError(f"Expected {_WANTED}, got a path: open(path, 'rb') reads a file")
-    if callable(getattr(source, "read", None)) and not isinstance(source, AsyncIterable):
+    if isinstance(source, io.IOBase) or _has_read(source):
         return _open_file(source)
     if not isinstance(source, bytes):
         # Copied, as it could change: it is parsed slice by slice, later.
@@ -256,8 +274,19 @@ def _open_plain(source: Any) -> Source:
     raise TypeError(f"Expected {_WANTED}, got {_type_name(source)}")
 
 
+def _has_read(source: Any) -> bool:
+    """Whether it is like a file; one whose read() has to be awaited is not."""
+    read = getattr(source, "read", None)
+    if not callable(read) or isinstance(source, AsyncIterable):
+        return False
+    # Here, as few programs come this way and it takes a while to load.
+    import inspect
+
+    return not inspect.iscoroutinefunction(read)
+
+
 def _open_file(file: Any) -> Source:
-    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+    if isinstance(getattr(file, "file", file), io.TextIOBase):
         raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
     raw = getattr(file, "raw", file)
     # Windows has no get_blocking() before Python 3.12, and no such files.
@@ -294,48 +323,48 @@ async def _check_response(opened: Source) -> EndReason | None:
     objection = _objection(response)
     if objection is None:
         return EndReason.NO_CONTENT if response.status == 204 else None
-    body = _Body()
+    body = _Body(response)
     with suppress(Exception):
         async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
             if body.add(chunk):
                 break
-    raise _response_error(objection, response, body)
+    raise _response_error(objection, response)
 
 
 def _objection(response: Response) -> str | None:
     """Why the response carries no event stream, or None."""
-    where = without_secrets(response.url)
+    where = f": {without_secrets(response.url)}" if response.url else ""
     if response.status == 204:
         return None
     if response.status != 200:
-        return f"Expected status 200, got {response.status}: {where}"
+        return f"Expected status 200, got {response.status}{where}"
     content_type = response.headers.get("content-type", "").strip()
     essence = content_type.partition(";")[0].split(maxsplit=1)
     if not essence or essence[0].casefold() != "text/event-stream":
         got = repr(content_type) if content_type else "none"
-        return f"Expected content type 'text/event-stream', got {got}: {where}"
+        return f"Expected content type 'text/event-stream', got {got}{where}"
     return None
 
 
 class _Body:
-    """The beginning of the body of a refused response: of bounded size, taken in bounded time."""
+    """The beginning of the body of a refused response; how long a read takes is the library's."""
 
-    def __init__(self) -> None:
-        self.content = bytearray()
+    def __init__(self, response: Response) -> None:
+        self._response = response
         self._deadline = time.monotonic() + _MAX_BODY_SECONDS
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk; return whether it is enough."""
-        self.content += chunk
-        return len(self.content) >= _MAX_BODY or time.monotonic() > self._deadline
+        body = (self._response.body + chunk)[:_MAX_BODY]
+        self._response.body = body
+        return len(body) == _MAX_BODY or time.monotonic() > self._deadline
 
 
-def _response_error(objection: str, response: Response, body: _Body) -> ResponseError:
+def _response_error(objection: str, response: Response) -> ResponseError:
     """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
     # Here, as it would bring half the email package and socket into `import sse_fast`.
     from email.utils import parsedate_to_datetime
 
-    response.body = bytes(body.content[:_MAX_BODY])
     value = response.headers.get("retry-after", "").strip()
     delay: float | None = None
     if value.isascii() and value.isdigit():

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING
 
-from sse_fast._errors import ResponseError
-from sse_fast._stream import Headers, Response, Source
+from sse_fast._errors import TransportError
+from sse_fast._stream import Headers, Response, Source, spent_body
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -22,18 +22,18 @@ def open_source(response: HTTPResponse) -> Source:
     # Only urllib.request sets the URL.
     url = getattr(response, "url", None) or ""
     face = Response(response.status, Headers(response.headers.items()), url, response)
-    coding = face.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        response.close()
-        raise ResponseError(
-            f"Expected a body without content coding, got {coding!r}, which http.client does not "
-            "decode: ask for 'Accept-Encoding: identity', or hand over a decoding file",
-            face,
-        )
+    if response.isclosed() and response.status != 204 and face.headers.get("content-length") != "0":
+        return Source(spent_body(), None, face)
     return Source(_read_chunks(response), response.close, face)
 
 
 def _read_chunks(response: HTTPResponse) -> Iterator[bytes]:
+    coding = response.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise TransportError(
+            f"Expected a body without content coding, got {coding!r}, which http.client does not "
+            "decode: ask for 'Accept-Encoding: identity', or hand over a decoding file"
+        )
     # Counted here: not every version of read1() counts. None: chunked, or up to the end.
     remaining = response.length
     while remaining is None or remaining > 0:

@@ -28,5 +28,12 @@ def open_source(response: httpx.Response) -> Source:
         # ResponseNotRead, which httpx and httpx2 each have for themselves.
         if isinstance(response.stream, Iterable):
             return Source(response.iter_bytes(), response.close, face)
-        return Source(response.aiter_bytes(), response.aclose, face)
+        chunks = response.aiter_bytes()
+
+        async def aclose() -> None:
+            # First the generator, as nothing would await the end of it later.
+            await chunks.aclose()  # type: ignore[attr-defined]
+            await response.aclose()
+
+        return Source(chunks, aclose, face)
     return Source((content,), None, face)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Headers, Response, Source
+from sse_fast._stream import Headers, Response, Source, spent_body
 from sse_fast.adapters import open_source as open_below
 
 if TYPE_CHECKING:
@@ -18,4 +18,6 @@ def open_source(response: requests.Response) -> Source:
     # Nothing public tells whether the body was read; `content` would read it to its end.
     if response._content is not False:
         return Source((response.content or b"",), None, face)
+    if response._content_consumed:
+        return Source(spent_body(), None, face)
     return Source(open_below(response.raw).chunks, response.close, face)

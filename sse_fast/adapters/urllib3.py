@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Headers, Response, Source
+from sse_fast._stream import Headers, Response, Source, spent_body
 
 if TYPE_CHECKING:
     import urllib3
@@ -19,18 +19,19 @@ _READ_SIZE = 64 * 1024
 
 
 def open_source(response: urllib3.HTTPResponse) -> Source:
-    face = Response(
-        response.status, Headers(response.headers.items()), response.url or "", response
-    )
-    if response.closed:
-        # Read already, which `preload_content=True` does by default.
-        return Source((response.data or b"",), None, face)
-    return Source(_read_chunks(response), response.close, face)
+    headers = Headers(response.headers.items())
+    face = Response(response.status, headers, response.geturl() or "", response)
+    if not response.closed or response.status == 204 or headers.get("content-length") == "0":
+        return Source(_read_chunks(response), response.close, face)
+    # Nothing public tells a body that was read into memory (as `preload_content=True` does by
+    # default) from one that is gone.
+    body = response._body
+    return Source(spent_body() if body is None else (response.data,), None, face)
 
 
 def _read_chunks(response: urllib3.HTTPResponse) -> Iterator[bytes]:
     if not hasattr(response, "read1"):
-        # Before 2.1 there is nothing better.
+        # Before 2.2.
         yield from response.stream(_READ_SIZE, decode_content=True)
         return
     while chunk := response.read1(_READ_SIZE, decode_content=True):
