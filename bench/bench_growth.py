@@ -61,7 +61,7 @@ def test_growth(benchmark: Any, growth: list[tuple[str, float]], case: str, core
 
     if not benchmark.enabled:
         # Only whether it works: that takes no such sizes.
-        run(size // 1000)
+        benchmark(run, size // 1000)
         return
 
     benchmark.group = f"growth, {core}"
