@@ -37,8 +37,9 @@ else:
 
     T = TypeVar("T")
 
-_SLICE = 64 * 1024
-"""The most bytes given to one `feed`: no larger batch of events is ever held."""
+READ_SIZE = 64 * 1024
+"""The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
+events is ever held."""
 
 
 class EndReason(enum.Enum):
@@ -214,10 +215,10 @@ class _Stream(Generic[T]):
     def _parse(self, chunk: bytes | memoryview) -> None:
         """Feed one slice. After an exception the parser wants feeding again, be it with nothing."""
         rest: bytes | memoryview | None = None
-        if type(chunk) is bytes and len(chunk) > _SLICE:
+        if type(chunk) is bytes and len(chunk) > READ_SIZE:
             chunk = memoryview(chunk)
-        if isinstance(chunk, memoryview) and len(chunk) > _SLICE:
-            chunk, rest = chunk[:_SLICE], chunk[_SLICE:]
+        if isinstance(chunk, memoryview) and len(chunk) > READ_SIZE:
+            chunk, rest = chunk[:READ_SIZE], chunk[READ_SIZE:]
         self._unfed = b"" if rest is None else rest
         self._id_before_batch = self.last_event_id
         self._batch = []
@@ -366,14 +367,16 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
         self._arrived(chunk)
 
     def _close_source(self) -> None:
-        while self._closers:
+        try:
             close = self._closers.pop()
-            try:
-                close()
-            except BaseException:
-                # It may be tried again.
-                self._closers.append(close)
-                raise
+        except IndexError:
+            return
+        try:
+            close()
+        except BaseException:
+            # It may be tried again.
+            self._closers.append(close)
+            raise
 
 
 class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
@@ -469,10 +472,13 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         self._arrived(chunk)
 
     async def _close_source(self) -> None:
-        while self._closers:
+        try:
             close = self._closers.pop()
-            try:
-                await close()
-            except BaseException:
-                self._closers.append(close)
-                raise
+        except IndexError:
+            return
+        try:
+            await close()
+        except BaseException:
+            # It may be tried again.
+            self._closers.append(close)
+            raise

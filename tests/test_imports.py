@@ -58,13 +58,13 @@ def _imports_of(node: ast.AST) -> set[str]:
             assert child.level == 0, "imports are absolute"
             module = child.module or ""
             names.add(module)
-            if module in ("sse_fast", "sse_fast._cli"):
-                # `from sse_fast import x` may name a module.
-                names.update(
-                    f"{module}.{alias.name}"
-                    for alias in child.names
-                    if (PACKAGE / f"{alias.name}.py").exists()
-                )
+            # `from package import x` may name a module.
+            directory = PACKAGE.parent.joinpath(*module.split("."))
+            names.update(
+                f"{module}.{alias.name}"
+                for alias in child.names
+                if (directory / f"{alias.name}.py").exists()
+            )
     return names
 
 
@@ -127,6 +127,19 @@ def test_an_adapter_names_no_other() -> None:
     files = {f"sse_fast.adapters.{path.stem}" for path in (PACKAGE / "adapters").glob("[!_]*.py")}
     for path in PACKAGE.rglob("*.py"):
         assert not imports(path) & files, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import sse_fast.adapters.httpx",
+        "from sse_fast.adapters import httpx",
+        "from sse_fast.adapters.httpx import open_source",
+        "def later():\n    from sse_fast.adapters import open_source, httpx",
+    ],
+)
+def test_every_way_to_name_a_module_is_seen(line: str) -> None:
+    assert "sse_fast.adapters.httpx" in _imports_of(ast.parse(line))
 
 
 def test_the_lines_know_nothing_of_python() -> None:

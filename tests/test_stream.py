@@ -578,7 +578,25 @@ def test_a_close_that_fails_at_the_end_changes_nothing(kind: Any) -> None:
     assert stream.end_reason is EndReason.END
 
 
-def test_two_threads_close_once() -> None:
+def test_two_threads_close_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the second comes between the first one's look and its grasp."""
+    source = Closing(b"data: 1\n\n")
+    stream = iter_events(source)
+
+    class Raced(list[Any]):
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            self.clear()  # The other thread was here.
+            return found
+
+        def pop(self, *_: Any) -> Any:
+            self.clear()
+            return super().pop()
+
+    monkeypatch.setattr(stream, "_closers", Raced(stream._closers))
+    stream.close()
+    assert source.closed == 0
+
     for _ in range(200):
         source = Closing(b"data: 1\n\n")
         stream = iter_events(source)

@@ -185,9 +185,9 @@ def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> list[tu
         emptied = not colon and name.endswith(";")
         if emptied:
             name = name[:-1]
-        elif not colon or not name:
-            # Without the value: it may be secret.
-            raise ValueError(f"expected a header line 'Name: value', got {name!r}")
+        if not name or not (colon or emptied):
+            # Without the line itself: it may be a secret that lost its name.
+            raise ValueError("expected a header line 'Name: value', got one without that form")
         headers = {key: kept for key, kept in headers.items() if key.lower() != name.lower()}
         if value or emptied:
             own.append((name, value))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sse_fast._errors import ResponseError
 from sse_fast._parser import Parser
 from sse_fast._stream import (
+    READ_SIZE,
     AsyncEventStream,
     EndReason,
     EventStream,
@@ -46,7 +47,6 @@ _ADAPTERS: dict[str, str | Adapter] = {
 }
 """Type name -> adapter, or the module here whose `open_source` is the adapter."""
 
-_READ_SIZE = 64 * 1024
 _MAX_BODY = 64 * 1024
 _MAX_BODY_SECONDS = 2.0
 _WANTED = (
@@ -298,7 +298,7 @@ def _open_file(file: Any) -> Source:
         )
     # read() would wait until the buffer is full; read1() returns what there is.
     read = getattr(file, "read1", file.read)
-    return Source(iter(lambda: read(_READ_SIZE), b""))
+    return Source(iter(lambda: read(READ_SIZE), b""))
 
 
 def _as_async(opened: Source) -> Source:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Source
+from sse_fast._stream import READ_SIZE, Source
 
 if TYPE_CHECKING:
     import asyncio
-
-_READ_SIZE = 64 * 1024
 
 
 def open_source(reader: asyncio.StreamReader) -> Source:
@@ -24,7 +22,7 @@ class _Chunks(AsyncIterator[bytes]):
         self._reader = reader
 
     async def __anext__(self) -> bytes:
-        chunk = await self._reader.read(_READ_SIZE)
+        chunk = await self._reader.read(READ_SIZE)
         if not chunk:
             raise StopAsyncIteration
         return chunk

@@ -10,12 +10,10 @@ from http.client import IncompleteRead
 from typing import TYPE_CHECKING
 
 from sse_fast._errors import TransportError
-from sse_fast._stream import Headers, Response, Source, spent_body
+from sse_fast._stream import READ_SIZE, Headers, Response, Source, spent_body
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
-
-_READ_SIZE = 64 * 1024
 
 
 def open_source(response: HTTPResponse) -> Source:
@@ -37,7 +35,7 @@ def _read_chunks(response: HTTPResponse) -> Iterator[bytes]:
     # Counted here: not every version of read1() counts. None: chunked, or up to the end.
     remaining = response.length
     while remaining is None or remaining > 0:
-        chunk = response.read1(_READ_SIZE if remaining is None else min(remaining, _READ_SIZE))
+        chunk = response.read1(READ_SIZE if remaining is None else min(remaining, READ_SIZE))
         if not chunk:
             break
         yield chunk

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from sse_fast._errors import SSEError
-from sse_fast._stream import Source
+from sse_fast._stream import READ_SIZE, Source
 
 if TYPE_CHECKING:
     import socket
 
-_READ_SIZE = 64 * 1024
 _HEAD = b"HTTP/"
 
 
@@ -29,7 +28,7 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
         self._looks_like_head = True
 
     def __next__(self) -> bytes:
-        chunk = self._sock.recv(_READ_SIZE)
+        chunk = self._sock.recv(READ_SIZE)
         if not chunk:
             raise StopIteration
         self._look_at(chunk)
@@ -44,7 +43,7 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
         # Here, as a blocking socket has no use for it.
         import asyncio
 
-        chunk = await asyncio.get_running_loop().sock_recv(self._sock, _READ_SIZE)
+        chunk = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
         if not chunk:
             raise StopAsyncIteration
         self._look_at(chunk)

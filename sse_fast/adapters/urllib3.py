@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Headers, Response, Source, spent_body
+from sse_fast._stream import READ_SIZE, Headers, Response, Source, spent_body
 
 if TYPE_CHECKING:
     import urllib3
-
-_READ_SIZE = 64 * 1024
 
 
 def open_source(response: urllib3.HTTPResponse) -> Source:
@@ -32,7 +30,7 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
 def _read_chunks(response: urllib3.HTTPResponse) -> Iterator[bytes]:
     if not hasattr(response, "read1"):
         # Before 2.2.
-        yield from response.stream(_READ_SIZE, decode_content=True)
+        yield from response.stream(READ_SIZE, decode_content=True)
         return
-    while chunk := response.read1(_READ_SIZE, decode_content=True):
+    while chunk := response.read1(READ_SIZE, decode_content=True):
         yield chunk
