@@ -7,13 +7,20 @@ What the two share (slicing, the tap, the order of events and errors, how it all
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import suppress
-from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from urllib.parse import urlsplit
 
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
+from sse_fast._parser import Flow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -119,60 +126,92 @@ class Source(NamedTuple):
     """Gives the connection free; awaited if the chunks are async. None: the source is borrowed."""
     response: Response | None = None
     """None: a file, a socket, an iterable."""
+    wake: Callable[[], object] | None = None
+    """Makes a read that is under way come to an end, at the price of the connection: from any
+    thread. None: nothing can, or not without harm to others."""
+    limit_reads: Callable[[float], object] | None = None
+    """Lets no later read wait longer than so many seconds, where `wake` is None."""
 
 
-def spent_body() -> Iterator[bytes]:
-    """The chunks of a body that is gone: an error, where libraries would show an empty body."""
-    raise TransportError(
-        "Expected a body that was not read yet, got one that was read or closed before: "
-        "nothing of it is left"
-    )
-    yield b""
+class Unreadable(Iterator[bytes], AsyncIterator[bytes]):
+    """The chunks of a body that cannot be had: an error, where libraries would show another body.
+
+    By default one that is gone, which looks like an empty one.
+    """
+
+    def __init__(
+        self,
+        message: str = "Expected a body that was not read yet, got one that was read or closed "
+        "before: nothing of it is left",
+    ) -> None:
+        self._message = message
+
+    def __next__(self) -> bytes:
+        raise TransportError(self._message)
+
+    async def __anext__(self) -> bytes:
+        raise TransportError(self._message)
 
 
 class _Stream(Generic[T]):
     """What both kinds of stream have in common: all but reading and closing."""
 
+    _parser: Parser[T]
+    _on_chunk: Callable[[bytes], object] | None
+    # The latest events to come out of the parser, and how many of them were handed over.
+    _batch: list[Event[T]]
+    _handed_over: int
+    _id_before_batch: str
+    # The most bytes to feed at once.
+    _slice_size: int
+    # Whether nothing but a read can bring the next event.
+    _read_is_due: bool
+    # Whether somebody is in a read, who will close the source then.
+    _reading: bool
+    # Whether the last read was left by an exception that was not the source's.
+    _interrupted: bool
+    # Whether the parser keeps events back, as a callback raised.
+    _kept_back: bool
+    # What has arrived and was not fed yet.
+    _unfed: bytes | memoryview | None
+    # An error that stands behind the events of the batch.
+    _error: DecodeError | EventTooLarge | None
+    # How the source is closed, until that has been done. A list, as taking from it is one step: two
+    # threads that close at once do it once.
+    _closers: list[Callable[[], Any]]
+    _wake: Callable[[], object] | None
+    _id_when_closed: str | None
     response: Response | None
     end_reason: EndReason | None
-    _reading = False
 
-    def __init__(
-        self,
-        source: Source,
-        parser: Parser[T],
-        on_chunk: Callable[[bytes], object] | None = None,
-    ) -> None:
-        self.response = source.response
-        self.end_reason = None
+    def __init__(self, parser: Parser[T], on_chunk: Callable[[bytes], object] | None) -> None:
         self._parser = parser
         self._on_chunk = on_chunk
-        # How the source is closed, until that has been done. A list, as taking from it is one step:
-        # two threads that close at once do it once.
-        self._closers: list[Callable[[], Any]] = []
-        # The latest events to come out of the parser, and those of them not handed over yet.
-        self._batch: list[Event[T]] = []
-        self._events: Iterator[Event[T]] = iter(self._batch)
-        # An error that stands behind the events of the batch.
-        self._error: DecodeError | EventTooLarge | None = None
-        # Whether the parser keeps events back, as a callback raised.
-        self._kept_back = False
+        self._batch = []
+        self._handed_over = 0
         self._id_before_batch = parser.last_event_id
-        self._id_when_closed: str | None = None
-        # What has arrived and was not fed yet; None: nothing, a read is due.
-        self._unfed: bytes | memoryview | None = None
+        self._slice_size = READ_SIZE
+        self._read_is_due = True
+        self._reading = False
         self._interrupted = False
+        self._kept_back = False
+        self._unfed = None
+        self._error = None
+        self._closers = []
+        self._wake = None
+        self._id_when_closed = None
+        self.response = None
+        self.end_reason = None
 
     @property
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was handed over."""
         if self._id_when_closed is not None:
             return self._id_when_closed
-        ahead = length_hint(self._events)
-        if not ahead and self._error is None and not self._kept_back:
+        at = self._handed_over
+        if at == len(self._batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
-        handed_over = len(self._batch) - ahead
-        return self._batch[handed_over - 1].id if handed_over else self._id_before_batch
+        return self._batch[at - 1].id if at else self._id_before_batch
 
     @property
     def retry(self) -> int | None:
@@ -185,6 +224,7 @@ class _Stream(Generic[T]):
         return self._parser.pending
 
     def _end(self, reason: EndReason) -> None:
+        self._read_is_due = False
         if self.end_reason is None:
             self.end_reason = reason
 
@@ -192,50 +232,77 @@ class _Stream(Generic[T]):
         """Drop the events not handed over: for `last_event_id`, they were never there."""
         self._id_when_closed = self.last_event_id
         self._end(EndReason.CLOSED)
-        self._events = iter(())
+        self._handed_over = len(self._batch)
 
-    def _next_parsed(self) -> Event[T] | None:
-        """The next event for which nothing has to be read; None: a read is due, or the end."""
-        while True:
-            for event in self._events:
-                return event
-            if self.end_reason is EndReason.CLOSED:
-                return None
-            if self._error is not None:
-                error, self._error = self._error, None
-                if isinstance(error, EventTooLarge):
-                    self._end(EndReason.ERROR)
-                raise error
-            if self._parser.done:
-                self._end(EndReason.UNTIL)
-            if self.end_reason is not None or self._unfed is None:
-                return None
-            self._parse(self._unfed)
+    def _parse_rest(self) -> bool:
+        """Behind the last event of a batch, where no read is due: raise, feed, or see the end.
 
-    def _parse(self, chunk: bytes | memoryview) -> None:
-        """Feed one slice. After an exception the parser wants feeding again, be it with nothing."""
-        rest: bytes | memoryview | None = None
-        if type(chunk) is bytes and len(chunk) > READ_SIZE:
-            chunk = memoryview(chunk)
-        if isinstance(chunk, memoryview) and len(chunk) > READ_SIZE:
-            chunk, rest = chunk[:READ_SIZE], chunk[READ_SIZE:]
-        self._unfed = b"" if rest is None else rest
-        self._id_before_batch = self.last_event_id
+        Returns:
+            Whether there can be more; False: the stream is at its end.
+        """
+        if self.end_reason is EndReason.CLOSED:
+            return False
+        if self._error is not None:
+            error, self._error = self._error, None
+            if isinstance(error, EventTooLarge):
+                self._end(EndReason.ERROR)
+            raise error
+        if self._parser.done:
+            self._end(EndReason.UNTIL)
+        if self.end_reason is not None:
+            return False
+        unfed, self._unfed = self._unfed, None
+        if unfed is None:
+            self._read_is_due = True
+        elif len(unfed) <= READ_SIZE:
+            self._parse(unfed)
+        else:
+            whole = memoryview(unfed)
+            self._parse(whole[:READ_SIZE], whole[READ_SIZE:])
+        return True
+
+    def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
+        """Feed one slice of what has arrived; the rest is for later."""
+        self._id_before_batch = (
+            self.last_event_id if self._kept_back else self._parser.last_event_id
+        )
         self._batch = []
+        self._handed_over = 0
         self._kept_back = True
+        self._read_is_due = False
         try:
             batch = self._parser.feed(chunk)
-        except (DecodeError, EventTooLarge) as error:
-            self._error = error
-            # They are handed over before it.
-            batch, error.events = error.events, []
-        else:
-            self._unfed = rest
+        except BaseException as error:
+            self._not_fed(error, rest)
+            return
+        self._kept_back = False
+        self._unfed = rest
+        # Else a callback closed the stream.
+        if self.end_reason is None:
+            self._batch = batch
+            self._read_is_due = rest is None and not self._parser.done
+
+    def _not_fed(self, error: BaseException, rest: memoryview | None) -> None:
+        """The parser raised, and wants feeding again, be it with nothing."""
+        self._unfed = b"" if rest is None else rest
+        self._read_is_due = False
+        if not isinstance(error, (DecodeError, EventTooLarge)):
+            raise error
         self._kept_back = False
         if self.end_reason is None:
-            # Else a callback closed the stream.
-            self._batch = batch
-            self._events = iter(batch)
+            # The events before it are handed over before it.
+            self._error = error
+            self._batch, error.events = error.events, []
+
+    def _not_read(self, error: BaseException) -> None:
+        """A read gave no chunk."""
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self._ended()
+        elif isinstance(error, Exception):
+            self._failed(error)
+        else:
+            self._interrupted = True
+            raise error
 
     def _ended(self) -> None:
         """A read came to the end of the source."""
@@ -252,9 +319,11 @@ class _Stream(Generic[T]):
         if self.end_reason is not None:
             return
         self._interrupted = False
-        if type(chunk) is not bytes:
-            chunk = _as_bytes(chunk)
-        self._unfed = chunk
+        if type(chunk) is bytes and self._on_chunk is None and len(chunk) <= READ_SIZE:
+            self._parse(chunk)
+            return
+        self._unfed = chunk = _as_bytes(chunk)
+        self._read_is_due = False
         if self._on_chunk is not None:
             self._on_chunk(chunk)
 
@@ -272,9 +341,18 @@ class _Stream(Generic[T]):
         # The text of the original may show a query or a header: it stays in __cause__.
         raise kind(f"Expected the next bytes of the stream, got {type(error).__name__}") from error
 
+    def _wake_reader(self) -> None:
+        """Behind a close(): the reader, whichever thread or task it is in, is to see it soon."""
+        if self._wake is not None:
+            # Where the connection is gone already, nobody waits for it.
+            with suppress(Exception):
+                self._wake()
+
 
 def _as_bytes(chunk: object) -> bytes:
-    """A copy, as the source may use its buffer again."""
+    """A copy of what is not bytes, as the source may use its buffer again."""
+    if type(chunk) is bytes:
+        return chunk
     try:
         return bytes(memoryview(chunk))  # type: ignore[arg-type]
     except TypeError:
@@ -284,13 +362,13 @@ def _as_bytes(chunk: object) -> bytes:
         ) from None
 
 
-class EventStream(_Stream[T], Iterator["Event[T]"]):
+class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
     It goes on after a `DecodeError`, and after an exception of `on_comment`, `on_chunk` or
     `until`. The `events` of an error that it raises are empty: they were handed over before.
-    Reading to the end, an error, `close()` and leaving `with` give the response free; a file or a
-    socket stays open.
+    Reading to the end, an error, `close()`, leaving `with` and dropping the last reference give
+    the response free; a file or a socket stays open.
 
     Attributes:
         response: the `Response`; None for a file, a socket, an iterable.
@@ -303,9 +381,11 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None = None,
     ) -> None:
-        super().__init__(source, parser, on_chunk)
+        super().__init__(parser, on_chunk)
         assert isinstance(source.chunks, Iterable)
+        self.response = source.response
         self._chunks = iter(source.chunks)
+        self._wake = source.wake
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
 
@@ -320,17 +400,27 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
     ) -> None:
         self.close()
 
-    def __next__(self) -> Event[T]:
-        for event in self._events:
-            return event
+    def __del__(self) -> None:
+        # A loop that was left without `with`: what the stream owned, nobody can read on.
+        if self.response is not None:
+            with suppress(Exception):
+                self._close_source()
+
+    def _next(self, error: BaseException | None = None) -> Event[T]:
+        """The next event, by every course that it may take; `Flow.__next__` takes the ordinary one.
+
+        `error` is what a read has raised.
+        """
         try:
-            while True:
-                found = self._next_parsed()
-                if found is not None:
-                    return found
-                if self.end_reason is not None:
+            if error is not None:
+                self._not_read(error)
+            while self._handed_over == len(self._batch):
+                if self._read_is_due:
+                    self._read()
+                elif not self._parse_rest():
                     raise StopIteration
-                self._read()
+            self._handed_over += 1
+            return self._batch[self._handed_over - 1]
         finally:
             if self.end_reason is not None:
                 # All is handed over: how the source takes its leave changes nothing.
@@ -340,10 +430,13 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
     def close(self) -> None:
         """End the stream and give the response free: from any thread, any number of times.
 
-        A read that another thread is in at that moment ends the stream when it returns.
+        A thread that waits for the network then wakes up, if that harms no other response: over
+        HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it returns.
         """
         self._end_closed()
-        if not self._reading:
+        if self._reading:
+            self._wake_reader()
+        else:
             self._close_source()
 
     def _read(self) -> None:
@@ -353,15 +446,9 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
             if self.end_reason is not None:
                 return
             chunk = next(self._chunks)
-        except StopIteration:
-            self._ended()
+        except BaseException as error:
+            self._not_read(error)
             return
-        except Exception as error:
-            self._failed(error)
-            return
-        except BaseException:
-            self._interrupted = True
-            raise
         finally:
             self._reading = False
         self._arrived(chunk)
@@ -382,8 +469,9 @@ class EventStream(_Stream[T], Iterator["Event[T]"]):
 class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
     """The async twin of `EventStream`, made by `aiter_events`.
 
-    The response is looked at when the first event is asked for. Leaving `async with` gives it free
-    at once; without it, an `async for` that is left early does so at some later time.
+    The response is looked at when the first event is asked for, or by `await stream`, which gives
+    the stream itself. Leaving `async with` gives the response free at once; without it, an
+    `async for` that is left early does so at some later time.
 
     Attributes:
         response: the `Response`; None for a file, a socket, an iterable.
@@ -392,21 +480,31 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
 
     def __init__(
         self,
-        source: Source,
+        source: Source | None,
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None = None,
-        check: Callable[[Source], Awaitable[EndReason | None]] | None = None,
+        begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]] | None = None,
     ) -> None:
-        super().__init__(source, parser, on_chunk)
+        super().__init__(parser, on_chunk)
+        self._opens = source is None
+        self._begin = begin
+        if source is not None:
+            self._set_source(source)
+
+    def _set_source(self, source: Source) -> None:
         assert isinstance(source.chunks, AsyncIterable)
+        self.response = source.response
         self._chunks = source.chunks.__aiter__()
+        self._wake = source.wake
         close = source.close or getattr(self._chunks, "aclose", None)
-        self._closers += [close] if close is not None else []
-        self._source = source
-        self._check = check
+        self._closers = [close] if close is not None else []
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._started().__await__()
 
     async def __aenter__(self) -> Self:
-        return self
+        # What opens a connection does so here, so that `response` is there within.
+        return await self._started() if self._opens else self
 
     async def __aexit__(
         self,
@@ -417,18 +515,23 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         await self.aclose()
 
     async def __anext__(self) -> Event[T]:
-        for event in self._events:
-            return event
+        at = self._handed_over
+        if at == len(self._batch):
+            await self._fill()
+            at = 0
+        self._handed_over = at + 1
+        return self._batch[at]
+
+    async def _fill(self) -> None:
+        """Come by a new batch of events; raises at the end."""
         try:
-            if self._check is not None and self.end_reason is None:
-                await self._check_response(self._check)
-            while True:
-                found = self._next_parsed()
-                if found is not None:
-                    return found
-                if self.end_reason is not None:
+            while self._handed_over == len(self._batch):
+                if self._begin is not None and self.end_reason is None:
+                    await self._start(self._begin)
+                elif self._read_is_due:
+                    await self._read()
+                elif not self._parse_rest():
                     raise StopAsyncIteration
-                await self._read()
         finally:
             # Only now: a close that is slow, or cancelled, must not stand before an event.
             if self.end_reason is not None:
@@ -438,19 +541,38 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
     async def aclose(self) -> None:
         """End the stream and give the response free; any number of times.
 
-        A read that another task is in at that moment ends the stream when it returns.
+        Another task that waits for the network then wakes up, if that harms no other response:
+        over HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it
+        returns.
         """
         self._end_closed()
-        if not self._reading:
+        if self._reading:
+            self._wake_reader()
+        else:
             await self._close_source()
 
-    async def _check_response(self, check: Callable[[Source], Awaitable[EndReason | None]]) -> None:
+    async def _started(self) -> Self:
+        if self._begin is not None and self.end_reason is None:
+            try:
+                await self._start(self._begin)
+            finally:
+                if self.end_reason is not None:
+                    with suppress(Exception):
+                        await self._close_source()
+        return self
+
+    async def _start(self, begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]]) -> None:
+        self._reading = True
         try:
-            reason = await check(self._source)
+            source, reason = await begin()
         except Exception:
             self._end(EndReason.ERROR)
             raise
-        self._check = None
+        finally:
+            self._reading = False
+        self._begin = None
+        if self._opens:
+            self._set_source(source)
         if reason is not None:
             self._end(reason)
 
@@ -458,15 +580,9 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         self._reading = True
         try:
             chunk = await self._chunks.__anext__()
-        except StopAsyncIteration:
-            self._ended()
+        except BaseException as error:
+            self._not_read(error)
             return
-        except Exception as error:
-            self._failed(error)
-            return
-        except BaseException:
-            self._interrupted = True
-            raise
         finally:
             self._reading = False
         self._arrived(chunk)

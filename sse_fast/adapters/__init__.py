@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -27,16 +30,28 @@ from sse_fast._stream import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from typing_extensions import TypeVar, Unpack
 
     from sse_fast._stream import ParserOptions
 
     D = TypeVar("D")
+    T = TypeVar("T")
     Adapter = Callable[[Any], Source | Iterable[bytes] | AsyncIterable[bytes]]
 
-__all__ = ["aiter_events", "iter_events", "open_source", "register"]
+__all__ = [
+    "aiter_events",
+    "check_response",
+    "iter_events",
+    "open_events",
+    "open_source",
+    "register",
+    "waker",
+]
 
 _ADAPTERS: dict[str, str | Adapter] = {
+    "aiohttp.client_reqrep.ClientResponse": "aiohttp",
     "asyncio.streams.StreamReader": "asyncio",
     "http.client.HTTPResponse": "http_client",
     "httpx.Response": "httpx",
@@ -47,6 +62,7 @@ _ADAPTERS: dict[str, str | Adapter] = {
 }
 """Type name -> adapter, or the module here whose `open_source` is the adapter."""
 
+_REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_BODY = 64 * 1024
 _MAX_BODY_SECONDS = 2.0
 _WANTED = (
@@ -123,25 +139,7 @@ def iter_events(
             f"Expected a source that is read without await, got {_type_name(source)} with an "
             "async body: use `async for event in sse_fast.aiter_events(...)`"
         )
-    chunks = iter(opened.chunks)
-    response = opened.response
-    if check and response is not None:
-        objection = _objection(response)
-        if objection is not None:
-            body = _Body(response)
-            with suppress(Exception):
-                for chunk in chunks:
-                    if body.add(chunk):
-                        break
-            with suppress(Exception):
-                if opened.close is not None:
-                    opened.close()
-            raise _response_error(objection, response)
-    stream: EventStream[Any] = EventStream(opened._replace(chunks=chunks), parser, on_chunk)
-    if check and response is not None and response.status == 204:
-        stream.end_reason = EndReason.NO_CONTENT
-        stream.close()
-    return stream
+    return open_events(opened, parser, check, on_chunk)
 
 
 @overload
@@ -213,7 +211,11 @@ def aiter_events(
                 "or an async client"
             )
         opened = _as_async(opened)
-    return AsyncEventStream(opened, parser, on_chunk, _check_response if check else None)
+
+    async def begin() -> tuple[Source, EndReason | None]:
+        return opened, await check_response(opened)
+
+    return AsyncEventStream(opened, parser, on_chunk, begin if check else None)
 
 
 def register(type_name: str, adapter: Adapter) -> None:
@@ -238,12 +240,51 @@ def register(type_name: str, adapter: Adapter) -> None:
     _ADAPTERS[type_name] = adapter
 
 
+def __getattr__(name: str) -> Any:
+    # `sse_fast.adapters.sockets.open_stream` without an import of its own, as it is for users.
+    if name == "sockets":
+        return import_module(f"{__name__}.sockets")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def open_events(
+    opened: Source,
+    parser: Parser[T],
+    check: bool,
+    on_chunk: Callable[[bytes], object] | None,
+) -> EventStream[T]:
+    """The stream of what an adapter opened; its response is looked at, if `check` says so.
+
+    Raises:
+        ResponseError: the check failed; the response is closed.
+    """
+    assert isinstance(opened.chunks, Iterable)
+    opened = opened._replace(chunks=iter(opened.chunks))
+    response = opened.response if check else None
+    if response is not None:
+        objection = _objection(response)
+        if objection is not None:
+            with suppress(Exception):
+                _read_refused(opened, response)
+            with suppress(Exception):
+                if opened.close is not None:
+                    opened.close()
+            raise _response_error(objection, response)
+    stream: EventStream[T] = EventStream(opened, parser, on_chunk)
+    if response is not None and response.status == 204:
+        stream.end_reason = EndReason.NO_CONTENT
+        stream.close()
+    return stream
+
+
 def open_source(source: Any) -> Source:
     """What `iter_events` reads of an object: its chunks, its response, how it is closed.
 
     Raises:
         TypeError: not a source, or one of text.
     """
+    if isinstance(source, Source):
+        return source
     for cls in type(source).__mro__:
         adapter = _ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
         if adapter is not None:
@@ -316,19 +357,65 @@ def _as_async(opened: Source) -> Source:
     return opened._replace(chunks=each(), close=aclose)
 
 
-async def _check_response(opened: Source) -> EndReason | None:
+async def check_response(opened: Source) -> EndReason | None:
+    """The check of an async source: why its stream is over at once, or None.
+
+    Raises:
+        ResponseError: the check failed; the response is still to be closed.
+    """
     response = opened.response
     if response is None:
         return None
     objection = _objection(response)
     if objection is None:
         return EndReason.NO_CONTENT if response.status == 204 else None
-    body = _Body(response)
     with suppress(Exception):
-        async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
-            if body.add(chunk):
-                break
+        await _within(_MAX_BODY_SECONDS, _aread_refused(opened, response))
     raise _response_error(objection, response)
+
+
+def _read_refused(opened: Source, response: Response) -> None:
+    """The beginning of the body, into `response.body`."""
+    timer = None
+    if opened.wake is not None:
+        timer = threading.Timer(_MAX_BODY_SECONDS, opened.wake)
+        timer.daemon = True
+        timer.start()
+    elif opened.limit_reads is not None:
+        opened.limit_reads(_MAX_BODY_SECONDS)
+    deadline = time.monotonic() + _MAX_BODY_SECONDS
+    try:
+        for chunk in cast("Iterable[bytes]", opened.chunks):
+            if _add(response, chunk) or time.monotonic() > deadline:
+                break
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+async def _aread_refused(opened: Source, response: Response) -> None:
+    async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
+        if _add(response, chunk):
+            break
+
+
+def _add(response: Response, chunk: bytes) -> bool:
+    """Whether that is enough."""
+    response.body = (response.body + chunk)[:_MAX_BODY]
+    return len(response.body) == _MAX_BODY
+
+
+async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
+    """Await it for so long; what it is cut short of raises, or ends quietly."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        with trio.move_on_after(seconds):
+            await what
+        return
+    # Here, as most programs are synchronous.
+    import asyncio
+
+    await asyncio.wait_for(what, seconds)
 
 
 def _objection(response: Response) -> str | None:
@@ -336,6 +423,11 @@ def _objection(response: Response) -> str | None:
     where = f": {without_secrets(response.url)}" if response.url else ""
     if response.status == 204:
         return None
+    if response.status in _REDIRECTS and "location" in response.headers:
+        return (
+            f"Expected status 200 and no redirect, got {response.status}{where}; "
+            "response.headers['location'] says where it leads"
+        )
     if response.status != 200:
         return f"Expected status 200, got {response.status}{where}"
     content_type = response.headers.get("content-type", "").strip()
@@ -344,20 +436,6 @@ def _objection(response: Response) -> str | None:
         got = repr(content_type) if content_type else "none"
         return f"Expected content type 'text/event-stream', got {got}{where}"
     return None
-
-
-class _Body:
-    """The beginning of the body of a refused response; how long a read takes is the library's."""
-
-    def __init__(self, response: Response) -> None:
-        self._response = response
-        self._deadline = time.monotonic() + _MAX_BODY_SECONDS
-
-    def add(self, chunk: bytes) -> bool:
-        """Add a chunk; return whether it is enough."""
-        body = (self._response.body + chunk)[:_MAX_BODY]
-        self._response.body = body
-        return len(body) == _MAX_BODY or time.monotonic() > self._deadline
 
 
 def _response_error(objection: str, response: Response) -> ResponseError:
@@ -373,6 +451,18 @@ def _response_error(objection: str, response: Response) -> ResponseError:
         with suppress(ValueError, OverflowError):
             delay = max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     return ResponseError(objection, response, delay)
+
+
+def waker(sock: Any) -> Callable[[], object]:
+    """What wakes a reader of that socket, from any thread: it will see the end of the connection.
+
+    Closing would not do it, and waits for the locks that the reader holds.
+    """
+    import socket
+
+    # Not what ssl.SSLSocket makes of it, which takes the session away under the reader.
+    shutdown = socket.socket.shutdown if isinstance(sock, socket.socket) else type(sock).shutdown
+    return partial(shutdown, sock, socket.SHUT_RDWR)
 
 
 def _type_name(value: object) -> str:

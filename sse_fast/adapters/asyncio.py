@@ -22,7 +22,15 @@ class _Chunks(AsyncIterator[bytes]):
         self._reader = reader
 
     async def __anext__(self) -> bytes:
-        chunk = await self._reader.read(READ_SIZE)
+        try:
+            chunk = await self._reader.read(READ_SIZE)
+        except Exception:
+            # It raises before it gives out what had arrived until then, and nothing public does.
+            buffer: bytearray = getattr(self._reader, "_buffer", bytearray())
+            if not buffer:
+                raise
+            chunk = bytes(buffer)
+            buffer.clear()
         if not chunk:
             raise StopAsyncIteration
         return chunk

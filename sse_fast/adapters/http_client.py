@@ -1,16 +1,18 @@
 """Responses of http.client, which are those of urllib.request too.
 
-Neither decodes a content coding, and `read1` takes a body that is too short for a whole one.
+Neither decodes a content coding, and `read1` takes a body that is too short for a whole one. They
+wait for ever for a stream that is quiet, unless the connection has a `timeout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.client import IncompleteRead
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import TransportError
-from sse_fast._stream import READ_SIZE, Headers, Response, Source, spent_body
+from sse_fast._stream import READ_SIZE, Headers, Response, Source, Unreadable
+from sse_fast.adapters import waker
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -21,26 +23,37 @@ def open_source(response: HTTPResponse) -> Source:
     url = getattr(response, "url", None) or ""
     face = Response(response.status, Headers(response.headers.items()), url, response)
     if response.isclosed() and response.status != 204 and face.headers.get("content-length") != "0":
-        return Source(spent_body(), None, face)
-    return Source(_read_chunks(response), response.close, face)
+        return Source(Unreadable(), None, face)
+    return Source(_chunks(response), response.close, face, _waker(response))
 
 
-def _read_chunks(response: HTTPResponse) -> Iterator[bytes]:
-    coding = response.headers.get("content-encoding", "identity")
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    coding = response.headers.get("content-encoding") or "identity"
     if coding.lower() != "identity":
-        raise TransportError(
+        return Unreadable(
             f"Expected a body without content coding, got {coding!r}, which http.client does not "
             "decode: ask for 'Accept-Encoding: identity', or hand over a decoding file"
         )
-    # Counted here: not every version of read1() counts. None: chunked, or up to the end.
-    remaining = response.length
-    while remaining is None or remaining > 0:
-        chunk = response.read1(READ_SIZE if remaining is None else min(remaining, READ_SIZE))
+    if response.length is None:
+        # Chunked, or up to the end of the connection. No generator, as it is called for each chunk,
+        # and for the same reason past read1(), which only chooses (5 % of a chunk).
+        chunked = getattr(response, "_read1_chunked", None) if response.chunked else None
+        return iter(partial(chunked or response.read1, READ_SIZE), b"")
+    return _read_length(response, response.length)
+
+
+def _read_length(response: HTTPResponse, remaining: int) -> Iterator[bytes]:
+    # Counted here: not every version of read1() counts.
+    while remaining > 0:
+        chunk = response.read1(min(remaining, READ_SIZE))
         if not chunk:
-            break
+            # http.client's own error for it, which read() raises.
+            raise IncompleteRead(b"", remaining)
+        remaining -= len(chunk)
         yield chunk
-        if remaining is not None:
-            remaining -= len(chunk)
-    if remaining:
-        # http.client's own error for it, which read() raises.
-        raise IncompleteRead(b"", remaining)
+
+
+def _waker(response: HTTPResponse) -> Callable[[], object] | None:
+    # Nothing public leads to the socket.
+    sock: Any = getattr(getattr(response.fp, "raw", None), "_sock", None)
+    return None if sock is None else waker(sock)

@@ -1,15 +1,19 @@
 """Responses of httpx and httpx2, of sync and async clients.
 
 `iter_bytes()` without a size gives each piece as it arrives and undoes the content coding. Both
-libraries give up on a stream that is quiet for 5 seconds, unless `timeout=` says otherwise.
+libraries give up on a stream that is quiet for 5 seconds, unless `timeout=` says otherwise: for
+example `httpx.Timeout(10, read=300)`. Under trio, they leave inner generators of a stream that was
+not read to its end to the garbage collector, of which trio warns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from sse_fast._stream import Headers, Response, Source
+from sse_fast._stream import Headers, Response, Source, Unreadable
+from sse_fast.adapters import waker
 
 if TYPE_CHECKING:
     import httpx
@@ -22,18 +26,50 @@ def open_source(response: httpx.Response) -> Source:
         # A response that was made by hand belongs to no request.
         url = ""
     face = Response(response.status_code, Headers(response.headers.multi_items()), url, response)
-    try:
-        content = response.content
-    except RuntimeError:
-        # ResponseNotRead, which httpx and httpx2 each have for themselves.
-        if isinstance(response.stream, Iterable):
-            return Source(response.iter_bytes(), response.close, face)
-        chunks = response.aiter_bytes()
+    # Nothing public tells whether the body was read, but for an error of its own that each of the
+    # two libraries has (ResponseNotRead, a RuntimeError).
+    with suppress(RuntimeError):
+        return Source((response.content,), None, face)
+    wake, limit_reads = _waker(response), _limiter(response)
+    unreadable = _look_at_coding(response)
+    if isinstance(response.stream, Iterable):
+        chunks = unreadable or response.iter_bytes()
+        return Source(chunks, response.close, face, wake, limit_reads)
+    achunks: Any = unreadable or response.aiter_bytes()
 
-        async def aclose() -> None:
+    async def aclose() -> None:
+        if not unreadable:
             # First the generator, as nothing would await the end of it later.
-            await chunks.aclose()  # type: ignore[attr-defined]
-            await response.aclose()
+            await achunks.aclose()
+        await response.aclose()
 
-        return Source(chunks, aclose, face)
-    return Source((content,), None, face)
+    return Source(achunks, aclose, face, wake, limit_reads)
+
+
+def _look_at_coding(response: httpx.Response) -> Unreadable | None:
+    # Both libraries would hand over what they cannot decode as if it were not coded.
+    coding = (response.headers.get("content-encoding") or "identity").lower()
+    if coding == "identity" or type(response._get_content_decoder()).__name__ != "IdentityDecoder":
+        return None
+    return Unreadable(
+        f"Expected a content coding that {type(response).__module__} decodes here, got "
+        f"{coding!r}: install what it needs, or ask for 'Accept-Encoding: identity'"
+    )
+
+
+def _waker(response: httpx.Response) -> Callable[[], object] | None:
+    # Responses of HTTP/2 share a connection: to shut it down would end its siblings.
+    stream = response.extensions.get("network_stream")
+    if stream is None or not response.http_version.startswith("HTTP/1"):
+        return None
+    sock: Any = stream.get_extra_info("socket")
+    return None if sock is None else waker(sock)
+
+
+def _limiter(response: httpx.Response) -> Callable[[float], object]:
+    def limit_reads(seconds: float) -> None:
+        # httpcore looks here at each read of HTTP/2, and before the first one of HTTP/1.1.
+        timeouts = response.request.extensions.setdefault("timeout", {})
+        timeouts["read"] = min(seconds, timeouts.get("read") or seconds)
+
+    return limit_reads

@@ -1,10 +1,13 @@
-"""Responses of requests: those of `stream=True` are read through the urllib3 response below."""
+"""Responses of requests: those of `stream=True` are read through the urllib3 response below.
+
+A stream may be quiet for ever, unless `timeout=` says otherwise.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Headers, Response, Source, spent_body
+from sse_fast._stream import Headers, Response, Source, Unreadable
 from sse_fast.adapters import open_source as open_below
 
 if TYPE_CHECKING:
@@ -19,5 +22,6 @@ def open_source(response: requests.Response) -> Source:
     if response._content is not False:
         return Source((response.content or b"",), None, face)
     if response._content_consumed:
-        return Source(spent_body(), None, face)
-    return Source(open_below(response.raw).chunks, response.close, face)
+        return Source(Unreadable(), None, face)
+    below = open_below(response.raw)
+    return below._replace(close=response.close, response=face)

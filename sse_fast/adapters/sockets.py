@@ -1,17 +1,64 @@
-"""Connected sockets, plain or TLS, from which an event stream comes without a response head."""
+"""Sockets: what arrives on one that the user connected, and HTTP/1.1 over one of our own.
+
+`open_stream` and `aopen_stream` are for speed: nothing stands between the socket and the parser but
+httptools, in C. They know no redirects, proxies, cookies, nor connections that are used again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, overload
 
-from sse_fast._errors import SSEError
-from sse_fast._stream import READ_SIZE, Source
+from sse_fast._errors import SSEError, StreamTimeout, TransportError
+from sse_fast._parser import Parser
+from sse_fast._stream import (
+    READ_SIZE,
+    AsyncEventStream,
+    EndReason,
+    EventStream,
+    Response,
+    Source,
+    without_secrets,
+)
+from sse_fast.adapters import check_response, open_events, waker
+from sse_fast.adapters._http1 import Exchange, Request, prepare, refuse_proxy
 
 if TYPE_CHECKING:
-    import socket
+    import ssl
+    from collections.abc import Mapping
+
+    from typing_extensions import TypeVar, Unpack
+
+    from sse_fast._stream import ParserOptions
+    from sse_fast.adapters._http1 import Data, HeaderFields
+
+    D = TypeVar("D")
+    T = TypeVar("T", default=str)
+
+    class StreamOptions(ParserOptions[T], total=False):
+        """The keywords of `open_stream`, but for `decode`."""
+
+        method: str
+        headers: HeaderFields | None
+        json: Any
+        data: Data | None
+        uds: str | None
+        ssl_context: ssl.SSLContext | None
+        connect_timeout: float | None
+        idle_timeout: float | None
+        check: bool
+        on_chunk: Callable[[bytes], object] | None
+
+
+__all__ = ["aopen_stream", "open_source", "open_stream"]
 
 _HEAD = b"HTTP/"
+# Seconds, seconds and probes: a peer that is gone is noticed after some two minutes.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+
+# -- A socket that the user connected --------------------------------------------------------------
 
 
 def open_source(sock: socket.socket) -> Source:
@@ -59,3 +106,298 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
                 "response: read the head first, or use an HTTP client"
             )
         self._looks_like_head = _HEAD.startswith(self._start)
+
+
+# -- HTTP/1.1, blocking ----------------------------------------------------------------------------
+
+
+@overload
+def open_stream(
+    url: str, *, decode: None = ..., **options: Unpack[StreamOptions[str]]
+) -> EventStream[str]: ...
+@overload
+def open_stream(
+    url: str, *, decode: Callable[[bytes], D], **options: Unpack[StreamOptions[D]]
+) -> EventStream[D]: ...
+@overload
+def open_stream(
+    url: str,
+    *,
+    decode: Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[StreamOptions[Any]],
+) -> EventStream[Any]: ...
+def open_stream(
+    url: str,
+    *,
+    method: str = "GET",
+    headers: HeaderFields | None = None,
+    json: Any = None,
+    data: Data | None = None,
+    uds: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: float | None = 10.0,
+    idle_timeout: float | None = 300.0,
+    check: bool = True,
+    on_chunk: Callable[[bytes], object] | None = None,
+    **parser_options: Any,
+) -> EventStream[Any]:
+    """Ask for an event stream over a socket of our own (HTTP/1.1, RFC 9112).
+
+    Args:
+        url: `http://` or `https://`; user and password in it are sent as basic authorization.
+        method: the request method.
+        headers: header fields, which replace those that would be sent (Accept, Accept-Encoding,
+            Authorization, Cache-Control, Content-Type, Host, User-Agent): a mapping or pairs. A
+            str is sent as UTF-8.
+        json: a body to be sent as JSON.
+        data: a body of bytes, text (as UTF-8) or a mapping (as a form).
+        uds: the path of a Unix socket to connect to; the URL then says what to ask for.
+        ssl_context: for https; without it, what the system trusts.
+        connect_timeout: seconds for each address of the host, and for the TLS handshake; None: no
+            limit.
+        idle_timeout: seconds without a byte, before the response and within it; None: no limit.
+            How long the stream takes in all is not limited.
+        check: as in `iter_events`.
+        on_chunk: as in `iter_events`.
+        **parser_options: the keywords of `Parser`.
+
+    Raises:
+        ValueError: a URL, method or header field that cannot be sent.
+        TypeError: json and data, or a wrong type.
+        ImportError: httptools is missing, which comes with the extra `client`.
+        TransportError: no connection, or no response; `StreamTimeout`: not in time.
+        ResponseError: the check failed; redirects are not followed.
+        SSEError: a variable of the environment asks for a proxy.
+
+    While iterating: what `iter_events` raises.
+    """
+    parser: Parser[Any] = Parser(**parser_options)
+    request = prepare(url, method, headers, json, data)
+    exchange = Exchange(request)
+    if uds is None:
+        refuse_proxy(request)
+    sock = _connect(request, uds, ssl_context, connect_timeout)
+    try:
+        sock.settimeout(idle_timeout)
+        try:
+            sock.sendall(request.message)
+        except OSError as error:
+            raise _failure("send", request, error) from error
+        body = _Body(sock, exchange, idle_timeout)
+        try:
+            body.read_head()
+        except OSError as error:
+            raise _failure("head", request, error) from error
+    except BaseException:
+        sock.close()
+        raise
+    response = Response(exchange.status, exchange.headers, url, sock)
+    return open_events(Source(body, sock.close, response, waker(sock)), parser, check, on_chunk)
+
+
+def _connect(
+    request: Request,
+    uds: str | None,
+    context: ssl.SSLContext | None,
+    timeout: float | None,
+) -> socket.socket:
+    sock = None
+    try:
+        if uds is None:
+            sock = socket.create_connection((request.host, request.port), timeout)
+            _set_options(sock)
+        else:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout)
+            sock.connect(uds)
+        if request.tls:
+            sock = _tls(context).wrap_socket(sock, server_hostname=request.host)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise _failure("connect", request, error) from error
+        raise
+    return sock
+
+
+def _tls(context: ssl.SSLContext | None) -> ssl.SSLContext:
+    if context is None:
+        import ssl
+
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _set_options(sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        # No system has them all.
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _failure(phase: str, request: Request, error: Exception) -> TransportError:
+    # That of asyncio is no TimeoutError before Python 3.11.
+    kind = StreamTimeout if "Timeout" in type(error).__name__ else TransportError
+    wanted = "connection to" if phase == "connect" else "response of"
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return kind(
+        f"Expected a {wanted} {without_secrets(request.url)}, got: {reason}",
+        phase=phase,
+        sent=phase != "connect",
+    )
+
+
+def _too_quiet(seconds: float | None, phase: str) -> StreamTimeout:
+    return StreamTimeout(
+        f"Expected a byte within {seconds:g} seconds, got none: raise idle_timeout if the server "
+        "may be quiet for longer",
+        phase=phase,
+    )
+
+
+class _Body(Iterator[bytes]):
+    """What arrives of a body, received into one buffer."""
+
+    def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float | None) -> None:
+        self._sock = sock
+        self._exchange = exchange
+        self._timeout = timeout
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._pieces: Iterator[bytes] = iter(())
+
+    def read_head(self) -> None:
+        while not self._exchange.status:
+            self._receive("head")
+
+    def __next__(self) -> bytes:
+        while True:
+            for piece in self._pieces:
+                if piece:
+                    return piece
+            if self._exchange.complete:
+                raise StopIteration
+            self._receive("body")
+
+    def _receive(self, phase: str) -> None:
+        self._exchange.check()
+        try:
+            size = self._sock.recv_into(self._buffer)
+        except TimeoutError as error:
+            raise _too_quiet(self._timeout, phase) from error
+        if size:
+            self._pieces = self._exchange.receive(self._buffer[:size])
+        else:
+            self._exchange.ended()
+
+
+# -- HTTP/1.1, asyncio -----------------------------------------------------------------------------
+
+
+@overload
+def aopen_stream(
+    url: str, *, decode: None = ..., **options: Unpack[StreamOptions[str]]
+) -> AsyncEventStream[str]: ...
+@overload
+def aopen_stream(
+    url: str, *, decode: Callable[[bytes], D], **options: Unpack[StreamOptions[D]]
+) -> AsyncEventStream[D]: ...
+@overload
+def aopen_stream(
+    url: str,
+    *,
+    decode: Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[StreamOptions[Any]],
+) -> AsyncEventStream[Any]: ...
+def aopen_stream(
+    url: str,
+    *,
+    method: str = "GET",
+    headers: HeaderFields | None = None,
+    json: Any = None,
+    data: Data | None = None,
+    uds: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: float | None = 10.0,
+    idle_timeout: float | None = 300.0,
+    check: bool = True,
+    on_chunk: Callable[[bytes], object] | None = None,
+    **parser_options: Any,
+) -> AsyncEventStream[Any]:
+    """The twin of `open_stream` for asyncio.
+
+    It connects when `async with` is entered, when the first event is asked for, or by `await`.
+    `connect_timeout` is for all addresses and the TLS handshake together. Arguments and errors are
+    those of `open_stream`; of the errors, those of the arguments come at the call.
+    """
+    parser: Parser[Any] = Parser(**parser_options)
+    request = prepare(url, method, headers, json, data)
+    Exchange(request)
+    if uds is None:
+        refuse_proxy(request)
+
+    async def begin() -> tuple[Source, EndReason | None]:
+        source = await _aopen(request, uds, ssl_context, connect_timeout, idle_timeout)
+        try:
+            return source, await check_response(source) if check else None
+        except BaseException:
+            assert source.close is not None
+            await source.close()
+            raise
+
+    return AsyncEventStream(None, parser, on_chunk, begin)
+
+
+async def _aopen(
+    request: Request,
+    uds: str | None,
+    context: ssl.SSLContext | None,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise SSEError(
+            "Expected asyncio, got another event loop: under trio, hand the response of "
+            "httpx.AsyncClient to aiter_events"
+        ) from None
+    # Here, as it brings all of asyncio.
+    from sse_fast.adapters._http1_asyncio import Body, Connection
+
+    exchange = Exchange(request)
+    connection = Connection(
+        exchange,
+        idle_timeout,
+        lambda: _too_quiet(idle_timeout, "body" if exchange.status else "head"),
+    )
+    tls: dict[str, Any] = {}
+    if request.tls:
+        tls = {"ssl": _tls(context), "server_hostname": request.host}
+    try:
+        transport, _ = await asyncio.wait_for(
+            loop.create_connection(lambda: connection, request.host, request.port, **tls)
+            if uds is None
+            else loop.create_unix_connection(lambda: connection, uds, **tls),
+            connect_timeout,
+        )
+    except (OSError, asyncio.TimeoutError) as error:
+        raise _failure("connect", request, error) from error
+    try:
+        if uds is None:
+            _set_options(transport.get_extra_info("socket"))
+        transport.write(request.message)
+        try:
+            await connection.read_head()
+        except OSError as error:
+            raise _failure("head", request, error) from error
+    except BaseException:
+        transport.abort()
+        raise
+    response = Response(exchange.status, exchange.headers, request.url, transport)
+    return Source(Body(connection), connection.aclose, response, transport.abort)

@@ -1,0 +1,314 @@
+"""One exchange of HTTP/1.1 without input and output: a request as bytes, a response from bytes.
+
+The framing of the response is httptools' (llhttp's, in C); what is here turns its callbacks into a
+head, the body as it arrives, and errors that say what was wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import json as json_
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+
+from sse_fast._errors import SSEError, TransportError
+from sse_fast._stream import READ_SIZE, Headers, without_secrets
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    HeaderFields: TypeAlias = (
+        Mapping[str, str] | Mapping[str, bytes] | Iterable[tuple[str, str | bytes]]
+    )
+    Data: TypeAlias = bytes | str | Mapping[str, Any]
+
+MAX_HEAD = 64 * 1024
+"""The largest head of a response that is taken, in bytes."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# RFC 9110, 5.5: of the control characters, a field value may hold HTAB.
+_CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# RFC 9110, 5.6.2
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FRAMING = {"content-length", "transfer-encoding"}
+_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+
+
+class Request(NamedTuple):
+    """What to connect to, and what to send there."""
+
+    url: str
+    method: str
+    tls: bool
+    host: str
+    port: int
+    message: bytes
+
+
+def prepare(
+    url: str,
+    method: str,
+    headers: HeaderFields | None,
+    json: Any,
+    data: Data | None,
+) -> Request:
+    """The request, as bytes.
+
+    Raises:
+        ValueError: a URL, method or header that cannot be sent as it is.
+        TypeError: both bodies, or a `data` that is none.
+    """
+    if _CONTROL.search(url):
+        raise ValueError("Expected a URL without control characters, got one that has some")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        ascii_host = host if host.isascii() else host.encode("idna").decode()
+    except ValueError as error:
+        # UnicodeError is one.
+        raise ValueError(f"Expected a URL, got one that cannot be read: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"Expected a URL of http or https, got one of {parts.scheme!r}")
+    if not host or re.search(r"[\s/?#@\\]", host):
+        raise ValueError(f"Expected a URL with a host, got {without_secrets(url)!r}")
+    if not _TOKEN.fullmatch(method):
+        raise ValueError(f"Expected a request method, got {method!r}")
+    # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
+    path = quote(urlunsplit(("", "", parts.path or "/", parts.query, "")), safe=_URL_CHARACTERS)
+    authority = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+    body, kind = _body(json, data)
+    fields = {
+        "host": authority if port is None else f"{authority}:{port}",
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",
+        "cache-control": "no-store",
+        "user-agent": "sse-fast",
+    }
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        fields["authorization"] = f"Basic {base64.b64encode(user).decode()}"
+    if kind is not None:
+        fields["content-type"] = kind
+    own = list(_checked(headers))
+    names = {name.lower() for name, _ in own}
+    lines = [
+        b"%b: %b\r\n" % (name.title().encode(), value.encode())
+        for name, value in fields.items()
+        if name not in names
+    ]
+    if body is not None or method in ("POST", "PUT", "PATCH"):
+        lines.append(b"Content-Length: %d\r\n" % len(body or b""))
+    lines += [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
+    start = f"{method} {path} HTTP/1.1\r\n".encode()
+    message = b"".join([start, *lines, b"\r\n", body or b""])
+    tls = parts.scheme == "https"
+    return Request(url, method, tls, ascii_host, port or (443 if tls else 80), message)
+
+
+def _body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
+    """The body, and its content type."""
+    if json is not None:
+        if data is not None:
+            raise TypeError("Expected json or data, got both")
+        return json_.dumps(json).encode(), "application/json"
+    if data is None or isinstance(data, bytes):
+        return data, None
+    if isinstance(data, str):
+        return data.encode(), None
+    if isinstance(data, Mapping):
+        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+    raise TypeError(
+        f"Expected data to be bytes, a str or a mapping, got {type(data).__name__}: "
+        "read what is to be sent into bytes"
+    )
+
+
+def _checked(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
+    pairs: Iterable[tuple[str, str | bytes]] = (
+        headers.items() if isinstance(headers, Mapping) else headers or ()
+    )
+    for name, value in pairs:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"Expected the name of a header field, got {name!r}")
+        if name.lower() in _FRAMING:
+            raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
+        octets = value.encode() if isinstance(value, str) else bytes(value)
+        if _CONTROL_IN_VALUE.search(octets):
+            # Without the value: it may be secret.
+            raise ValueError(f"Expected a {name} without control characters, got one that has some")
+        yield name, octets
+
+
+def refuse_proxy(request: Request) -> None:
+    """Raise where a proxy variable applies: to go past it in silence may be what it forbids."""
+    from urllib.request import (  # type: ignore[attr-defined]
+        getproxies_environment,
+        proxy_bypass_environment,
+    )
+
+    proxies = getproxies_environment()
+    scheme = "https" if request.tls else "http"
+    for name in (scheme, "all"):
+        if proxies.get(name) and not proxy_bypass_environment(f"{request.host}:{request.port}"):
+            raise SSEError(
+                f"Expected a way to {request.host} without a proxy, got {name}_proxy in the "
+                "environment, which raw sockets do not speak to: name the host in no_proxy, or "
+                "hand the response of an HTTP library to iter_events"
+            )
+
+
+class Exchange:
+    """A response from the bytes of its connection: they go in, the head and the body come out.
+
+    Attributes:
+        status: the status code; 0 until the head is complete.
+        headers: the header fields.
+        complete: whether the body has come to its end.
+    """
+
+    def __init__(self, request: Request) -> None:
+        try:
+            import httptools
+        except ImportError:
+            raise ImportError(
+                "Expected httptools for HTTP over raw sockets, got none: "
+                "pip install 'sse-fast[client]'"
+            ) from None
+        self.status = 0
+        self.headers = Headers()
+        self.complete = False
+        self._where = without_secrets(request.url)
+        self._bodiless = request.method == "HEAD"
+        self._fields: list[tuple[str, str]] = []
+        self._fields_size = 0
+        self._head_size = 0
+        self._error: TransportError | None = None
+        self._inflate: Any = None
+        self._body: list[bytes] = []
+        # httptools looks for its callbacks by name, once: this one and the three below.
+        self.on_body = self._body.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser_error = httptools.HttpParserError
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields_size += len(name) + len(value)
+        if self._fields_size > MAX_HEAD:
+            raise self._head_too_large()
+        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        fields, self._fields = self._fields, []
+        if status == 101:
+            raise TransportError(
+                f"Expected a response of HTTP/1.1 from {self._where}, got 101, another protocol",
+                phase="head",
+            )
+        # Others are interim (RFC 9110, 15.2): the response is still to come.
+        if status >= 200:
+            self.status, self.headers = status, Headers(fields)
+            self._look_at_codings()
+
+    def on_message_complete(self) -> None:
+        self.complete = self.status != 0
+
+    def receive(self, data: memoryview) -> Iterator[bytes]:
+        """What of the body is in `data`, the next bytes of the connection, in pieces to be fed.
+
+        A mistake in the framing is for `check` to raise, behind what came before it.
+        """
+        try:
+            self._parser.feed_data(data)
+        except self._parser_error as error:
+            # What follows the end of the body is of no interest.
+            if not self.complete:
+                self._error = self._explain(error)
+        if not self.status:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD and self._error is None:
+                self._error = self._head_too_large()
+        elif self._bodiless:
+            self.complete = True
+        body = b"".join(self._body)
+        self._body.clear()
+        return iter((body,)) if self._inflate is None else self._inflated(body)
+
+    def check(self) -> None:
+        """Raise the `TransportError` that stands behind what was received."""
+        if self._error is not None:
+            raise self._error
+
+    def ended(self) -> None:
+        """The connection has come to its end.
+
+        Raises:
+            TransportError: the response had not.
+        """
+        self.check()
+        if self.complete:
+            return
+        if not self.status:
+            raise TransportError(
+                f"Expected a response of {self._where}, got the end of the connection",
+                phase="head",
+            )
+        if {"content-length", "transfer-encoding"} & set(self.headers):
+            raise TransportError(
+                "Expected the rest of the body, got the end of the connection before it"
+            )
+        self.complete = True
+
+    def _look_at_codings(self) -> None:
+        coding = (self.headers.get("content-encoding") or "identity").lower()
+        if coding in ("gzip", "x-gzip"):
+            self._inflate = zlib.decompressobj(31)
+        elif coding != "identity":
+            raise TransportError(
+                f"Expected the body without content coding, as it was asked for, got {coding!r}: "
+                "use an HTTP library that decodes it"
+            )
+        transfer = self.headers.get("transfer-encoding", "chunked").lower()
+        if transfer != "chunked":
+            raise TransportError(f"Expected a chunked body, got one that is {transfer!r}")
+
+    def _inflated(self, body: bytes) -> Iterator[bytes]:
+        """Slice by slice, as a small body may hold a large one."""
+        while True:
+            before = self._inflate.copy()
+            try:
+                piece = self._inflate.decompress(body, READ_SIZE)
+            except zlib.error:
+                # What stands before the mistake is lost with it: once more, byte by byte.
+                for byte in body:
+                    yield before.decompress(bytes([byte]))
+                raise
+            yield piece
+            body = self._inflate.unconsumed_tail
+            if self._inflate.eof:
+                # The next member (RFC 1952, 2.2), if there is one.
+                body = self._inflate.unused_data
+                self._inflate = zlib.decompressobj(31)
+            if not body and len(piece) < READ_SIZE:
+                return
+
+    def _head_too_large(self) -> TransportError:
+        return TransportError(
+            f"Expected a response head of at most {MAX_HEAD} bytes from {self._where}, "
+            "got a larger one",
+            phase="head",
+        )
+
+    def _explain(self, error: Exception) -> TransportError:
+        if isinstance(error.__context__, TransportError):
+            # That of a callback.
+            return error.__context__
+        what = "a body in valid framing" if self.status else "a response of HTTP/1.1"
+        explained = TransportError(
+            f"Expected {what} from {self._where}, got: {error or type(error).__name__}",
+            phase="body" if self.status else "head",
+        )
+        explained.__cause__ = error
+        return explained

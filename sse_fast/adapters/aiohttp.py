@@ -1,0 +1,106 @@
+"""Responses of aiohttp, which decodes their content.
+
+It gives up on any response that has not ended after 300 seconds in all. For a stream, say
+`timeout=aiohttp.ClientTimeout(total=None, sock_read=300)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from sse_fast._stream import Headers, Response, Source, Unreadable
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_CODINGS = {"identity", "gzip", "deflate", "br", "zstd"}
+_UNKNOWN = (
+    "Expected a content coding that aiohttp decodes, got {!r}: ask for 'Accept-Encoding: identity'"
+)
+
+
+def open_source(response: aiohttp.ClientResponse) -> Source:
+    headers = Headers(response.headers.items())
+    face = Response(response.status, headers, str(response.url), response)
+    # Nothing public tells whether the body was read; read() would read it to its end.
+    if response._body is not None:
+        return Source((response._body,), None, face)
+    content = response.content
+    if (content.at_eof() and content.total_bytes) or (response.closed and content.exception()):
+        return Source(Unreadable(), None, face)
+
+    async def aclose() -> None:
+        response.close()
+
+    coding = (headers.get("content-encoding") or "identity").lower()
+    chunks = Unreadable(_UNKNOWN.format(coding)) if coding not in _CODINGS else _Chunks(response)
+    return Source(chunks, aclose, face, response.close)
+
+
+class _Chunks(AsyncIterator[bytes]):
+    """What has arrived, all of it at once."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._content = response.content
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lost: asyncio.Future[None] | None = None
+        self._on_lost = partial(_connection_lost, weakref.ref(response))
+
+    async def __anext__(self) -> bytes:
+        if self._loop is None:
+            self._begin()
+        try:
+            chunk = await self._content.readany()
+        except Exception:
+            # It raises before it gives out what had arrived until then, and nothing public does.
+            chunk = b""
+            with suppress(Exception):
+                chunk = self._content._read_nowait(-1)
+            if not chunk:
+                raise
+        if chunk:
+            return chunk
+        if self._lost is not None and self._lost.done() and self._lost.exception():
+            # To aiohttp, a reset is as good an end as another.
+            raise cast("Exception", self._lost.exception())
+        raise StopAsyncIteration
+
+    def _begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            self._lost = connection.protocol.closed
+        if self._lost is not None:
+            self._lost.add_done_callback(self._on_lost)
+
+    def __del__(self) -> None:
+        if self._loop is None:
+            return
+        if self._lost is not None:
+            self._lost.remove_done_callback(self._on_lost)
+        # A stream that was forgotten: its connection would hold it for ever. From any thread, as
+        # the garbage collector runs in any; the loop may be closed.
+        if not self._response.closed:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._response.close)
+
+
+def _connection_lost(
+    reference: weakref.ref[aiohttp.ClientResponse], lost: asyncio.Future[None]
+) -> None:
+    """Wake the reader: after a mistake in the framing aiohttp forgets to."""
+    error = None if lost.cancelled() else lost.exception()
+    response = reference()
+    if response is None or response.content.is_eof() or response.content.exception() is not None:
+        return
+    if error is None:
+        from aiohttp import ClientPayloadError
+
+        error = ClientPayloadError("the connection was closed within the body")
+    response.content.set_exception(error)
