@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import hypothesis
 import pytest
+from faults import FaultServer, serve_faults
 from server import Server, serve
 
 hypothesis.settings.register_profile("default", deadline=None)
@@ -45,3 +47,38 @@ def server() -> Iterator[Server]:
     with serve() as running:
         yield running
     assert not running.waited_in_vain
+
+
+@pytest.fixture
+def faults() -> Iterator[FaultServer]:
+    with serve_faults() as running:
+        yield running
+
+
+# The tests of the parser alone are to run without these two and what they need.
+
+
+@pytest.fixture(scope="session")
+def running_uvicorn() -> Iterator[Any]:
+    with import_module("asgi").serve_uvicorn() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def running_hypercorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with import_module("asgi").serve_hypercorn(tmp_path_factory.mktemp("tls")) as running:
+        yield running
+
+
+@pytest.fixture
+def uvicorn_server(running_uvicorn: Any) -> Iterator[Any]:
+    running_uvicorn.waited_in_vain = False
+    yield running_uvicorn
+    assert not running_uvicorn.waited_in_vain
+
+
+@pytest.fixture
+def hypercorn_server(running_hypercorn: Any) -> Iterator[Any]:
+    running_hypercorn.waited_in_vain = False
+    yield running_hypercorn
+    assert not running_hypercorn.waited_in_vain

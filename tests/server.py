@@ -23,6 +23,7 @@ class Answer:
     gzip: bool = False
     delay: float = 0.0  # seconds before each chunk but the first
     hold: threading.Event | None = None  # waited for before the body ends
+    keep_alive: bool = False
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Request:
     path: str
     fields: list[tuple[str, str]]
     body: bytes
+    client: tuple[str, int]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -64,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fields = list(self.headers.items())
-        self.server.requests.append(Request(self.command, self.path, fields, body))
+        self.server.requests.append(
+            Request(self.command, self.path, fields, body, self.client_address)
+        )
         answer = self.server.answers[self.path.partition("?")[0]]
         chunks = list(answer.chunks)
         self.send_response(answer.status)
@@ -80,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         elif answer.framing == "length":
             self.send_header("Content-Length", str(sum(map(len, chunks))))
-        self.send_header("Connection", "close")
+        if not answer.keep_alive:
+            self.send_header("Connection", "close")
         self.end_headers()
         try:
             for index, chunk in enumerate(chunks):

@@ -14,6 +14,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import anyio
+import anyio.abc
 import httpx
 import pytest
 import requests
@@ -27,7 +30,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
-ROWS = re.findall(r"^\| (.+) \| `(.+)` \|$", README, re.MULTILINE)
+ROWS = re.findall(r"^\| (.+) \| `((?:for|async for|sse_fast).+)` \|$", README, re.MULTILINE)
+TIMEOUTS = re.findall(r"`(timeout=.+?)`", README)
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
 COMPLETION = (
@@ -45,7 +49,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (4, 6, 12)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (5, 6, 16)
 
 
 def run_block(index: int, server: Server, **names: Any) -> dict[str, Any]:
@@ -69,8 +73,15 @@ def test_the_stream_of_json(example: Server, capsys: pytest.CaptureFixture[str])
     assert "cut off" in capsys.readouterr().out
 
 
-def test_without_http(example: Server) -> None:
+def test_the_fastest_way(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
     run_block(2, example)
+    assert capsys.readouterr().out == "200 text/event-stream\nHello"
+    request = example.requests[0]
+    assert (request.method, request.headers["authorization"]) == ("POST", "Bearer ...")
+
+
+def test_without_http(example: Server) -> None:
+    run_block(3, example)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +98,18 @@ def test_what_can_go_wrong(
     example: Server, capsys: pytest.CaptureFixture[str], answer: Answer, printed: str
 ) -> None:
     example.answers["/events"] = answer
-    run_block(3, example, response=requests.get(f"{example.url}/events", stream=True))
+    run_block(4, example, response=requests.get(f"{example.url}/events", stream=True))
     assert re.fullmatch(printed, capsys.readouterr().out)
+
+
+async def over_anyio(names: dict[str, Any], use: Any) -> None:
+    """`use` it with a stream of anyio that gives the events."""
+    near, far = socket.socketpair()
+    with far:
+        far.sendall(STREAM)
+        far.shutdown(socket.SHUT_WR)
+        async with await anyio.abc.SocketStream.from_socket(near) as names["stream"]:
+            await use()
 
 
 @pytest.mark.parametrize(("holds", "line"), ROWS, ids=[holds for holds, _ in ROWS])
@@ -125,6 +146,20 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
 
         names["chunks"] = chunks()
         asyncio.run(execute_async())
+    elif "aiohttp" in holds:
+
+        async def ask() -> None:
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                names["response"] = response
+                await execute_async()
+
+        asyncio.run(ask())
+    elif "anyio" in holds:
+        for backend in ("asyncio", "trio"):
+            seen.clear()
+            anyio.run(over_anyio, names, execute_async, backend=backend)
+    elif "URL, asyncio" in holds:
+        asyncio.run(execute_async())
     elif "StreamReader" in holds:
 
         async def read() -> None:
@@ -158,6 +193,21 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
         assert "package.module.Class" in sse_fast.adapters._ADAPTERS
     else:
         assert [event.data for event in seen] == ["1", "2"]
+
+
+@pytest.mark.parametrize("arguments", TIMEOUTS)
+def test_a_timeout(arguments: str) -> None:
+    """None for the whole, five minutes for a read."""
+    given = eval(f"dict({arguments})", {"httpx": httpx, "aiohttp": aiohttp, "urllib3": urllib3})
+    timeout = given["timeout"]
+    if isinstance(timeout, tuple):
+        timeout = urllib3.Timeout(connect=timeout[0], read=timeout[1])
+    assert 300 in (
+        timeout,
+        *(getattr(timeout, name, None) for name in ("read", "read_timeout", "sock_read")),
+    )
+    assert getattr(timeout, "total", None) is None
+    assert len(TIMEOUTS) == 5
 
 
 def test_the_first_two_commands_are_what_ci_runs() -> None:
@@ -200,7 +250,7 @@ def test_the_benchmarks_run() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\b1\d passed", done.stdout)
+    assert re.search(r"\b1\d\d passed", done.stdout)
 
 
 def test_every_shell_line_is_run() -> None:

@@ -7,6 +7,7 @@ from typing_extensions import assert_type
 
 import sse_fast
 from sse_fast import AsyncEventStream, Event, EventStream, Parser
+from sse_fast.adapters.sockets import aopen_stream, open_stream
 
 chunks: list[bytes] = []
 
@@ -38,3 +39,11 @@ Parser().feed("text")  # type: ignore[arg-type]
 Parser(until=b"x")  # type: ignore[call-overload]
 sse_fast.iter_events(chunks, wrong=1)  # type: ignore[call-overload]
 Event().data = "x"  # type: ignore[misc]
+
+assert_type(open_stream("u", method="POST", json=[], uds="p"), EventStream[str])
+assert_type(open_stream("u", decode=int, headers={"A": b"b"}), EventStream[int])
+assert_type(open_stream("u", decode={"a": int}), EventStream[Any])
+assert_type(aopen_stream("u", data="d", until="x"), AsyncEventStream[str])
+assert_type(aopen_stream("u", decode=int), AsyncEventStream[int])
+open_stream("u", timeout=1)  # type: ignore[call-overload]
+open_stream("u", data=1)  # type: ignore[call-overload]
