@@ -1,0 +1,84 @@
+"""How long an event is under way: from the server's write to the caller's hands.
+
+    pytest bench/bench_latency.py
+
+A server in a process of its own sends one event every 20 ms over loopback; its data is the clock
+when it was made, before it was packed and framed. One cell a library, framing and content coding,
+flushed behind every event; the first events of each are dropped. Slow numbers are marked, events
+that are wrong or missing fail.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import pytest
+from clients import HTTP2_READERS, READERS, Reader
+from loopback import Loopback
+
+EVENTS = 25
+DROPPED = 5
+INTERVAL = 0.02  # seconds
+CODINGS = ("none", "gzip", "br", "zstd")
+# What a reader decodes, if that is not all of them.
+DECODED = {
+    "http.client": ("none",),
+    "urllib.request": ("none",),
+    "sse_fast": ("none", "gzip"),
+    "sse_fast asyncio": ("none", "gzip"),
+}
+CELLS = [
+    *(
+        (name, framing, coding)
+        for name in READERS
+        for framing in ("chunked", "close-delimited")
+        for coding in DECODED.get(name, CODINGS)
+    ),
+    *((name, "HTTP/2", "none") for name in HTTP2_READERS),
+]
+
+
+def read(reader: Reader, url: str, **options: Any) -> list[tuple[int, str]]:
+    """The events, each with the clock when it was handed over."""
+
+    def use(stream: Any) -> list[tuple[int, str]]:
+        return [(time.perf_counter_ns(), event.data) for event in stream]
+
+    async def ause(stream: Any) -> list[tuple[int, str]]:
+        return [(time.perf_counter_ns(), event.data) async for event in stream]
+
+    return reader.run(use if reader.backend is None else ause, url, **options)
+
+
+@pytest.mark.parametrize(("name", "framing", "coding"), CELLS)
+def test_latency(
+    loopback: Loopback,
+    measuring: bool,
+    latency: dict[tuple[str, str], float],
+    name: str,
+    framing: str,
+    coding: str,
+) -> None:
+    reader = HTTP2_READERS[name] if framing == "HTTP/2" else READERS[name]
+    cell = name.removesuffix(" HTTP/2"), f"{framing.removesuffix('-delimited')} {coding}"
+    count, interval = (EVENTS, INTERVAL) if measuring else (3, 0.001)
+    url = loopback.url(
+        "paced",
+        http2=reader.http2,
+        count=count,
+        interval=interval,
+        coding=coding,
+        framing=framing,
+    )
+    if measuring:
+        latency[cell] = float("nan")
+
+    handed_over = read(reader, url, ca=loopback.ca)
+    assert [data.split()[0] for _, data in handed_over] == [str(n) for n in range(count)]
+    waits = [at - int(data.split()[1]) for at, data in handed_over]
+    # Else the two processes do not share a clock.
+    assert min(waits) > 0
+    if measuring:
+        latency[cell] = statistics.median(waits[DROPPED:]) / 1e6

@@ -1,0 +1,110 @@
+"""End to end over loopback: what an event costs over each library, and over the raw transport.
+
+    pytest bench/bench_transport.py
+
+A server in a process of its own sends events of stream a (1,000 distinct ones, over and over), one
+an HTTP chunk; in writes of many chunks, and then in writes of one. Each row is the same request:
+
+- "X, bytes": library X's own iteration over the bytes of the body, which nobody parses;
+- "X, events": iter_events or aiter_events over X; "over bytes" is how much more CPU that takes;
+- the raw transport (sse_fast.adapters.sockets), and what other programs do.
+
+A number covers the whole request: the client made, the connection, head and body, every event or
+chunk handed over and counted, all of it closed; of an async row its event loop too. Outside are the
+imports and one request before, of which every byte or event is compared with what was sent: a row
+that gives others gets no number. CPU is user and system time of this process, without the server's.
+A row is the best of three; all rows take their turn, three times over.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pytest
+from loopback import Loopback
+from transports import FED, HTTPX_SSE, RAW, RAW_ASYNCIO, Row, rows
+
+ROUNDS = 3
+CHECKED = 10_000  # events of the request before
+# What the server writes at a time: (in words, events of a measured request).
+WRITES = {"block": ("64 KiB and more", 100_000), "event": ("one event", 20_000)}
+
+
+class Cost(NamedTuple):
+    """Seconds."""
+
+    cpu: float
+    wall: float
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_transport(
+    loopback: Loopback, measuring: bool, transport: dict[str, list[str]], write: str
+) -> None:
+    right, wrong = [], []
+    for row in rows():
+        try:
+            row.check(loopback, write, CHECKED if measuring else 500)
+            right.append(row)
+        except Exception as error:
+            wrong.append(f"{row.name}: {error!r}")
+    if measuring:
+        what, count = WRITES[write]
+        title = f"transport: {count:,} events, one an HTTP chunk, {what} a write"
+        best = measure(right, loopback, write, count)
+        transport[title] = list(table(right, best, write, count))
+    if wrong:
+        pytest.fail("no number for\n" + "\n".join(wrong))
+
+
+def measure(right: list[Row], server: Loopback, write: str, count: int) -> dict[str, Cost]:
+    """The best of each row: the least CPU and the least time."""
+    best: dict[str, Cost] = {}
+    with quiet_heap():
+        for row in right * ROUNDS:
+            gc.collect()
+            wall, cpu = time.perf_counter(), time.process_time()
+            row.run(server, write, count)
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            before = best.get(row.name, Cost(cpu, wall))
+            best[row.name] = Cost(min(cpu, before.cpu), min(wall, before.wall))
+    return best
+
+
+@contextmanager
+def quiet_heap() -> Iterator[None]:
+    """What pytest keeps is nothing that a row's garbage collections should look at."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def table(right: list[Row], best: dict[str, Cost], write: str, count: int) -> Iterator[str]:
+    over = {
+        row.name: (best[row.name].cpu / best[row.bare].cpu - 1) * 100
+        for row in right
+        if row.bare in best and write == "block"
+    }
+    yield f"{'':<30}{'CPU s':>8}{'us/event':>10}{'events/s':>12}{'over bytes' if over else '':>12}"
+    for name, (cpu, wall) in best.items():
+        line = f"{name:<30}{cpu:8.3f}{cpu / count * 1e6:10.2f}{count / wall:12,.0f}"
+        yield line + (f"{over[name]:10.0f} %" if name in over else "")
+    if write == "event":
+        yield "a slower client finds more events in a read: no row is to be subtracted from another"
+        return
+    for other, bar in ((HTTPX_SSE, 15), (FED, 2.5)):
+        if {RAW, RAW_ASYNCIO, other} <= best.keys():
+            times = [best[other].cpu / best[raw].cpu for raw in (RAW, RAW_ASYNCIO)]
+            yield (
+                f"{other}: {times[0]:.1f} times the CPU of the {RAW}, "
+                f"{times[1]:.1f} times with asyncio (bar: at least {bar:g})"
+            )
+    worst = max(over, key=over.__getitem__)
+    yield f"worst over bytes: {worst}, {over[worst]:.0f} % (bar: at most 25 %)"

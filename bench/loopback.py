@@ -1,0 +1,238 @@
+"""A server in a process of its own: HTTP/1.1 and, over TLS, HTTP/2, one request a connection.
+
+`start(folder)` runs this file and gives the `Loopback`. What a path answers:
+
+- `/paced?count=&interval=&coding=&framing=`: one small event each `interval` seconds, in a write of
+  its own; its data is its number and the clock when it was made. HTTP/2 has its own framing.
+- `/flood?count=&write=`: `count` events of stream a, one a chunk, as fast as they are taken, either
+  many of them a write ("block") or one ("event").
+
+The clock is `time.perf_counter_ns()`, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from streams import openai_chunks
+
+HOST = "127.0.0.1"
+TIMEOUT = 10.0  # seconds that a connection may stand still
+DISTINCT = 1000  # events that a flood repeats: some 340 KB
+
+
+class Loopback(NamedTuple):
+    ca: str
+    """The file of the certificate authority."""
+    http: str
+    https: str
+    """The one of HTTP/2."""
+
+    def url(self, path: str, http2: bool = False, **query: Any) -> str:
+        return f"{self.https if http2 else self.http}/{path}?{urlencode(query)}"
+
+
+class Flood(NamedTuple):
+    blocks: list[bytes]
+    """The bytes of one event each."""
+    data: list[str]
+    size: int
+
+
+@cache
+def flood(count: int) -> Flood:
+    """`count` events, which are the same ones over and over."""
+    stream = openai_chunks(DISTINCT)
+    times, rest = divmod(count, DISTINCT)
+    blocks = stream.blocks * times + stream.blocks[:rest]
+    events = stream.events * times + stream.events[:rest]
+    return Flood(blocks, [data for _, data, _ in events], sum(map(len, blocks)))
+
+
+@contextmanager
+def start(folder: Path) -> Iterator[Loopback]:
+    # Here, as only the side of the client makes certificates.
+    import trustme
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    pair = authority.issue_cert(HOST).private_key_and_cert_chain_pem
+    pair.write_to_path(folder / "server.pem")
+    command = [sys.executable, __file__, str(folder / "server.pem")]
+    # It ends with its standard input, so also if this process is killed.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            plain, tls = json.loads(server.stdout.readline())
+            yield Loopback(
+                str(folder / "ca.pem"), f"http://{HOST}:{plain}", f"https://{HOST}:{tls}"
+            )
+        finally:
+            server.stdin.close()
+            try:
+                server.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+# -- The server's side -----------------------------------------------------------------------------
+
+
+def main(certificate: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2"])
+
+    def answer_tls(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as wrapped:
+            answer_http2(wrapped)
+
+    ports = []
+    for answer in (answer_http1, answer_tls):
+        listener = socket.create_server((HOST, 0))
+        threading.Thread(target=listen, args=(listener, answer), daemon=True).start()
+        ports.append(listener.getsockname()[1])
+    print(json.dumps(ports), flush=True)
+    sys.stdin.read()
+
+
+def listen(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
+    def talk(sock: socket.socket) -> None:
+        # A client that does not like what it gets leaves, and tells why itself.
+        with sock, suppress(OSError):
+            answer(sock)
+
+    while True:
+        sock, _ = listener.accept()
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=talk, args=(sock,), daemon=True).start()
+
+
+def answer_http1(sock: socket.socket) -> None:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        received = sock.recv(65536)
+        if not received:
+            return
+        head += received
+    path, query = parse_target(head.split(b" ", 2)[1])
+    chunked = query.get("framing") != "close-delimited"
+    coding = query.get("coding", "none")
+    sock.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+        + (b"Transfer-Encoding: chunked\r\n" if chunked else b"")
+        + (b"" if coding == "none" else b"Content-Encoding: %b\r\n" % coding.encode())
+        + b"\r\n"
+    )
+    if path == "/paced":
+        for part in paced(query):
+            sock.sendall(as_chunk(part) if chunked else part)
+    else:
+        for write in writes(int(query["count"]), query["write"]):
+            sock.sendall(write)
+    if chunked:
+        sock.sendall(b"0\r\n\r\n")
+
+
+def answer_http2(sock: socket.socket) -> None:
+    # Here, as HTTP/1.1 does without.
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+    from h2.events import RequestReceived
+
+    connection = H2Connection(H2Configuration(client_side=False))
+    connection.initiate_connection()
+    requests: list[RequestReceived] = []
+    while not requests:
+        sock.sendall(connection.data_to_send())
+        received = sock.recv(65536)
+        if not received:
+            return
+        events = connection.receive_data(received)
+        requests = [event for event in events if isinstance(event, RequestReceived)]
+    stream = requests[0].stream_id
+    _, query = parse_target(dict(requests[0].headers)[b":path"])
+    fields = [(":status", "200"), ("content-type", "text/event-stream")]
+    if query["coding"] != "none":
+        fields.append(("content-encoding", query["coding"]))
+    connection.send_headers(stream, fields)
+    sock.sendall(connection.data_to_send())
+    # Frames made by hand, as h2 takes a while that is not the client's. All of them are less than
+    # the window that every client opens with.
+    for part in paced(query):
+        sock.sendall(struct.pack(">IxI", len(part) << 8, stream) + part)
+    connection.end_stream(stream)
+    sock.sendall(connection.data_to_send())
+    # Closed with something unread, the connection would be reset under the client.
+    while sock.recv(65536):
+        pass
+
+
+def parse_target(target: bytes) -> tuple[str, dict[str, str]]:
+    parts = urlsplit(target.decode())
+    return parts.path, dict(parse_qsl(parts.query))
+
+
+def as_chunk(part: bytes) -> bytes:
+    return b"%X\r\n%b\r\n" % (len(part), part)
+
+
+@cache
+def writes(count: int, write: str) -> list[bytes]:
+    chunks = [as_chunk(block) for block in flood(DISTINCT).blocks]
+    whole = b"".join(chunks)
+    times, rest = divmod(count, DISTINCT)
+    if write == "block":
+        return [whole] * times + [b"".join(chunks[:rest])]
+    return chunks * times + chunks[:rest]
+
+
+def paced(query: dict[str, str]) -> Iterator[bytes]:
+    pack, finish = packer(query["coding"])
+    for number in range(int(query["count"])):
+        if number:
+            time.sleep(float(query["interval"]))
+        yield pack(b"data: %d %d\n\n" % (number, time.perf_counter_ns()))
+    last = finish()
+    if last:
+        yield last
+
+
+def packer(coding: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
+    """What packs an event and flushes it, and what ends the body."""
+    if coding == "gzip":
+        gzip = zlib.compressobj(wbits=31)
+        return lambda part: gzip.compress(part) + gzip.flush(zlib.Z_SYNC_FLUSH), gzip.flush
+    if coding == "br":
+        import brotli
+
+        # A quality that servers use in mid-stream: the default takes 0.3 ms an event.
+        br = brotli.Compressor(quality=4)
+        return lambda part: br.process(part) + br.flush(), br.finish
+    if coding == "zstd":
+        import zstandard
+
+        zstd = zstandard.ZstdCompressor().compressobj()
+        block = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+        return lambda part: zstd.compress(part) + zstd.flush(block), zstd.flush
+    return lambda part: part, lambda: b""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
