@@ -6,8 +6,10 @@ The server cuts its chunks where it hurts: within lines, between CR and LF, with
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
+import os
 import random
 import re
 import socket
@@ -21,7 +23,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from sse_fast import ACCELERATED, EventStream, iter_events
+from sse_fast import ACCELERATED, Event, EventStream, adapters, aiter_events, iter_events
 
 _PATH = "/v1/chat/completions"
 _TEXT = (
@@ -40,7 +42,8 @@ def add_to(commands: Any) -> None:
         "demo",
         help="stream from a server of its own, with every HTTP library there is",
         description="Start a server on a free loopback port, stream a chat completion from it "
-        "over a bare socket, requests, httpx and httpx2, and compare what each of them saw.",
+        "over a bare socket, every HTTP library that is installed and the transport of sse_fast "
+        "itself, and compare what each of them saw.",
     )
     parser.set_defaults(run=run)
 
@@ -49,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Not every terminal can show every character.
         sys.stdout.reconfigure(errors="replace")
+    # No proxy leads to a server in this very process.
+    os.environ["no_proxy"] = "127.0.0.1"
     expected = [*map(json.loads, _completions(_REPEAT))]
     same = True
     with _serve() as port:
@@ -182,6 +187,16 @@ def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStre
             yield events
 
 
+@contextmanager
+def _urllib3_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    with import_module("urllib3").PoolManager() as pool:
+        response = pool.request(
+            "POST", f"http://127.0.0.1:{port}{_PATH}", json=options, preload_content=False
+        )
+        with _events_of(response) as events:
+            yield events
+
+
 def _httpx_reader(name: str) -> Callable[..., Any]:
     @contextmanager
     def reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
@@ -195,6 +210,33 @@ def _httpx_reader(name: str) -> Callable[..., Any]:
     return reader
 
 
+@contextmanager
+def _aiohttp_reader(port: int, options: dict[str, float]) -> Iterator[list[Event[Any]]]:
+    aiohttp = import_module("aiohttp")
+
+    async def read() -> list[Event[Any]]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{port}{_PATH}", json=options) as response,
+            aiter_events(response, until="[DONE]", decode=json.loads) as events,
+        ):
+            return [event async for event in events]
+
+    yield asyncio.run(read())
+
+
+@contextmanager
+def _own_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    with adapters.sockets.open_stream(
+        f"http://127.0.0.1:{port}{_PATH}",
+        method="POST",
+        json=options,
+        until="[DONE]",
+        decode=json.loads,
+    ) as events:
+        yield events
+
+
 def _events_of(source: Any) -> EventStream[Any]:
     return iter_events(source, until="[DONE]", decode=json.loads)
 
@@ -202,6 +244,9 @@ def _events_of(source: Any) -> EventStream[Any]:
 _READERS: dict[str, Callable[..., Any]] = {
     "socket": _socket_reader,
     "requests": _requests_reader,
+    "urllib3": _urllib3_reader,
     "httpx": _httpx_reader("httpx"),
     "httpx2": _httpx_reader("httpx2"),
+    "aiohttp": _aiohttp_reader,
+    "sse_fast": _own_reader,
 }
