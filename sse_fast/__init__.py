@@ -6,7 +6,8 @@ HTTP library carried the bytes.
 The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lines`
 (`_lines.pxd`, with the scan in `_scan.h`); fields are read in `_process_field`; events leave at
 `_dispatch` (`_parser_c.pyx`). `_parser_py.py` is the same in plain Python, under the same names.
-`_stream.py` is a parser over a source of chunks; how each HTTP library is read is in `adapters/`.
+`_stream.py` is a parser over a source of chunks; how each HTTP library becomes one (`_source.py`) is
+in `adapters/`, where `sockets.py` is HTTP over sockets of our own.
 """
 
 from sse_fast._errors import (
@@ -18,7 +19,8 @@ from sse_fast._errors import (
     TransportError,
 )
 from sse_fast._parser import ACCELERATED, Event, Parser
-from sse_fast._stream import AsyncEventStream, EndReason, EventStream, Response
+from sse_fast._source import Response
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 from sse_fast.adapters import aiter_events, iter_events, register
 
 __all__ = [

@@ -7,20 +7,13 @@ What the two share (slicing, the tap, the order of events and errors, how it all
 from __future__ import annotations
 
 import enum
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Generic
 
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._parser import Flow
+from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypedDict, TypeVar
 
     from sse_fast._parser import Event, Parser
+    from sse_fast._source import Response, Source
 
     T = TypeVar("T", default=str)
 
@@ -44,10 +38,6 @@ else:
 
     T = TypeVar("T")
 
-READ_SIZE = 64 * 1024
-"""The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
-events is ever held."""
-
 
 class EndReason(enum.Enum):
     """Why a stream came to its end."""
@@ -62,95 +52,6 @@ class EndReason(enum.Enum):
     """`close()` was called, or `with` was left."""
     ERROR = "error"
     """An exception was raised."""
-
-
-class Headers(Mapping[str, str]):
-    """The fields of a response head: names in any case; fields of one name joined by ", "."""
-
-    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        self._fields: dict[str, str] = {}
-        for name, value in fields:
-            name = name.lower()
-            self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
-
-    def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __repr__(self) -> str:
-        # Names only: values may be secret.
-        return f"<Headers {', '.join(self._fields)}>"
-
-
-class Response:
-    """The response that carries a stream: the same face whichever library made it.
-
-    Attributes:
-        status: the status code.
-        headers: the header fields; their names compare without regard to case.
-        url: the URL as the library knows it; "" if it does not.
-        raw: the library's own response.
-        body: at most the first 64 KiB of the body, if the response was refused; else b"".
-    """
-
-    __slots__ = ("body", "headers", "raw", "status", "url")
-
-    def __init__(self, status: int, headers: Mapping[str, str], url: str, raw: Any) -> None:
-        self.status = status
-        self.headers = headers
-        self.url = url
-        self.raw = raw
-        self.body = b""
-
-    def __repr__(self) -> str:
-        return f"<Response {self.status} {without_secrets(self.url)}>"
-
-
-def without_secrets(url: str) -> str:
-    """Scheme, host and path of a URL: what may be shown in logs and messages."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-class Source(NamedTuple):
-    """What an adapter makes of the object that the user holds."""
-
-    chunks: Iterable[bytes] | AsyncIterable[bytes]
-    """Bytes as they arrive. An async client's are async."""
-    close: Callable[[], Any] | None = None
-    """Gives the connection free; awaited if the chunks are async. None: the source is borrowed."""
-    response: Response | None = None
-    """None: a file, a socket, an iterable."""
-    wake: Callable[[], object] | None = None
-    """Makes a read that is under way come to an end, at the price of the connection: from any
-    thread. None: nothing can, or not without harm to others."""
-    limit_reads: Callable[[float], object] | None = None
-    """Lets no later read wait longer than so many seconds, where `wake` is None."""
-
-
-class Unreadable(Iterator[bytes], AsyncIterator[bytes]):
-    """The chunks of a body that cannot be had: an error, where libraries would show another body.
-
-    By default one that is gone, which looks like an empty one.
-    """
-
-    def __init__(
-        self,
-        message: str = "Expected a body that was not read yet, got one that was read or closed "
-        "before: nothing of it is left",
-    ) -> None:
-        self._message = message
-
-    def __next__(self) -> bytes:
-        raise TransportError(self._message)
-
-    async def __anext__(self) -> bytes:
-        raise TransportError(self._message)
 
 
 class _Stream(Generic[T]):
@@ -208,10 +109,10 @@ class _Stream(Generic[T]):
         """The last event ID in force after the last event that was handed over."""
         if self._id_when_closed is not None:
             return self._id_when_closed
-        at = self._handed_over
-        if at == len(self._batch) and self._error is None and not self._kept_back:
+        at, batch = self._handed_over, self._batch
+        if at >= len(batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
-        return self._batch[at - 1].id if at else self._id_before_batch
+        return batch[at - 1].id if at else self._id_before_batch
 
     @property
     def retry(self) -> int | None:
@@ -232,7 +133,7 @@ class _Stream(Generic[T]):
         """Drop the events not handed over: for `last_event_id`, they were never there."""
         self._id_when_closed = self.last_event_id
         self._end(EndReason.CLOSED)
-        self._handed_over = len(self._batch)
+        self._batch = []
 
     def _parse_rest(self) -> bool:
         """Behind the last event of a batch, where no read is due: raise, feed, or see the end.
@@ -414,13 +315,16 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
         try:
             if error is not None:
                 self._not_read(error)
-            while self._handed_over == len(self._batch):
+            while True:
+                # Another thread may close the stream between any two of these lines.
+                at, batch = self._handed_over, self._batch
+                if at < len(batch):
+                    self._handed_over = at + 1
+                    return batch[at]
                 if self._read_is_due:
                     self._read()
                 elif not self._parse_rest():
                     raise StopIteration
-            self._handed_over += 1
-            return self._batch[self._handed_over - 1]
         finally:
             if self.end_reason is not None:
                 # All is handed over: how the source takes its leave changes nothing.
@@ -515,17 +419,16 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         await self.aclose()
 
     async def __anext__(self) -> Event[T]:
-        at = self._handed_over
-        if at == len(self._batch):
+        if self._handed_over >= len(self._batch):
             await self._fill()
-            at = 0
+        at = self._handed_over
         self._handed_over = at + 1
         return self._batch[at]
 
     async def _fill(self) -> None:
         """Come by a new batch of events; raises at the end."""
         try:
-            while self._handed_over == len(self._batch):
+            while self._handed_over >= len(self._batch):
                 if self._begin is not None and self.end_reason is None:
                     await self._start(self._begin)
                 elif self._read_is_due:

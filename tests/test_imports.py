@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "sse_fast"
 
 # File -> the modules of the package that it may name. Whoever adds a file adds a line.
 CORE = {"_errors"}
-STREAM = CORE | {"_parser"}
+STREAM = CORE | {"_parser", "_source"}
 ADAPTER = STREAM | {"_stream"}
 PUBLIC = ADAPTER | {"adapters", ""}
 MAY_IMPORT = {
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "_parser_c.pyx": CORE | {"_lines"},
     "_parser_py.py": CORE,
     "_parser.py": CORE | {"_parser_c", "_parser_py"},
+    "_source.py": CORE,
     "_stream.py": STREAM,
     "adapters/__init__.py": ADAPTER,
     "adapters/_http1.py": ADAPTER,
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "_cli/demo.py": PUBLIC,
 }
 BELOW_THE_ADAPTERS = [
-    name for name in MAY_IMPORT if re.match(r"_(errors|parser|stream|lines)", name)
+    name for name in MAY_IMPORT if re.match(r"_(errors|parser|source|stream|lines)", name)
 ]
 INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket", "ssl"} | {
     "threading",

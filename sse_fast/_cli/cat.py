@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from sse_fast import Event, EventStream, ResponseError, TransportError, __version__, iter_events
-from sse_fast._stream import without_secrets
+from sse_fast._source import without_secrets
 
 _CONNECT_TIMEOUT = 10.0
 _IDLE_TIMEOUT = 300.0

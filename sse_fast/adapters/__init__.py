@@ -19,15 +19,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._errors import ResponseError
 from sse_fast._parser import Parser
-from sse_fast._stream import (
-    READ_SIZE,
-    AsyncEventStream,
-    EndReason,
-    EventStream,
-    Response,
-    Source,
-    without_secrets,
-)
+from sse_fast._source import READ_SIZE, Response, Source, without_secrets
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

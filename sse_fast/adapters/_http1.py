@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from sse_fast._errors import SSEError, TransportError
-from sse_fast._stream import READ_SIZE, Headers, without_secrets
+from sse_fast._source import READ_SIZE, Headers, without_secrets
 
 if TYPE_CHECKING:
     from typing import TypeAlias

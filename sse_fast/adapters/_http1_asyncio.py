@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._stream import READ_SIZE
+from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
     from sse_fast._errors import StreamTimeout

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from sse_fast._stream import Headers, Response, Source, Unreadable
+from sse_fast._source import Headers, Response, Source, Unreadable
 
 if TYPE_CHECKING:
     import aiohttp

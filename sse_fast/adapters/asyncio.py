@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import READ_SIZE, Source
+from sse_fast._source import READ_SIZE, Source
 
 if TYPE_CHECKING:
     import asyncio

@@ -11,7 +11,7 @@ from functools import partial
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._stream import READ_SIZE, Headers, Response, Source, Unreadable
+from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
 from sse_fast.adapters import waker
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._stream import Headers, Response, Source, Unreadable
+from sse_fast._source import Headers, Response, Source, Unreadable
 from sse_fast.adapters import waker
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sse_fast._stream import Headers, Response, Source, Unreadable
+from sse_fast._source import Headers, Response, Source, Unreadable
 from sse_fast.adapters import open_source as open_below
 
 if TYPE_CHECKING:

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._errors import SSEError, StreamTimeout, TransportError
 from sse_fast._parser import Parser
-from sse_fast._stream import (
-    READ_SIZE,
-    AsyncEventStream,
-    EndReason,
-    EventStream,
-    Response,
-    Source,
-    without_secrets,
-)
+from sse_fast._source import READ_SIZE, Response, Source, without_secrets
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 from sse_fast.adapters import check_response, open_events, waker
 from sse_fast.adapters._http1 import Exchange, Request, prepare, refuse_proxy
 

@@ -14,7 +14,7 @@ from functools import partial
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, cast
 
-from sse_fast._stream import READ_SIZE, Headers, Response, Source, Unreadable
+from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
 from sse_fast.adapters import open_source as open_below
 
 if TYPE_CHECKING:
