@@ -6,8 +6,8 @@ HTTP library carried the bytes.
 The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lines`
 (`_lines.pxd`, with the scan in `_scan.h`); fields are read in `_process_field`; events leave at
 `_dispatch` (`_parser_c.pyx`). `_parser_py.py` is the same in plain Python, under the same names.
-`_stream.py` is a parser over a source of chunks; how each HTTP library becomes one (`_source.py`) is
-in `adapters/`, where `sockets.py` is HTTP over sockets of our own.
+`_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
+is in `adapters/`, where `sockets.py` is HTTP over sockets of our own.
 """
 
 from sse_fast._errors import (

@@ -542,6 +542,7 @@ cdef class Flow:
     cdef public bint _reading
     cdef public bint _interrupted
     cdef public bint _kept_back
+    cdef public object end_reason
 
     def __next__(self):
         cdef list batch
@@ -553,7 +554,7 @@ cdef class Flow:
             if at < len(batch):
                 self._handed_over = at + 1
                 return batch[at]
-            if not self._read_is_due or self._on_chunk is not None:
+            if not self._read_is_due or self._reading or self._on_chunk is not None:
                 return self._next()
             self._reading = True
             try:
@@ -572,6 +573,7 @@ cdef class Flow:
             self._batch = _NO_EVENTS
             self._handed_over = 0
             self._kept_back = True
+            self._read_is_due = False
             try:
                 batch = self._parser._feed(
                     <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk)
@@ -580,7 +582,7 @@ cdef class Flow:
                 self._not_fed(error, None)
                 continue
             self._kept_back = False
-            if not self._read_is_due:
+            if self.end_reason is not None:
                 # A callback closed the stream.
                 continue
             self._batch = batch

@@ -81,11 +81,9 @@ class Source(NamedTuple):
     wake: Callable[[], object] | None = None
     """Makes a read that is under way come to an end, at the price of the connection: from any
     thread. None: nothing can, or not without harm to others."""
-    limit_reads: Callable[[float], object] | None = None
-    """Lets no later read wait longer than so many seconds, where `wake` is None."""
 
 
-class Unreadable(Iterator[bytes], AsyncIterator[bytes]):
+class Unreadable(Iterator[bytes]):
     """The chunks of a body that cannot be had: an error, where libraries would show another body.
 
     By default one that is gone, which looks like an empty one.
@@ -101,5 +99,12 @@ class Unreadable(Iterator[bytes], AsyncIterator[bytes]):
     def __next__(self) -> bytes:
         raise TransportError(self._message)
 
+
+class AsyncUnreadable(AsyncIterator[bytes]):
+    """The async twin of `Unreadable`."""
+
+    def __init__(self, *message: str) -> None:
+        self._chunks = Unreadable(*message)
+
     async def __anext__(self) -> bytes:
-        raise TransportError(self._message)
+        return next(self._chunks)

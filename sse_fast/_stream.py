@@ -7,9 +7,10 @@ What the two share (slicing, the tap, the order of events and errors, how it all
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._parser import Flow
@@ -104,6 +105,9 @@ class _Stream(Generic[T]):
         self.response = None
         self.end_reason = None
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it reads a source")
+
     @property
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was handed over."""
@@ -153,6 +157,11 @@ class _Stream(Generic[T]):
         if self.end_reason is not None:
             return False
         unfed, self._unfed = self._unfed, None
+        if unfed is None and self._kept_back:
+            raise RuntimeError(
+                "Expected callbacks that leave the stream alone, got one that asks it for the next "
+                "event"
+            )
         if unfed is None:
             self._read_is_due = True
         elif len(unfed) <= READ_SIZE:
@@ -178,10 +187,11 @@ class _Stream(Generic[T]):
             return
         self._kept_back = False
         self._unfed = rest
+        read_is_due = rest is None and not self._parser.done
         # Else a callback closed the stream.
         if self.end_reason is None:
             self._batch = batch
-            self._read_is_due = rest is None and not self._parser.done
+            self._read_is_due = read_is_due
 
     def _not_fed(self, error: BaseException, rest: memoryview | None) -> None:
         """The parser raised, and wants feeding again, be it with nothing."""
@@ -236,11 +246,19 @@ class _Stream(Generic[T]):
         if isinstance(error, SSEError):
             raise error
         # Some libraries wrap a time-out in an error that does not say so.
-        chain = (error, error.__cause__, error.__context__)
+        chain = (error, error.__cause__, _own_context(error))
         names = {cls.__name__ for each in chain for cls in type(each).__mro__}
         kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
         # The text of the original may show a query or a header: it stays in __cause__.
         raise kind(f"Expected the next bytes of the stream, got {type(error).__name__}") from error
+
+    def _enter_read(self) -> None:
+        if self._reading:
+            raise RuntimeError(
+                "Expected one thread or task that reads a stream, got a second one while the first "
+                "waits: hand its events on, by a queue for example"
+            )
+        self._reading = True
 
     def _wake_reader(self) -> None:
         """Behind a close(): the reader, whichever thread or task it is in, is to see it soon."""
@@ -248,6 +266,18 @@ class _Stream(Generic[T]):
             # Where the connection is gone already, nobody waits for it.
             with suppress(Exception):
                 self._wake()
+
+
+def _own_context(error: Exception) -> BaseException | None:
+    """Its __context__, unless that is what the caller of this stream is just handling."""
+    context = error.__context__
+    if context is not None and context.__traceback__ is not None:
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            if frame is context.__traceback__.tb_frame:
+                return None
+    return context
 
 
 def _as_bytes(chunk: object) -> bytes:
@@ -344,10 +374,11 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
             self._close_source()
 
     def _read(self) -> None:
-        self._reading = True
+        self._enter_read()
         try:
             # Looked at only now: a close() in another thread either sees `_reading` or is seen.
             if self.end_reason is not None:
+                self._read_is_due = False
                 return
             chunk = next(self._chunks)
         except BaseException as error:
@@ -384,16 +415,18 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
 
     def __init__(
         self,
-        source: Source | None,
+        source: Source,
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None = None,
         begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]] | None = None,
+        opens: bool = False,
     ) -> None:
+        """`begin` comes before the first event: it looks at the source, or, if it `opens` one,
+        makes the one to be read; it may be cancelled and called again."""
         super().__init__(parser, on_chunk)
-        self._opens = source is None
+        self._opens = opens
         self._begin = begin
-        if source is not None:
-            self._set_source(source)
+        self._set_source(source)
 
     def _set_source(self, source: Source) -> None:
         assert isinstance(source.chunks, AsyncIterable)
@@ -465,10 +498,13 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         return self
 
     async def _start(self, begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]]) -> None:
-        self._reading = True
+        self._enter_read()
         try:
             source, reason = await begin()
         except Exception:
+            if self.end_reason is not None:
+                # Closed by another task, which may be why.
+                return
             self._end(EndReason.ERROR)
             raise
         finally:
@@ -480,7 +516,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
             self._end(reason)
 
     async def _read(self) -> None:
-        self._reading = True
+        self._enter_read()
         try:
             chunk = await self._chunks.__anext__()
         except BaseException as error:

@@ -112,14 +112,26 @@ def test_content_codings(reader: Reader, faults: FaultServer, framing: str, codi
     assert outcome.stream.end_reason is EndReason.ERROR
 
 
-def test_a_coding_that_nothing_decodes(reader: Reader, faults: FaultServer) -> None:
+@pytest.mark.parametrize("coding", ["compress", "compress, gzip"])
+def test_a_coding_that_nothing_decodes(reader: Reader, faults: FaultServer, coding: str) -> None:
     """It is no stream of events that happens to have none."""
-    script = framed("chunked", [b"\x1f\x9d\x90"], "Content-Encoding: compress")
+    body = b"\x1f\x9d\x90" if coding == "compress" else gzip.compress(b"\x1f\x9d\x90")
+    script = framed("chunked", [body], f"Content-Encoding: {coding}")
     faults.scripts["/"] = [b"".join(script)]
     outcome = reader.read(faults.url + "/")
     assert outcome.events == []
     assert isinstance(outcome.error, TransportError)
-    assert "'compress'" in str(outcome.error)
+    assert f"{coding!r}" in str(outcome.error)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_coding_of_no_body(faults: FaultServer, method: str) -> None:
+    length = 10 if method == "HEAD" else 0
+    faults.scripts["/"] = [head("Content-Encoding: gzip", f"Content-Length: {length}")]
+    connection = http.client.HTTPConnection(faults.url.removeprefix("http://"))
+    connection.request(method, "/")
+    assert list(iter_events(connection.getresponse())) == []
+    connection.close()
 
 
 @pytest.mark.parametrize("name", ["urllib.request", "http.client"])

@@ -65,8 +65,7 @@ CASES: dict[str, tuple[list[Any], str]] = {
         [head(GZIP), gzipped(ONE, TWO)[:-GZIP_END], 1, 2, b"\xff"],
         "1 2 TransportError",
     ),
-    # The framing says that all is there, and no library minds: browsers take it too.
-    "truncated gzip": ([head(GZIP), gzipped(ONE, TWO)[:-GZIP_END], 1, 2], "1 2 END"),
+    "truncated gzip": ([head(GZIP), gzipped(ONE, TWO)[:-GZIP_END], 1, 2], "1 2 TransportError"),
 }
 # Where the server waits.
 MANNERS = {"at once": {0}, "behind an event": {1}, "alone": {1, 2}}
@@ -111,6 +110,12 @@ FAULTS: dict[tuple[str, str], str] = {
     ("httpx", "broken gzip, at once"): "TransportError",
     ("httpx2", "broken gzip, at once"): "TransportError",
     ("aiohttp", "broken gzip, at once"): "TransportError",
+    # That the coding has not come to its end is not looked at.
+    ("requests", "truncated gzip"): "1 2 END",
+    ("urllib3", "truncated gzip"): "1 2 END",
+    ("httpx", "truncated gzip"): "1 2 END",
+    ("httpx2", "truncated gzip"): "1 2 END",
+    ("aiohttp", "truncated gzip"): "1 2 END",
     # What is wrong behind the head takes the head with it.
     ("aiohttp", "bad chunk size, at once"): "no response",
     ("aiohttp", "bad end of a chunk, at once"): "no response",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
 import time
 import urllib.request
@@ -28,7 +29,7 @@ from server import Answer, Server
 
 import sse_fast
 from sse_fast import EndReason, aiter_events, iter_events
-from sse_fast.adapters import sockets
+from sse_fast.adapters import open_source, sockets, waker
 
 BLOCKING = [name for name, reader in READERS.items() if reader.backend is None]
 # httpx and httpx2 leave their inner generators to the garbage collector, of which trio warns.
@@ -149,6 +150,66 @@ def test_siblings_over_http2_live_on(module: Any, hypercorn_server: AsgiServer) 
         assert second.end_reason is EndReason.END
 
 
+@pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
+def test_siblings_of_a_refused_response_live_on(
+    module: Any, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That its body is read within a bounded time is nothing that the others should notice."""
+    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.1)
+    hold, goes_on = threading.Event(), threading.Event()
+    hypercorn_server.answers["/1"] = AsgiAnswer([b"data: a\n\n", goes_on, b"data: b\n\n"])
+    hypercorn_server.answers["/2"] = AsgiAnswer([b"begun", hold], 500)
+    url = hypercorn_server.url
+    with (
+        module.Client(
+            http2=True, verify=tls(hypercorn_server.ca), timeout=TIMEOUT, trust_env=False
+        ) as client,
+        client.stream("GET", url + "/1") as one,
+        client.stream("GET", url + "/2") as two,
+    ):
+        stream = iter_events(one)
+        assert next(stream).data == "a"
+        with pytest.raises(sse_fast.ResponseError) as caught:
+            iter_events(two)
+        assert caught.value.response.body == b"begun"
+        # Longer than the bound.
+        time.sleep(0.3)
+        hold.set()
+        goes_on.set()
+        assert [event.data for event in stream] == ["b"]
+
+
+def test_a_socket_that_shows_only_its_number() -> None:
+    """As those of uvloop do."""
+
+    class Shown:
+        def fileno(self) -> int:
+            return near.fileno()
+
+        def shutdown(self, how: int) -> None:
+            raise TypeError("not supported")
+
+    near, far = socket.socketpair()
+    with near, far:
+        far.settimeout(5)
+        waker(Shown())()
+        assert far.recv(1) == b""
+
+
+@pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])
+def test_a_late_close_leaves_the_connection_to_others(name: str, server: Server) -> None:
+    """One that has gone back to its pool by then."""
+    server.answers["/"] = Answer([b"data: a\n\n"], keep_alive=True)
+    with SESSIONS[name]() as get:
+        opened = open_source(get(server.url + "/"))
+        stream = iter_events(opened)
+        assert len(list(stream)) == 1
+        assert opened.wake is not None
+        opened.wake()
+        assert len(list(iter_events(get(server.url + "/")))) == 1
+    assert len({request.client for request in server.requests}) == 1
+
+
 # -- Every way out, while the library's own context stays open -------------------------------------
 
 
@@ -257,6 +318,30 @@ def test_every_way_out_async(name: str, way: str, faults: FaultServer) -> None:
 
     anyio.run(run, backend=reader.backend or "asyncio")
     gc.collect()
+
+
+def test_http_client_gives_a_connection_free_that_is_kept_alive(faults: FaultServer) -> None:
+    """It stays with the HTTPConnection, and the server sees all the same that nobody reads."""
+    kept = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    faults.scripts["/"] = [kept + chunk(b"data: a\n\n"), LEFT]
+    connection = HTTPConnection(faults.url.removeprefix("http://"))
+    connection.request("GET", "/")
+    leave(iter_events(connection.getresponse()))
+    assert_left(faults)
+    connection.close()
+
+
+def test_http_client_keeps_what_was_read_to_its_end(server: Server) -> None:
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    for framing in ("chunked", "length"):
+        server.answers["/"] = Answer([b"data: a\n\n"], framing, keep_alive=True)
+        for _ in range(2):
+            connection.request("GET", "/")
+            assert len(list(iter_events(connection.getresponse()))) == 1
+    assert len({request.client for request in server.requests}) == 1
+    connection.close()
 
 
 # -- Many ------------------------------------------------------------------------------------------

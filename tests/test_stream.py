@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -606,6 +611,85 @@ def test_two_threads_close_once(monkeypatch: pytest.MonkeyPatch) -> None:
         for thread in threads:
             thread.join(10)
         assert source.closed == 1
+
+
+def test_a_callback_that_asks_for_the_next_event() -> None:
+    """It is told that it may not, and nothing is lost."""
+
+    def on_comment(_: str) -> None:
+        with pytest.raises(RuntimeError, match="Expected callbacks that leave the stream alone"):
+            next(stream)
+        refused.append(True)
+
+    refused: list[bool] = []
+    chunks = [b"data: 1\n\n:c\ndata: 2\n\n", b"data: 3\n\n"]
+    stream = iter_events(chunks, on_comment=on_comment)
+    assert data(stream) == ["1", "2", "3"]
+    assert refused == [True]
+
+
+def test_a_second_reader_is_told_so() -> None:
+    reading, arrive = threading.Event(), threading.Event()
+
+    def chunks() -> Iterator[bytes]:
+        reading.set()
+        assert arrive.wait(10)
+        yield b"data: a\n\n"
+
+    stream = iter_events(chunks())
+    events: list[Any] = []
+    reader = threading.Thread(target=lambda: events.extend(stream))
+    reader.start()
+    assert reading.wait(10)
+    with pytest.raises(RuntimeError, match="Expected one thread or task that reads a stream"):
+        next(stream)
+    arrive.set()
+    reader.join(10)
+    # To the first nothing has happened.
+    assert data(events) == ["a"]
+    assert stream.end_reason is EndReason.END
+
+
+def test_what_the_caller_is_handling_is_no_cause(kind: Any) -> None:
+    """Asking again where a time-out is handled is the natural place for it."""
+    stream, _ = kind.open(ConnectionResetError())
+    try:
+        raise TimeoutError
+    except TimeoutError:
+        with pytest.raises(TransportError) as caught:
+            kind.next(stream)
+    assert not isinstance(caught.value, StreamTimeout)
+
+
+def test_a_stream_is_not_copied(kind: Any) -> None:
+    stream, _ = kind.open(b"data: 1\n\n")
+    for copying in (copy.copy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot copy or pickle"):
+            copying(stream)
+    assert drain(kind, stream) == ["1"]
+
+
+def test_closing_at_every_moment_ends_the_loop() -> None:
+    """In the plain core, where another thread or a signal may come between any two lines."""
+    script = """
+import itertools, signal, sse_fast
+stream = None
+signal.signal(signal.SIGALRM, lambda *_: stream.close())
+for delay in range(1, 300):
+    stream = sse_fast.iter_events(itertools.repeat(b"data: 1\\n\\n"))
+    signal.setitimer(signal.ITIMER_REAL, delay * 1e-5)
+    for event in stream:
+        pass
+    assert stream.end_reason is sse_fast.EndReason.CLOSED
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"SSE_FAST_PURE": "1"},
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_async_with_frees_the_source_at_once() -> None:

@@ -257,11 +257,7 @@ def open_events(
     if response is not None:
         objection = _objection(response)
         if objection is not None:
-            with suppress(Exception):
-                _read_refused(opened, response)
-            with suppress(Exception):
-                if opened.close is not None:
-                    opened.close()
+            _read_refused(opened, response)
             raise _response_error(objection, response)
     stream: EventStream[T] = EventStream(opened, parser, on_chunk)
     if response is not None and response.status == 204:
@@ -368,34 +364,40 @@ async def check_response(opened: Source) -> EndReason | None:
 
 
 def _read_refused(opened: Source, response: Response) -> None:
-    """The beginning of the body, into `response.body`."""
-    timer = None
+    """The beginning of the body, into `response.body`; then the response is closed."""
+    chunks: Iterable[bytes] = cast("Iterable[bytes]", opened.chunks)
+    body = bytearray()
+    deadline = time.monotonic() + _MAX_BODY_SECONDS
+
+    def read() -> None:
+        with suppress(Exception):
+            for chunk in chunks:
+                body.extend(chunk)
+                if len(body) >= _MAX_BODY or time.monotonic() > deadline:
+                    break
+        with suppress(Exception):
+            if opened.close is not None:
+                opened.close()
+
     if opened.wake is not None:
         timer = threading.Timer(_MAX_BODY_SECONDS, opened.wake)
         timer.daemon = True
         timer.start()
-    elif opened.limit_reads is not None:
-        opened.limit_reads(_MAX_BODY_SECONDS)
-    deadline = time.monotonic() + _MAX_BODY_SECONDS
-    try:
-        for chunk in cast("Iterable[bytes]", opened.chunks):
-            if _add(response, chunk) or time.monotonic() > deadline:
-                break
-    finally:
-        if timer is not None:
-            timer.cancel()
+        read()
+        timer.cancel()
+    else:
+        # A read that nothing can end without harm to others, as in HTTP/2, goes on by itself.
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(_MAX_BODY_SECONDS)
+    response.body = bytes(body[:_MAX_BODY])
 
 
 async def _aread_refused(opened: Source, response: Response) -> None:
     async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
-        if _add(response, chunk):
+        response.body = (response.body + chunk)[:_MAX_BODY]
+        if len(response.body) == _MAX_BODY:
             break
-
-
-def _add(response: Response, chunk: bytes) -> bool:
-    """Whether that is enough."""
-    response.body = (response.body + chunk)[:_MAX_BODY]
-    return len(response.body) == _MAX_BODY
 
 
 async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
@@ -453,9 +455,19 @@ def waker(sock: Any) -> Callable[[], object]:
     """
     import socket
 
-    # Not what ssl.SSLSocket makes of it, which takes the session away under the reader.
-    shutdown = socket.socket.shutdown if isinstance(sock, socket.socket) else type(sock).shutdown
-    return partial(shutdown, sock, socket.SHUT_RDWR)
+    if isinstance(sock, socket.socket):
+        # Not what ssl.SSLSocket makes of it, which takes the session away under the reader.
+        return partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)
+
+    def wake() -> None:
+        # What trio and asyncio show of their sockets; uvloop shows no more than the number.
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except TypeError:
+            with socket.socket(fileno=os.dup(sock.fileno())) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
+
+    return wake
 
 
 def _type_name(value: object) -> str:

@@ -11,8 +11,9 @@ import json as json_
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from sse_fast._errors import SSEError, TransportError
 from sse_fast._source import READ_SIZE, Headers, without_secrets
@@ -33,6 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # RFC 9110, 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = re.compile(r"[0-9A-Za-z._~-]+")
 _FRAMING = {"content-length", "transfer-encoding"}
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
@@ -63,22 +65,25 @@ def prepare(
     """
     if _CONTROL.search(url):
         raise ValueError("Expected a URL without control characters, got one that has some")
+    url = url.strip()
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-        ascii_host = host if host.isascii() else host.encode("idna").decode()
-    except ValueError as error:
-        # UnicodeError is one.
-        raise ValueError(f"Expected a URL, got one that cannot be read: {error}") from None
+        # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
+        target = quote(parts.path or "/", safe=_URL_CHARACTERS)
+        if "?" in url.partition("#")[0]:
+            target += "?" + quote(parts.query, safe=_URL_CHARACTERS)
+        user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
+    except ValueError:
+        # Nothing of what was found, as it may be a password that was not escaped.
+        raise ValueError(
+            "Expected a URL, got one whose user, host, port or path cannot be read"
+        ) from None
     if parts.scheme not in ("http", "https"):
-        raise ValueError(f"Expected a URL of http or https, got one of {parts.scheme!r}")
-    if not host or re.search(r"[\s/?#@\\]", host):
-        raise ValueError(f"Expected a URL with a host, got {without_secrets(url)!r}")
+        raise ValueError("Expected a URL that begins with http:// or https://, got another")
     if not _TOKEN.fullmatch(method):
-        raise ValueError(f"Expected a request method, got {method!r}")
-    # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
-    path = quote(urlunsplit(("", "", parts.path or "/", parts.query, "")), safe=_URL_CHARACTERS)
-    authority = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
+        raise ValueError("Expected a request method, got something else")
+    name, authority = _check_host(host, "[" in parts.netloc)
     body, kind = _body(json, data)
     fields = {
         "host": authority if port is None else f"{authority}:{port}",
@@ -87,25 +92,41 @@ def prepare(
         "cache-control": "no-store",
         "user-agent": "sse-fast",
     }
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    if user != b":":
         fields["authorization"] = f"Basic {base64.b64encode(user).decode()}"
     if kind is not None:
         fields["content-type"] = kind
     own = list(_checked(headers))
-    names = {name.lower() for name, _ in own}
+    given = {key.lower() for key, _ in own}
     lines = [
-        b"%b: %b\r\n" % (name.title().encode(), value.encode())
-        for name, value in fields.items()
-        if name not in names
+        b"%b: %b\r\n" % (key.title().encode(), value.encode())
+        for key, value in fields.items()
+        if key not in given
     ]
     if body is not None or method in ("POST", "PUT", "PATCH"):
         lines.append(b"Content-Length: %d\r\n" % len(body or b""))
-    lines += [b"%b: %b\r\n" % (name.encode(), value) for name, value in own]
-    start = f"{method} {path} HTTP/1.1\r\n".encode()
+    lines += [b"%b: %b\r\n" % (key.encode(), value) for key, value in own]
+    start = f"{method} {target} HTTP/1.1\r\n".encode()
     message = b"".join([start, *lines, b"\r\n", body or b""])
     tls = parts.scheme == "https"
-    return Request(url, method, tls, ascii_host, port or (443 if tls else 80), message)
+    if port is None:
+        port = 443 if tls else 80
+    return Request(url, method, tls, name, port, message)
+
+
+def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
+    """The host to connect to, and how the Host field names it."""
+    if in_brackets:
+        # RFC 6874: the zone is for this end of the connection only.
+        address, _, zone = host.replace("%25", "%").partition("%")
+        if re.fullmatch(r"[0-9a-f:.]*:[0-9a-f:.]*", address):
+            return f"{address}%{zone}" if zone else address, f"[{address}]"
+    else:
+        with suppress(UnicodeError):
+            name = host.encode("idna").decode()
+            if _HOST.fullmatch(name):
+                return name, name
+    raise ValueError("Expected a URL with a host, got one without, or with none that can be")
 
 
 def _body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
@@ -117,7 +138,7 @@ def _body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
     if data is None or isinstance(data, bytes):
         return data, None
     if isinstance(data, str):
-        return data.encode(), None
+        return _encoded(data, "data"), None
     if isinstance(data, Mapping):
         return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
     raise TypeError(
@@ -130,16 +151,33 @@ def _checked(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
     pairs: Iterable[tuple[str, str | bytes]] = (
         headers.items() if isinstance(headers, Mapping) else headers or ()
     )
+    hosts = 0
     for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, (str, bytes)):
+            raise TypeError(
+                "Expected header fields with a str as name and a str or bytes as value, got "
+                f"{type(name).__name__} and {type(value).__name__}"
+            )
         if not _TOKEN.fullmatch(name):
-            raise ValueError(f"Expected the name of a header field, got {name!r}")
+            # Without it: it may be a whole line, with a secret in it.
+            raise ValueError("Expected the name of a header field, got what is none")
         if name.lower() in _FRAMING:
             raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
-        octets = value.encode() if isinstance(value, str) else bytes(value)
+        octets = _encoded(value, name) if isinstance(value, str) else value
         if _CONTROL_IN_VALUE.search(octets):
-            # Without the value: it may be secret.
             raise ValueError(f"Expected a {name} without control characters, got one that has some")
+        hosts += name.lower() == "host"
+        if hosts > 1:
+            raise ValueError("Expected one Host, got two")
         yield name, octets
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Whose text would show the rest.
+        raise ValueError(f"Expected {what} without lone surrogates, got some") from None
 
 
 def refuse_proxy(request: Request) -> None:
@@ -158,6 +196,10 @@ def refuse_proxy(request: Request) -> None:
                 "environment, which raw sockets do not speak to: name the host in no_proxy, or "
                 "hand the response of an HTTP library to iter_events"
             )
+
+
+class _Stop(Exception):
+    """Raised from a callback: the parser is to stop, as all is there or something is wrong."""
 
 
 class Exchange:
@@ -187,6 +229,7 @@ class Exchange:
         self._head_size = 0
         self._error: TransportError | None = None
         self._inflate: Any = None
+        self._within_member = False
         self._body: list[bytes] = []
         # httptools looks for its callbacks by name, once: this one and the three below.
         self.on_body = self._body.append
@@ -194,18 +237,21 @@ class Exchange:
         self._parser_error = httptools.HttpParserError
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind the head, these are trailers.
         self._fields_size += len(name) + len(value)
         if self._fields_size > MAX_HEAD:
-            raise self._head_too_large()
+            self._fail(self._head_too_large())
         self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        fields, self._fields = self._fields, []
+        fields, self._fields, self._fields_size = self._fields, [], 0
         if status == 101:
-            raise TransportError(
-                f"Expected a response of HTTP/1.1 from {self._where}, got 101, another protocol",
-                phase="head",
+            self._fail(
+                TransportError(
+                    f"Expected a response of HTTP/1.1 from {self._where}, got 101: not HTTP",
+                    phase="head",
+                )
             )
         # Others are interim (RFC 9110, 15.2): the response is still to come.
         if status >= 200:
@@ -213,18 +259,23 @@ class Exchange:
             self._look_at_codings()
 
     def on_message_complete(self) -> None:
-        self.complete = self.status != 0
+        if self.status:
+            self.complete = True
+            # Else the parser would take what follows for another response.
+            raise _Stop
 
     def receive(self, data: memoryview) -> Iterator[bytes]:
         """What of the body is in `data`, the next bytes of the connection, in pieces to be fed.
 
         A mistake in the framing is for `check` to raise, behind what came before it.
         """
+        if self.complete:
+            return iter(())
         try:
             self._parser.feed_data(data)
         except self._parser_error as error:
             # What follows the end of the body is of no interest.
-            if not self.complete:
+            if not self.complete and self._error is None:
                 self._error = self._explain(error)
         if not self.status:
             self._head_size += len(data)
@@ -232,6 +283,7 @@ class Exchange:
                 self._error = self._head_too_large()
         elif self._bodiless:
             self.complete = True
+            self._body.clear()
         body = b"".join(self._body)
         self._body.clear()
         return iter((body,)) if self._inflate is None else self._inflated(body)
@@ -240,6 +292,8 @@ class Exchange:
         """Raise the `TransportError` that stands behind what was received."""
         if self._error is not None:
             raise self._error
+        if self.complete and self._within_member:
+            raise TransportError("Expected the rest of a gzip, got the end of the body before it")
 
     def ended(self) -> None:
         """The connection has come to its end.
@@ -247,6 +301,8 @@ class Exchange:
         Raises:
             TransportError: the response had not.
         """
+        if self.status and not {"content-length", "transfer-encoding"} & set(self.headers):
+            self.complete = True
         self.check()
         if self.complete:
             return
@@ -255,28 +311,35 @@ class Exchange:
                 f"Expected a response of {self._where}, got the end of the connection",
                 phase="head",
             )
-        if {"content-length", "transfer-encoding"} & set(self.headers):
-            raise TransportError(
-                "Expected the rest of the body, got the end of the connection before it"
-            )
-        self.complete = True
+        raise TransportError(
+            "Expected the rest of the body, got the end of the connection before it"
+        )
 
     def _look_at_codings(self) -> None:
         coding = (self.headers.get("content-encoding") or "identity").lower()
         if coding in ("gzip", "x-gzip"):
             self._inflate = zlib.decompressobj(31)
         elif coding != "identity":
-            raise TransportError(
-                f"Expected the body without content coding, as it was asked for, got {coding!r}: "
-                "use an HTTP library that decodes it"
+            self._fail(
+                TransportError(
+                    "Expected the body without content coding, as it was asked for, got "
+                    f"{coding!r}: use an HTTP library that decodes it"
+                )
             )
         transfer = self.headers.get("transfer-encoding", "chunked").lower()
         if transfer != "chunked":
-            raise TransportError(f"Expected a chunked body, got one that is {transfer!r}")
+            self._fail(TransportError(f"Expected a chunked body, got one that is {transfer!r}"))
 
     def _inflated(self, body: bytes) -> Iterator[bytes]:
         """Slice by slice, as a small body may hold a large one."""
         while True:
+            if not self._within_member:
+                # Padding between members, or behind the last, is passed over as gzip does.
+                body = body.lstrip(b"\0")
+                if not body:
+                    return
+                self._inflate = zlib.decompressobj(31)
+                self._within_member = True
             before = self._inflate.copy()
             try:
                 piece = self._inflate.decompress(body, READ_SIZE)
@@ -288,23 +351,24 @@ class Exchange:
             yield piece
             body = self._inflate.unconsumed_tail
             if self._inflate.eof:
-                # The next member (RFC 1952, 2.2), if there is one.
+                # The next member (RFC 1952, 2.2) may follow.
                 body = self._inflate.unused_data
-                self._inflate = zlib.decompressobj(31)
-            if not body and len(piece) < READ_SIZE:
+                self._within_member = False
+            elif not body and len(piece) < READ_SIZE:
                 return
+
+    def _fail(self, error: TransportError) -> NoReturn:
+        self._error = error
+        raise _Stop
 
     def _head_too_large(self) -> TransportError:
         return TransportError(
-            f"Expected a response head of at most {MAX_HEAD} bytes from {self._where}, "
-            "got a larger one",
-            phase="head",
+            f"Expected {'trailers' if self.status else 'a response head'} of at most {MAX_HEAD} "
+            f"bytes from {self._where}, got more",
+            phase="body" if self.status else "head",
         )
 
     def _explain(self, error: Exception) -> TransportError:
-        if isinstance(error.__context__, TransportError):
-            # That of a callback.
-            return error.__context__
         what = "a body in valid framing" if self.status else "a response of HTTP/1.1"
         explained = TransportError(
             f"Expected {what} from {self._where}, got: {error or type(error).__name__}",

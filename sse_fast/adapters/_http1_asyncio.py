@@ -1,4 +1,4 @@
-"""A connection of asyncio that carries one exchange of HTTP/1.1, received into one buffer.
+"""A connection of asyncio that carries one exchange of HTTP/1.1.
 
 A file of its own, as asyncio takes longer to load than all the rest.
 """
@@ -7,39 +7,116 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._errors import SSEError, TransportError
 from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
     from sse_fast._errors import StreamTimeout
+    from sse_fast._source import Source
     from sse_fast.adapters._http1 import Exchange
 
 _AHEAD = 4
 """Buffers that may wait to be parsed, before the server is made to wait."""
 
+_IN_A_ROW = 16
+"""Pieces that are given out, at most, before other tasks have a turn: a megabyte, inflated."""
 
-class Connection(asyncio.BufferedProtocol):
+
+class Opening:
+    """A connection in the making, in a task of its own: who waits for it may be cancelled and wait
+    again, and the request is sent once."""
+
+    def __init__(self, open_source: Callable[[], Coroutine[Any, Any, Source]]) -> None:
+        self._open_source = open_source
+        self._task: asyncio.Task[Source] | None = None
+
+    async def opened(self) -> Source:
+        if self._task is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise SSEError(
+                    "Expected asyncio, got another event loop: under trio, hand the response of "
+                    "httpx.AsyncClient to aiter_events"
+                ) from None
+            self._task = loop.create_task(self._open_source())
+            # That it failed may be of interest to nobody any more.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
+            # Not the waiting task was cancelled, but this one.
+            raise TransportError(
+                "Expected a response, got close()", phase="connect", sent=True
+            ) from None
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def aclose(self) -> None:
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if not self._task.cancelled() and self._task.exception() is None:
+            close = self._task.result().close
+            if close is not None:
+                await close()
+
+
+async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any]) -> Any:
+    """The transport, or asyncio.TimeoutError.
+
+    Not by wait_for(), which before Python 3.12 may lose a cancellation, or the transport.
+    """
+    task = asyncio.get_running_loop().create_task(connecting)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.add_done_callback(_abort)
+            task.cancel()
+    if not task.done():
+        raise asyncio.TimeoutError(f"not within {seconds:g} seconds")
+    transport, _ = task.result()
+    return transport
+
+
+def _abort(connecting: asyncio.Task[Any]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[0].abort()
+
+
+class _Connection:
     """What arrives, until it is asked for.
 
     `too_quiet` makes the error for a wait of more than `timeout` seconds.
     """
 
     def __init__(
-        self, exchange: Exchange, timeout: float | None, too_quiet: Callable[[], StreamTimeout]
+        self,
+        exchange: Exchange,
+        timeout: float | None,
+        too_quiet: Callable[[float], StreamTimeout],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._timeout = timeout
         self._too_quiet = too_quiet
-        # Twice what is fed at once: a turn of the event loop costs as much as parsing that.
-        self._buffer = memoryview(bytearray(2 * READ_SIZE))
         self._received: deque[Iterator[bytes]] = deque()
         self._paused = False
+        # Pieces that were given out since somebody else had a turn.
+        self._in_a_row = 0
         self._waiter: asyncio.Future[None] | None = None
         self._waiting_since = 0.0
+        self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
         self._error: Exception | None = None
@@ -51,11 +128,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, size: int) -> None:
-        self._received.append(self._exchange.receive(self._buffer[:size]))
+    def _take(self, data: memoryview) -> None:
+        self._received.append(self._exchange.receive(data))
         if len(self._received) > _AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()
@@ -78,16 +152,22 @@ class Connection(asyncio.BufferedProtocol):
 
     async def read_head(self) -> None:
         while not self._exchange.status:
+            self._exchange.check()
             await self._more()
 
     async def read_body(self) -> bytes:
         """The next piece of the body; b"": its end."""
+        if self._in_a_row == _IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         while True:
             while self._received:
                 for piece in self._received[0]:
                     if piece:
+                        self._in_a_row += 1
                         return piece
                 self._received.popleft()
+            self._exchange.check()
             if self._exchange.complete:
                 return b""
             await self._more()
@@ -106,7 +186,6 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _more(self) -> None:
         """Wait until the state has changed; raise what stands behind all that was received."""
-        self._exchange.check()
         if self._error is not None:
             raise self._error
         if self._ended:
@@ -115,6 +194,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
+        self._in_a_row = 0
         self._waiter = self._loop.create_future()
         if self._timeout is not None:
             self._waiting_since = self._loop.time()
@@ -132,20 +212,48 @@ class Connection(asyncio.BufferedProtocol):
     def _look_at_clock(self) -> None:
         """One timer for many waits: it is set again for what is left of the present one."""
         self._timer = None
-        if self._waiter is None or self._timeout is None:
+        if self._timeout is None or self._waiter is None or self._waiter.done():
             return
+        unsent, before = self._transport.get_write_buffer_size(), self._unsent
+        self._unsent = unsent
+        if unsent != before:
+            # The request is on its way.
+            self._waiting_since = self._loop.time()
         left = self._waiting_since + self._timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look_at_clock)
         else:
-            self._error = self._too_quiet()
+            self._error = self._too_quiet(self._timeout)
             self._wake()
+
+
+class PlainConnection(_Connection, asyncio.BufferedProtocol):
+    """Received into one buffer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # Twice what is fed at once: a turn of the event loop costs as much as parsing that.
+        self._buffer = memoryview(bytearray(2 * READ_SIZE))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self._take(self._buffer[:size])
+
+
+class TLSConnection(_Connection, asyncio.Protocol):
+    """Received as asyncio decrypts it: into a buffer of ours, it would drop what a server sends
+    last if that closes without the closure alert of TLS."""
+
+    def data_received(self, data: bytes) -> None:
+        self._take(memoryview(data))
 
 
 class Body(AsyncIterator[bytes]):
     """The chunks of a connection's body. Nobody else holds it: with it, the connection goes."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
     async def __anext__(self) -> bytes:

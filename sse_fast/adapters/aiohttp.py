@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from sse_fast._source import Headers, Response, Source, Unreadable
+from sse_fast._source import AsyncUnreadable, Headers, Response, Source
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,13 +32,15 @@ def open_source(response: aiohttp.ClientResponse) -> Source:
         return Source((response._body,), None, face)
     content = response.content
     if (content.at_eof() and content.total_bytes) or (response.closed and content.exception()):
-        return Source(Unreadable(), None, face)
+        return Source(AsyncUnreadable(), None, face)
 
     async def aclose() -> None:
         response.close()
 
     coding = (headers.get("content-encoding") or "identity").lower()
-    chunks = Unreadable(_UNKNOWN.format(coding)) if coding not in _CODINGS else _Chunks(response)
+    chunks: AsyncIterator[bytes] = _Chunks(response)
+    if coding not in _CODINGS:
+        chunks = AsyncUnreadable(_UNKNOWN.format(coding))
     return Source(chunks, aclose, face, response.close)
 
 

@@ -7,6 +7,7 @@ wait for ever for a stream that is quiet, unless the connection has a `timeout`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,21 @@ def open_source(response: HTTPResponse) -> Source:
     face = Response(response.status, Headers(response.headers.items()), url, response)
     if response.isclosed() and response.status != 204 and face.headers.get("content-length") != "0":
         return Source(Unreadable(), None, face)
-    return Source(_chunks(response), response.close, face, _waker(response))
+    wake = _waker(response)
+
+    def close() -> None:
+        # The socket stays with the HTTPConnection, which has no use for it within a body.
+        if wake is not None and not response.isclosed():
+            with suppress(OSError):
+                wake()
+        response.close()
+
+    return Source(_chunks(response), close, face, wake)
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    if response.length == 0:
+        return iter(())
     coding = response.headers.get("content-encoding") or "identity"
     if coding.lower() != "identity":
         return Unreadable(
@@ -51,6 +63,8 @@ def _read_length(response: HTTPResponse, remaining: int) -> Iterator[bytes]:
             raise IncompleteRead(b"", remaining)
         remaining -= len(chunk)
         yield chunk
+    # What the versions that do not count leave open.
+    response.close()
 
 
 def _waker(response: HTTPResponse) -> Callable[[], object] | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import Headers, Response, Source, Unreadable
+from sse_fast._source import AsyncUnreadable, Headers, Response, Source, Unreadable
 from sse_fast.adapters import waker
 
 if TYPE_CHECKING:
@@ -30,30 +30,33 @@ def open_source(response: httpx.Response) -> Source:
     # two libraries has (ResponseNotRead, a RuntimeError).
     with suppress(RuntimeError):
         return Source((response.content,), None, face)
-    wake, limit_reads = _waker(response), _limiter(response)
-    unreadable = _look_at_coding(response)
+    wake = _waker(response)
+    reason = _why_unreadable(response)
     if isinstance(response.stream, Iterable):
-        chunks = unreadable or response.iter_bytes()
-        return Source(chunks, response.close, face, wake, limit_reads)
-    achunks: Any = unreadable or response.aiter_bytes()
+        chunks = response.iter_bytes() if reason is None else Unreadable(reason)
+        return Source(chunks, response.close, face, wake)
+    achunks: Any = response.aiter_bytes() if reason is None else AsyncUnreadable(reason)
 
     async def aclose() -> None:
-        if not unreadable:
+        if reason is None:
             # First the generator, as nothing would await the end of it later.
             await achunks.aclose()
         await response.aclose()
 
-    return Source(achunks, aclose, face, wake, limit_reads)
+    return Source(achunks, aclose, face, wake)
 
 
-def _look_at_coding(response: httpx.Response) -> Unreadable | None:
-    # Both libraries would hand over what they cannot decode as if it were not coded.
-    coding = (response.headers.get("content-encoding") or "identity").lower()
-    if coding == "identity" or type(response._get_content_decoder()).__name__ != "IdentityDecoder":
+def _why_unreadable(response: httpx.Response) -> str | None:
+    # Both libraries hand over what they cannot decode as if it were not coded.
+    codings = response.headers.get_list("content-encoding", split_commas=True)
+    decoder = response._get_content_decoder()
+    decoders = [type(each).__name__ for each in getattr(decoder, "children", [decoder])]
+    wanted = sum(coding.strip().lower() not in ("", "identity") for coding in codings)
+    if wanted == sum(name != "IdentityDecoder" for name in decoders):
         return None
-    return Unreadable(
+    return (
         f"Expected a content coding that {type(response).__module__} decodes here, got "
-        f"{coding!r}: install what it needs, or ask for 'Accept-Encoding: identity'"
+        f"{', '.join(codings)!r}: install what it needs, or ask for 'Accept-Encoding: identity'"
     )
 
 
@@ -63,13 +66,13 @@ def _waker(response: httpx.Response) -> Callable[[], object] | None:
     if stream is None or not response.http_version.startswith("HTTP/1"):
         return None
     sock: Any = stream.get_extra_info("socket")
-    return None if sock is None else waker(sock)
+    if sock is None:
+        return None
+    shut_down = waker(sock)
 
+    def wake() -> None:
+        # Else the connection may carry another response by now.
+        if not response.is_closed:
+            shut_down()
 
-def _limiter(response: httpx.Response) -> Callable[[float], object]:
-    def limit_reads(seconds: float) -> None:
-        # httpcore looks here at each read of HTTP/2, and before the first one of HTTP/1.1.
-        timeouts = response.request.extensions.setdefault("timeout", {})
-        timeouts["read"] = min(seconds, timeouts.get("read") or seconds)
-
-    return limit_reads
+    return wake

@@ -6,13 +6,15 @@ httptools, in C. They know no redirects, proxies, cookies, nor connections that 
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._errors import SSEError, StreamTimeout, TransportError
 from sse_fast._parser import Parser
-from sse_fast._source import READ_SIZE, Response, Source, without_secrets
+from sse_fast._source import READ_SIZE, AsyncUnreadable, Response, Source, without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 from sse_fast.adapters import check_response, open_events, waker
 from sse_fast.adapters._http1 import Exchange, Request, prepare, refuse_proxy
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
         headers: HeaderFields | None
         json: Any
         data: Data | None
-        uds: str | None
+        uds: str | os.PathLike[str] | None
         ssl_context: ssl.SSLContext | None
         connect_timeout: float | None
         idle_timeout: float | None
@@ -49,6 +51,8 @@ __all__ = ["aopen_stream", "open_source", "open_stream"]
 _HEAD = b"HTTP/"
 # Seconds, seconds and probes: a peer that is gone is noticed after some two minutes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_MAX_SECONDS = 1e9
+"""Some thirty years, which every clock can count."""
 
 
 # -- A socket that the user connected --------------------------------------------------------------
@@ -126,7 +130,7 @@ def open_stream(
     headers: HeaderFields | None = None,
     json: Any = None,
     data: Data | None = None,
-    uds: str | None = None,
+    uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float | None = 10.0,
     idle_timeout: float | None = 300.0,
@@ -148,14 +152,15 @@ def open_stream(
         ssl_context: for https; without it, what the system trusts.
         connect_timeout: seconds for each address of the host, and for the TLS handshake; None: no
             limit.
-        idle_timeout: seconds without a byte, before the response and within it; None: no limit.
-            How long the stream takes in all is not limited.
+        idle_timeout: seconds without a byte, before the response and within it, or without any
+            progress of the request; None: no limit. How long the stream takes in all is not
+            limited.
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
 
     Raises:
-        ValueError: a URL, method or header field that cannot be sent.
+        ValueError: a URL, method or header field that cannot be sent, or a time-out that is none.
         TypeError: json and data, or a wrong type.
         ImportError: httptools is missing, which comes with the extra `client`.
         TransportError: no connection, or no response; `StreamTimeout`: not in time.
@@ -167,20 +172,12 @@ def open_stream(
     parser: Parser[Any] = Parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
-    if uds is None:
-        refuse_proxy(request)
+    _check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
     sock = _connect(request, uds, ssl_context, connect_timeout)
     try:
         sock.settimeout(idle_timeout)
-        try:
-            sock.sendall(request.message)
-        except OSError as error:
-            raise _failure("send", request, error) from error
         body = _Body(sock, exchange, idle_timeout)
-        try:
-            body.read_head()
-        except OSError as error:
-            raise _failure("head", request, error) from error
+        _exchange_heads(sock, request, body)
     except BaseException:
         sock.close()
         raise
@@ -188,9 +185,26 @@ def open_stream(
     return open_events(Source(body, sock.close, response, waker(sock)), parser, check, on_chunk)
 
 
+def _check_connection(
+    request: Request,
+    uds: Any,
+    context: Any,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> None:
+    """What can be said of the arguments before anything is connected."""
+    if uds is None:
+        refuse_proxy(request)
+    if context is not None and not hasattr(context, "wrap_socket"):
+        raise TypeError(f"Expected an ssl.SSLContext, got {type(context).__name__}")
+    for name, value in (("connect_timeout", connect_timeout), ("idle_timeout", idle_timeout)):
+        if value is not None and not 0 < value < _MAX_SECONDS:
+            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value!r}")
+
+
 def _connect(
     request: Request,
-    uds: str | None,
+    uds: str | os.PathLike[str] | None,
     context: ssl.SSLContext | None,
     timeout: float | None,
 ) -> socket.socket:
@@ -202,9 +216,9 @@ def _connect(
         else:
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(timeout)
-            sock.connect(uds)
+            sock.connect(os.fspath(uds))
         if request.tls:
-            sock = _tls(context).wrap_socket(sock, server_hostname=request.host)
+            sock = _tls(context).wrap_socket(sock, server_hostname=_server_name(request))
     except BaseException as error:
         if sock is not None:
             sock.close()
@@ -214,12 +228,47 @@ def _connect(
     return sock
 
 
-def _tls(context: ssl.SSLContext | None) -> ssl.SSLContext:
-    if context is None:
-        import ssl
+def _exchange_heads(sock: socket.socket, request: Request, body: _Body) -> None:
+    """Send the request, and read the head of the response."""
+    not_sent = None
+    try:
+        rest = memoryview(request.message)
+        # Not sendall(), to which the time-out is one for the whole.
+        while rest:
+            rest = rest[sock.send(rest[:READ_SIZE]) :]
+    except TimeoutError as error:
+        raise _failure("send", request, error) from error
+    except OSError as error:
+        # A server that refuses a large body may answer, and close, before it has come.
+        not_sent = error
+    try:
+        body.read_head()
+    except (OSError, TransportError) as error:
+        if not_sent is not None:
+            raise _failure("send", request, not_sent) from not_sent
+        if isinstance(error, OSError):
+            raise _failure("head", request, error) from error
+        raise
 
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
+
+def _server_name(request: Request) -> str:
+    return request.host.partition("%")[0]
+
+
+def _tls(context: ssl.SSLContext | None) -> ssl.SSLContext:
+    if context is not None:
+        return context
+    # What the system's trust is read from.
+    return _default_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@lru_cache(maxsize=1)
+def _default_tls(file: str | None, directory: str | None) -> ssl.SSLContext:
+    """Kept, as it takes 20 ms to make."""
+    import ssl
+
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
@@ -244,7 +293,7 @@ def _failure(phase: str, request: Request, error: Exception) -> TransportError:
     )
 
 
-def _too_quiet(seconds: float | None, phase: str) -> StreamTimeout:
+def _too_quiet(seconds: float, phase: str) -> StreamTimeout:
     return StreamTimeout(
         f"Expected a byte within {seconds:g} seconds, got none: raise idle_timeout if the server "
         "may be quiet for longer",
@@ -264,6 +313,7 @@ class _Body(Iterator[bytes]):
 
     def read_head(self) -> None:
         while not self._exchange.status:
+            self._exchange.check()
             self._receive("head")
 
     def __next__(self) -> bytes:
@@ -271,15 +321,18 @@ class _Body(Iterator[bytes]):
             for piece in self._pieces:
                 if piece:
                     return piece
+            self._exchange.check()
             if self._exchange.complete:
                 raise StopIteration
             self._receive("body")
 
     def _receive(self, phase: str) -> None:
-        self._exchange.check()
         try:
             size = self._sock.recv_into(self._buffer)
         except TimeoutError as error:
+            if error.errno is not None or self._timeout is None:
+                # Not ours: the connection is gone, as TCP keepalive has found.
+                raise
             raise _too_quiet(self._timeout, phase) from error
         if size:
             self._pieces = self._exchange.receive(self._buffer[:size])
@@ -312,7 +365,7 @@ def aopen_stream(
     headers: HeaderFields | None = None,
     json: Any = None,
     data: Data | None = None,
-    uds: str | None = None,
+    uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     connect_timeout: float | None = 10.0,
     idle_timeout: float | None = 300.0,
@@ -322,68 +375,79 @@ def aopen_stream(
 ) -> AsyncEventStream[Any]:
     """The twin of `open_stream` for asyncio.
 
-    It connects when `async with` is entered, when the first event is asked for, or by `await`.
-    `connect_timeout` is for all addresses and the TLS handshake together. Arguments and errors are
-    those of `open_stream`; of the errors, those of the arguments come at the call.
+    It connects when `async with` is entered, when the first event is asked for, or by `await`; the
+    request is sent once, also if such a wait is cancelled and begun again. `connect_timeout` is for
+    all addresses and the TLS handshake together. Arguments and errors are those of `open_stream`;
+    of the errors, those of the arguments come at the call.
     """
     parser: Parser[Any] = Parser(**parser_options)
     request = prepare(url, method, headers, json, data)
-    Exchange(request)
-    if uds is None:
-        refuse_proxy(request)
+    exchange = Exchange(request)
+    _check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
+    # Here, as it brings all of asyncio.
+    from sse_fast.adapters._http1_asyncio import Opening
+
+    opening = Opening(
+        lambda: _aopen(request, exchange, uds, ssl_context, connect_timeout, idle_timeout)
+    )
 
     async def begin() -> tuple[Source, EndReason | None]:
-        source = await _aopen(request, uds, ssl_context, connect_timeout, idle_timeout)
-        try:
-            return source, await check_response(source) if check else None
-        except BaseException:
-            assert source.close is not None
-            await source.close()
-            raise
+        source = await opening.opened()
+        return source, await check_response(source) if check else None
 
-    return AsyncEventStream(None, parser, on_chunk, begin)
+    nothing_yet = Source(AsyncUnreadable(), opening.aclose, None, opening.cancel)
+    return AsyncEventStream(nothing_yet, parser, on_chunk, begin, opens=True)
 
 
 async def _aopen(
     request: Request,
-    uds: str | None,
+    exchange: Exchange,
+    uds: str | os.PathLike[str] | None,
     context: ssl.SSLContext | None,
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
     import asyncio
 
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise SSEError(
-            "Expected asyncio, got another event loop: under trio, hand the response of "
-            "httpx.AsyncClient to aiter_events"
-        ) from None
-    # Here, as it brings all of asyncio.
-    from sse_fast.adapters._http1_asyncio import Body, Connection
+    from sse_fast.adapters._http1_asyncio import Body, PlainConnection, TLSConnection, made_within
 
-    exchange = Exchange(request)
-    connection = Connection(
-        exchange,
-        idle_timeout,
-        lambda: _too_quiet(idle_timeout, "body" if exchange.status else "head"),
-    )
-    tls: dict[str, Any] = {}
+    def too_quiet(seconds: float) -> StreamTimeout:
+        return _too_quiet(seconds, "body" if exchange.status else "head")
+
+    kind = TLSConnection if request.tls else PlainConnection
+    connection = kind(exchange, idle_timeout, too_quiet)
+    options: dict[str, Any] = {}
     if request.tls:
-        tls = {"ssl": _tls(context), "server_hostname": request.host}
+        # Else asyncio has a limit of its own, of 60 seconds.
+        limit = _MAX_SECONDS if connect_timeout is None else connect_timeout
+        options = {
+            "ssl": _tls(context),
+            "server_hostname": _server_name(request),
+            "ssl_handshake_timeout": limit,
+        }
+    loop = asyncio.get_running_loop()
     try:
-        transport, _ = await asyncio.wait_for(
-            loop.create_connection(lambda: connection, request.host, request.port, **tls)
-            if uds is None
-            else loop.create_unix_connection(lambda: connection, uds, **tls),
-            connect_timeout,
-        )
+        if uds is None:
+            connecting = loop.create_connection(
+                lambda: connection,
+                request.host,
+                request.port,
+                # RFC 8305, 5: an address that does not answer holds up the next for so long.
+                happy_eyeballs_delay=0.25,
+                **options,
+            )
+        else:
+            connecting = loop.create_unix_connection(lambda: connection, os.fspath(uds), **options)
+        transport = await made_within(connect_timeout, connecting)
     except (OSError, asyncio.TimeoutError) as error:
         raise _failure("connect", request, error) from error
     try:
         if uds is None:
-            _set_options(transport.get_extra_info("socket"))
+            try:
+                _set_options(transport.get_extra_info("socket"))
+            except OSError as error:
+                # Lost already.
+                raise _failure("connect", request, error) from error
         transport.write(request.message)
         try:
             await connection.read_head()

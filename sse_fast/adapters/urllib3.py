@@ -40,7 +40,13 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
         chunks = _decoded(response, coding)
     else:
         chunks = _from_below(response, below, cast("Iterator[bytes]", opened.chunks))
-    return opened._replace(chunks=chunks, close=response.close, response=face)
+
+    def wake() -> None:
+        # Else the connection may carry another response by now.
+        if response.connection is not None and opened.wake is not None:
+            opened.wake()
+
+    return Source(chunks, response.close, face, wake)
 
 
 def _decoded(response: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
