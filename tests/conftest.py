@@ -42,6 +42,29 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
     return _core("c"), _core("py")
 
 
+# The tests of the parser alone are to run without the libraries and servers of what follows.
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every way to read a URL, as `clients` has them, for the tests that ask for one."""
+    wanted = {"reader", "tls_reader", "opener", "aopener"} & set(metafunc.fixturenames)
+    # Some tests name those that they are for.
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        wanted -= {mark.args[0]} if isinstance(mark.args[0], str) else set(mark.args[0])
+    if not wanted:
+        return
+    clients = import_module("clients")
+    ways = {
+        "reader": clients.READERS,
+        # Also those of HTTP/2, which want TLS.
+        "tls_reader": {**clients.READERS, **clients.HTTP2_READERS},
+        "opener": clients.OPENERS,
+        "aopener": clients.AOPENERS,
+    }
+    for name in sorted(wanted):
+        metafunc.parametrize(name, ways[name].values(), ids=ways[name])
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with serve() as running:
@@ -53,9 +76,6 @@ def server() -> Iterator[Server]:
 def faults() -> Iterator[FaultServer]:
     with serve_faults() as running:
         yield running
-
-
-# The tests of the parser alone are to run without these two and what they need.
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from server import serving
+
 # Seconds to wait for anything: less than the clients do, so that a wait in vain is seen here.
 LIMIT = 8.0
 RST: Literal["RST"] = "RST"
@@ -165,14 +167,11 @@ class _Player(socketserver.BaseRequestHandler):
 
 @contextmanager
 def serve_faults() -> Iterator[FaultServer]:
-    with FaultServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.002,), daemon=True)
-        thread.start()
+    server = FaultServer()
+    with serving(server):
         try:
             yield server
         finally:
-            server.shutdown()
-            thread.join()
             server.end()
     assert not server.waited_in_vain
     assert server.errors == []

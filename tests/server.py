@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 import zlib
@@ -107,12 +108,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
+    """It serves for as long as the block runs."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.002,), daemon=True)
         thread.start()
         try:
-            yield server
+            yield
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def serve() -> Iterator[Server]:
+    server = Server()
+    with serving(server):
+        yield server

@@ -14,9 +14,7 @@ import urllib3
 from asgi import Answer as AsgiAnswer
 from asgi import AsgiServer
 from clients import (
-    AOPENERS,
     EVENTS,
-    HTTP2_READERS,
     HTTPX,
     OPENERS,
     READERS,
@@ -42,27 +40,6 @@ DECODING = [
     for coding in DECODED.get(reader.library, CODINGS)
 ]
 ONE, TWO, THREE = (b"data: %d\r\n\r\n" % number for number in (1, 2, 3))
-
-
-@pytest.fixture(params=READERS)
-def reader(request: pytest.FixtureRequest) -> Reader:
-    return READERS[request.param]
-
-
-@pytest.fixture(params=[*READERS, *HTTP2_READERS])
-def tls_reader(request: pytest.FixtureRequest) -> Reader:
-    """Also those of HTTP/2, which want TLS."""
-    return {**READERS, **HTTP2_READERS}[request.param]
-
-
-@pytest.fixture(params=OPENERS)
-def opener(request: pytest.FixtureRequest) -> Any:
-    return OPENERS[request.param]
-
-
-@pytest.fixture(params=AOPENERS)
-def aopener(request: pytest.FixtureRequest) -> Any:
-    return AOPENERS[request.param]
 
 
 def check_all(outcome: Outcome) -> None:

@@ -12,11 +12,8 @@ import pytest
 from asgi import Answer as AsgiAnswer
 from asgi import AsgiServer
 from clients import (
-    AOPENERS,
     EVENTS,
-    HTTP2_READERS,
     OPENERS,
-    READERS,
     STREAM,
     UNREAD_UNDER_TRIO,
     Reader,
@@ -33,27 +30,6 @@ TYPE = "text/event-stream"
 JSON = "application/json"
 
 pytestmark = UNREAD_UNDER_TRIO
-
-
-@pytest.fixture(params=READERS)
-def reader(request: pytest.FixtureRequest) -> Reader:
-    return READERS[request.param]
-
-
-@pytest.fixture(params=[*READERS, *HTTP2_READERS])
-def tls_reader(request: pytest.FixtureRequest) -> Reader:
-    """Also those of HTTP/2, which want TLS."""
-    return {**READERS, **HTTP2_READERS}[request.param]
-
-
-@pytest.fixture(params=OPENERS)
-def opener(request: pytest.FixtureRequest) -> Any:
-    return OPENERS[request.param]
-
-
-@pytest.fixture(params=AOPENERS)
-def aopener(request: pytest.FixtureRequest) -> Any:
-    return AOPENERS[request.param]
 
 
 # -- Refused ---------------------------------------------------------------------------------------

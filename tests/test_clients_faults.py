@@ -174,17 +174,6 @@ def check(
         assert not isinstance(outcome.error, StreamTimeout)
 
 
-@pytest.fixture(params=READERS)
-def reader(request: pytest.FixtureRequest) -> Reader:
-    return READERS[request.param]
-
-
-@pytest.fixture(params=[*READERS, *HTTP2_READERS])
-def tls_reader(request: pytest.FixtureRequest) -> Reader:
-    """Also those of HTTP/2, which want TLS."""
-    return {**READERS, **HTTP2_READERS}[request.param]
-
-
 def test_every_fault_is_looked_at() -> None:
     cases = {*CASES, *TLS_CASES, *(f"head {case}" for case in HEADS)}
     cases |= {f"{case}, {manner}" for case in CASES for manner in MANNERS}
