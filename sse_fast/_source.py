@@ -80,7 +80,8 @@ class Source(NamedTuple):
     """None: a file, a socket, an iterable."""
     wake: Callable[[], object] | None = None
     """Makes a read that is under way come to an end, at the price of the connection: from any
-    thread. None: nothing can, or not without harm to others."""
+    thread, or, if the chunks are async, from their event loop. None: nothing can, or not without
+    harm to others."""
 
 
 class Unreadable(Iterator[bytes]):

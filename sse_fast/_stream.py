@@ -440,8 +440,15 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         return self._started().__await__()
 
     async def __aenter__(self) -> Self:
-        # What opens a connection does so here, so that `response` is there within.
-        return await self._started() if self._opens else self
+        if self._opens:
+            # Here, so that `response` is there within.
+            try:
+                await self._started()
+            except BaseException:
+                # There will be no __aexit__.
+                await self.aclose()
+                raise
+        return self
 
     async def __aexit__(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -93,6 +95,10 @@ def _running(serving: Coroutine[Any, Any, None]) -> Iterator[None]:
     finally:
         thread.join(LIMIT)
         assert not thread.is_alive()
+        # The servers leave transports open that belong to clients which have not left.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @contextmanager

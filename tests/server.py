@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             pass  # The client left, as some tests want it to.
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET
 
     def log_message(self, *args: Any) -> None:
         pass

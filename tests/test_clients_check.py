@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -24,7 +25,8 @@ from clients import (
 from faults import CHUNKED, FaultServer, Step, head
 from server import Answer, Server
 
-from sse_fast import EndReason, ResponseError, aiter_events, iter_events
+from sse_fast import EndReason, Response, ResponseError, aiter_events, iter_events
+from sse_fast._source import Headers, Source
 
 TYPE = "text/event-stream"
 JSON = "application/json"
@@ -258,6 +260,29 @@ def test_an_async_check_that_is_cancelled(
         read_async(aopener, server.url + "/", read)
     finally:
         hold.set()
+
+
+def test_a_cancelled_check_is_told_so() -> None:
+    """Also in the very turn in which the body comes to its end."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        yield b"no"
+
+    async def aclose() -> None:
+        pass
+
+    async def run() -> None:
+        for turns in range(12):
+            face = Response(500, Headers(), "", None)
+            reader = asyncio.create_task(anext(aiter_events(Source(chunks(), aclose, face))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = reader.cancel()
+            await asyncio.wait({reader})
+            assert reader.cancelled() is cancelled
+
+    asyncio.run(run())
 
 
 # -- The body of a refused response ----------------------------------------------------------------

@@ -344,6 +344,32 @@ def test_http_client_keeps_what_was_read_to_its_end(server: Server) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "framing"),
+    [("GET", 204, "none"), ("GET", 200, "length"), ("HEAD", 200, "length")],
+)
+def test_http_client_keeps_what_had_no_body(
+    server: Server, method: str, status: int, framing: str
+) -> None:
+    server.answers["/"] = Answer([], framing, status, keep_alive=True)
+    connection = HTTPConnection(server.url.removeprefix("http://"))
+    for _ in range(2):
+        connection.request(method, "/")
+        with iter_events(connection.getresponse(), check=False) as events:
+            assert list(events) == []
+    assert len({request.client for request in server.requests}) == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])
+def test_no_content_keeps_the_connection(name: str, server: Server) -> None:
+    server.answers["/"] = Answer([], "none", 204, {}, keep_alive=True)
+    with SESSIONS[name]() as get:
+        for _ in range(3):
+            assert iter_events(get(server.url + "/")).end_reason is EndReason.NO_CONTENT
+    assert len({request.client for request in server.requests}) == 1
+
+
 # -- Many ------------------------------------------------------------------------------------------
 
 MANY = 1000

@@ -180,6 +180,20 @@ def test_every_way_to_cut_a_response(name: str) -> None:
     assert b"".join(pieces) == STREAM
 
 
+def test_white_space_around_values() -> None:
+    parts = framed("chunked", [gzip.compress(STREAM)], "Content-Encoding:  identity , gzip\t ")
+    body, exchange = receive(whole(*parts))
+    assert body == STREAM
+    assert exchange.headers["content-encoding"] == "identity , gzip"
+
+
+def test_a_long_reason_counts() -> None:
+    exchange = Exchange(REQUEST)
+    list(exchange.receive(memoryview(head(status="200 " + "x" * 70_000))))
+    with pytest.raises(TransportError, match="a response head of at most 65536 bytes"):
+        exchange.check()
+
+
 @pytest.mark.parametrize("name", RESPONSES)
 def test_every_place_to_cut_a_response_off(name: str) -> None:
     """No end but the right one is a clean one, unless only the end of the connection is one."""
@@ -231,7 +245,7 @@ def test_nothing_of_an_unknown_coding_comes_out(field: str) -> None:
         exchange.check()
 
 
-@pytest.mark.parametrize("coding", ["gzip, chunked", "identity"])
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity", "chunked \t"])
 def test_other_transfer_codings(coding: str) -> None:
     exchange = Exchange(REQUEST)
     data = head(f"Transfer-Encoding: {coding}") + chunk(STREAM) + chunk(b"")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import gzip
 import json
+import os
 import socket
 import ssl
 import struct
@@ -314,6 +317,45 @@ def test_an_answer_before_the_request_was_read(reading: Any) -> None:
         thread.join(10)
 
 
+def test_a_request_that_breaks_off(reading: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(TransportError) as caught:
+            reading(
+                f"http://127.0.0.1:{listener.getsockname()[1]}/",
+                method="POST",
+                data=b"x" * 20_000_000,
+            )
+        # asyncio sends beside waiting for the response.
+        assert caught.value.phase == ("send" if reading is read else "head")
+        assert caught.value.sent
+        thread.join(10)
+
+
+def test_a_connection_that_keepalive_gives_up(
+    monkeypatch: pytest.MonkeyPatch, faults: FaultServer
+) -> None:
+    """A time-out of TCP, which is none of ours, and may come without any limit set."""
+    faults.scripts["/"] = [head(CHUNKED), LEFT]
+
+    def given_up(*_: Any) -> int:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    with open_stream(faults.url + "/", idle_timeout=None) as stream:
+        monkeypatch.setattr(socket.socket, "recv_into", given_up)
+        with pytest.raises(TransportError) as caught:
+            next(stream)
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert "idle_timeout" not in str(caught.value)
+
+
 def test_a_slow_upload_is_no_quiet_connection(reading: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         size = 20_000_000
@@ -323,17 +365,17 @@ def test_a_slow_upload_is_no_quiet_connection(reading: Any) -> None:
             with connection:
                 left = size
                 while left > 0:
-                    part = connection.recv(2_000_000)
+                    part = connection.recv(1_000_000)
                     # Behind the head, as if it came first in a piece of its own.
                     left -= len(part) - (part.find(b"\r\n\r\n") + 4 if left == size else 0)
-                    time.sleep(0.01)
+                    time.sleep(0.06)
                 for step in framed("chunked", [STREAM]):
                     connection.sendall(step)  # type: ignore[arg-type]
 
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        assert reading(url, method="POST", data=b"x" * size, idle_timeout=0.4) == DATA
+        assert reading(url, method="POST", data=b"x" * size, idle_timeout=0.6) == DATA
         thread.join(10)
 
 
@@ -594,6 +636,125 @@ def test_closing_while_the_connection_is_made() -> None:
         # The first message of the handshake, and no more.
         assert received[:1] == b"\x16"
         assert len(received) < 5 + 2 * int.from_bytes(received[3:5], "big")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+async def settled(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within seconds, in turns of the loop."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        gc.collect()
+        await asyncio.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("way", ["aclose", "cancel", "forget"])
+def test_leaving_at_every_turn_leaves_nothing(faults: FaultServer, way: str) -> None:
+    """While it connects, sends, waits for the head: no task, no socket."""
+    faults.scripts["/"] = [LEFT]
+
+    async def leave(turns: int) -> None:
+        stream = aopen_stream(faults.url + "/")
+        reader = asyncio.create_task(anext(stream, None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if way == "aclose":
+            await stream.aclose()
+            assert await reader is None
+        else:
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            if way == "cancel":
+                await stream.aclose()
+
+    async def run() -> None:
+        before = descriptors()
+        for turns in range(40):
+            await leave(turns)
+        assert await settled(
+            lambda: descriptors() <= before and len(asyncio.all_tasks()) == 1 and not faults.playing
+        )
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_entry_leaves_nothing(faults: FaultServer) -> None:
+    """Where `async with` was not entered, it is not left either."""
+    faults.scripts["/"] = [LEFT]
+
+    async def enter(stream: Any) -> None:
+        async with stream:
+            pass
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(enter(stream), 0.05)
+        assert await settled(lambda: not faults.playing)
+        assert stream.end_reason is EndReason.CLOSED
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_task_is_told_so(faults: FaultServer) -> None:
+    """Whatever else is cancelled, or closed, at the same time."""
+    faults.scripts["/"] = [LEFT]
+    told: list[str] = []
+
+    async def use(stream: Any) -> None:
+        try:
+            await anext(stream)
+        except BaseException as error:
+            told.append(type(error).__name__)
+            raise
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        reader = asyncio.create_task(use(stream))
+        await asyncio.sleep(0.05)
+        await stream.aclose()
+        reader.cancel()
+        await asyncio.wait({reader})
+        # The end of run() cancels every task there is, in any order.
+        left = [asyncio.create_task(use(aopen_stream(faults.url + "/"))) for _ in range(20)]
+        await asyncio.wait(left, timeout=0.05)
+
+    asyncio.run(run())
+    assert told == ["CancelledError"] * 21
+
+
+def test_aclose_may_be_cancelled_and_called_again(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(CHUNKED) + chunk(b"data: a\n\n"), LEFT]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        await anext(stream)
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await stream.aclose()
+
+    asyncio.run(run())
+
+
+def test_closing_while_a_refused_body_is_read(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(status="500 Oops") + b"begun", LEFT]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        waiting = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0.1)
+        await stream.aclose()
+        # Long before the body is given up.
+        assert await asyncio.wait_for(waiting, 1) is None
+
+    asyncio.run(run())
 
 
 def test_no_time_out_for_a_loop_that_was_busy(faults: FaultServer) -> None:

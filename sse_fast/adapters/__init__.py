@@ -23,7 +23,7 @@ from sse_fast._source import READ_SIZE, Response, Source, without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
     from typing_extensions import TypeVar, Unpack
 
@@ -259,6 +259,10 @@ def open_events(
         if objection is not None:
             _read_refused(opened, response)
             raise _response_error(objection, response)
+    if response is not None and response.status == 204:
+        # Read to its end, so that the connection is free for the next request.
+        with suppress(Exception):
+            next(cast("Iterator[bytes]", opened.chunks), None)
     stream: EventStream[T] = EventStream(opened, parser, on_chunk)
     if response is not None and response.status == 204:
         stream.end_reason = EndReason.NO_CONTENT
@@ -357,7 +361,13 @@ async def check_response(opened: Source) -> EndReason | None:
         return None
     objection = _objection(response)
     if objection is None:
-        return EndReason.NO_CONTENT if response.status == 204 else None
+        if response.status != 204:
+            return None
+        # Read to its end, so that the connection is free for the next request.
+        with suppress(Exception):
+            async for _ in cast("AsyncIterable[bytes]", opened.chunks):
+                break
+        return EndReason.NO_CONTENT
     with suppress(Exception):
         await _within(_MAX_BODY_SECONDS, _aread_refused(opened, response))
     raise _response_error(objection, response)
@@ -370,21 +380,31 @@ def _read_refused(opened: Source, response: Response) -> None:
     deadline = time.monotonic() + _MAX_BODY_SECONDS
 
     def read() -> None:
-        with suppress(Exception):
-            for chunk in chunks:
-                body.extend(chunk)
-                if len(body) >= _MAX_BODY or time.monotonic() > deadline:
-                    break
-        with suppress(Exception):
-            if opened.close is not None:
-                opened.close()
+        try:
+            with suppress(Exception):
+                for chunk in chunks:
+                    body.extend(chunk)
+                    if len(body) >= _MAX_BODY or time.monotonic() > deadline:
+                        break
+        finally:
+            with suppress(Exception):
+                if opened.close is not None:
+                    opened.close()
 
-    if opened.wake is not None:
-        timer = threading.Timer(_MAX_BODY_SECONDS, opened.wake)
+    wake = opened.wake
+    if wake is not None:
+
+        def wake_quietly() -> None:
+            with suppress(Exception):
+                wake()
+
+        timer = threading.Timer(_MAX_BODY_SECONDS, wake_quietly)
         timer.daemon = True
         timer.start()
-        read()
-        timer.cancel()
+        try:
+            read()
+        finally:
+            timer.cancel()
     else:
         # A read that nothing can end without harm to others, as in HTTP/2, goes on by itself.
         reader = threading.Thread(target=read, daemon=True)
@@ -410,7 +430,16 @@ async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
     # Here, as most programs are synchronous.
     import asyncio
 
-    await asyncio.wait_for(what, seconds)
+    # Not by wait_for(), which before Python 3.12 may lose a cancellation.
+    task = asyncio.ensure_future(what)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        task.cancel()
+        # Nothing else can read or close the source before that has come to its end.
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
 
 
 def _objection(response: Response) -> str | None:
@@ -460,10 +489,11 @@ def waker(sock: Any) -> Callable[[], object]:
         return partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)
 
     def wake() -> None:
-        # What trio and asyncio show of their sockets; uvloop shows no more than the number.
+        # What trio and asyncio show of their sockets; uvloop, and urllib3 for TLS within TLS, show
+        # no more than the number.
         try:
             sock.shutdown(socket.SHUT_RDWR)
-        except TypeError:
+        except (TypeError, AttributeError):
             with socket.socket(fileno=os.dup(sock.fileno())) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
 

@@ -35,6 +35,7 @@ _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # RFC 9110, 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[0-9A-Za-z._~-]+")
+_PLAIN = {"", "identity"}
 _FRAMING = {"content-length", "transfer-encoding"}
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
@@ -231,10 +232,13 @@ class Exchange:
         self._inflate: Any = None
         self._within_member = False
         self._body: list[bytes] = []
-        # httptools looks for its callbacks by name, once: this one and the three below.
+        # httptools looks for its callbacks by name, once: this one and the four below.
         self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._parser_error = httptools.HttpParserError
+
+    def on_status(self, reason: bytes) -> None:
+        self._fields_size += len(reason)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Behind the head, these are trailers.
@@ -255,8 +259,10 @@ class Exchange:
             )
         # Others are interim (RFC 9110, 15.2): the response is still to come.
         if status >= 200:
-            self.status, self.headers = status, Headers(fields)
-            self._look_at_codings()
+            # The parser leaves white space behind a value where it is (RFC 9110, 5.5).
+            self.status = status
+            self.headers = Headers((name, value.strip(" \t")) for name, value in fields)
+            self._look_at_codings(Headers(fields).get("transfer-encoding", "chunked"))
 
     def on_message_complete(self) -> None:
         if self.status:
@@ -315,19 +321,20 @@ class Exchange:
             "Expected the rest of the body, got the end of the connection before it"
         )
 
-    def _look_at_codings(self) -> None:
-        coding = (self.headers.get("content-encoding") or "identity").lower()
-        if coding in ("gzip", "x-gzip"):
+    def _look_at_codings(self, transfer: str) -> None:
+        coding = self.headers.get("content-encoding", "").lower()
+        codings = [each for each in map(str.strip, coding.split(",")) if each not in _PLAIN]
+        if codings in (["gzip"], ["x-gzip"]):
             self._inflate = zlib.decompressobj(31)
-        elif coding != "identity":
+        elif codings:
             self._fail(
                 TransportError(
                     "Expected the body without content coding, as it was asked for, got "
                     f"{coding!r}: use an HTTP library that decodes it"
                 )
             )
-        transfer = self.headers.get("transfer-encoding", "chunked").lower()
-        if transfer != "chunked":
+        # As it stands there: behind white space, the parser does not know it.
+        if transfer.lower() != "chunked":
             self._fail(TransportError(f"Expected a chunked body, got one that is {transfer!r}"))
 
     def _inflated(self, body: bytes) -> Iterator[bytes]:

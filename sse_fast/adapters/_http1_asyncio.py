@@ -46,18 +46,17 @@ class Opening:
             self._task = loop.create_task(self._open_source())
             # That it failed may be of interest to nobody any more.
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        try:
-            return await asyncio.shield(self._task)
-        except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            # Not the waiting task was cancelled, but this one.
-            raise TransportError(
-                "Expected a response, got close()", phase="connect", sent=True
-            ) from None
+        # Not by shield(), where a cancelled wait looks like a cancelled task.
+        await asyncio.wait({self._task})
+        if self._task.cancelled():
+            raise TransportError("Expected a response, got close()", phase="connect", sent=True)
+        return self._task.result()
 
     def cancel(self) -> None:
-        if self._task is not None:
+        source = self._made()
+        if source is not None and source.wake is not None:
+            source.wake()
+        elif self._task is not None:
             self._task.cancel()
 
     async def aclose(self) -> None:
@@ -65,10 +64,22 @@ class Opening:
             return
         self._task.cancel()
         await asyncio.wait({self._task})
-        if not self._task.cancelled() and self._task.exception() is None:
-            close = self._task.result().close
-            if close is not None:
-                await close()
+        source = self._made()
+        if source is not None and source.close is not None:
+            await source.close()
+
+    def __del__(self) -> None:
+        # A stream that was forgotten; what was made goes with its chunks.
+        if self._task is not None and not self._task.done():
+            # The loop may be closed.
+            with suppress(RuntimeError):
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    def _made(self) -> Source | None:
+        task = self._task
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result()
 
 
 async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any]) -> Any:
@@ -79,14 +90,20 @@ async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any
     task = asyncio.get_running_loop().create_task(connecting)
     try:
         await asyncio.wait({task}, timeout=seconds)
-    finally:
-        if not task.done():
-            task.add_done_callback(_abort)
-            task.cancel()
-    if not task.done():
-        raise asyncio.TimeoutError(f"not within {seconds:g} seconds")
-    transport, _ = task.result()
-    return transport
+        if task.done():
+            transport, _ = task.result()
+            return transport
+    except BaseException:
+        _give_up(task)
+        raise
+    _give_up(task)
+    raise asyncio.TimeoutError(f"not within {seconds:g} seconds")
+
+
+def _give_up(connecting: asyncio.Task[Any]) -> None:
+    """Also if it is done already, or will be before it is cancelled."""
+    connecting.add_done_callback(_abort)
+    connecting.cancel()
 
 
 def _abort(connecting: asyncio.Task[Any]) -> None:
@@ -175,7 +192,8 @@ class _Connection:
     async def aclose(self) -> None:
         """Not by a close() that waits for what is still to be written, or for the TLS peer."""
         self._transport.abort()
-        await self._lost
+        # Not the future itself, which a cancelled wait would cancel.
+        await asyncio.wait({self._lost})
 
     def abandon(self) -> None:
         """The same from any thread, without waiting."""

@@ -68,6 +68,7 @@ class _Chunks(AsyncIterator[bytes]):
                 raise
         if chunk:
             return chunk
+        self._forget()
         if self._lost is not None and self._lost.done() and self._lost.exception():
             # To aiohttp, a reset is as good an end as another.
             raise cast("Exception", self._lost.exception())
@@ -81,11 +82,15 @@ class _Chunks(AsyncIterator[bytes]):
         if self._lost is not None:
             self._lost.add_done_callback(self._on_lost)
 
+    def _forget(self) -> None:
+        """The connection may serve many more responses."""
+        if self._lost is not None:
+            self._lost.remove_done_callback(self._on_lost)
+
     def __del__(self) -> None:
         if self._loop is None:
             return
-        if self._lost is not None:
-            self._lost.remove_done_callback(self._on_lost)
+        self._forget()
         # A stream that was forgotten: its connection would hold it for ever. From any thread, as
         # the garbage collector runs in any; the loop may be closed.
         if not self._response.closed:

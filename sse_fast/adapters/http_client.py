@@ -29,7 +29,7 @@ def open_source(response: HTTPResponse) -> Source:
 
     def close() -> None:
         # The socket stays with the HTTPConnection, which has no use for it within a body.
-        if wake is not None and not response.isclosed():
+        if wake is not None and response.length != 0:
             with suppress(OSError):
                 wake()
         response.close()
@@ -70,4 +70,13 @@ def _read_length(response: HTTPResponse, remaining: int) -> Iterator[bytes]:
 def _waker(response: HTTPResponse) -> Callable[[], object] | None:
     # Nothing public leads to the socket.
     sock: Any = getattr(getattr(response.fp, "raw", None), "_sock", None)
-    return None if sock is None else waker(sock)
+    if sock is None:
+        return None
+    shut_down = waker(sock)
+
+    def wake() -> None:
+        # Else the connection may carry another response by now.
+        if not response.isclosed():
+            shut_down()
+
+    return wake

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._errors import SSEError, StreamTimeout, TransportError
@@ -251,6 +253,13 @@ def _exchange_heads(sock: socket.socket, request: Request, body: _Body) -> None:
         raise
 
 
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        ip_address(host.partition("%")[0])
+        return True
+    return False
+
+
 def _server_name(request: Request) -> str:
     return request.host.partition("%")[0]
 
@@ -432,8 +441,10 @@ async def _aopen(
                 lambda: connection,
                 request.host,
                 request.port,
-                # RFC 8305, 5: an address that does not answer holds up the next for so long.
-                happy_eyeballs_delay=0.25,
+                # RFC 8305, 5: an address that does not answer holds up the next for so long. Only
+                # where there may be several, as asyncio leaves a socket of a cancelled race to the
+                # garbage collector.
+                happy_eyeballs_delay=None if _is_address(request.host) else 0.25,
                 **options,
             )
         else:
