@@ -13,6 +13,11 @@ import pytest
 from faults import FaultServer, serve_faults
 from server import Server, serve
 
+# No proxy leads to a server in this very process.
+for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 

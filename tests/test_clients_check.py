@@ -300,7 +300,7 @@ def test_the_body_of_a_refused_response_is_bounded(
 def test_a_refused_response_that_goes_on_and_on(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.5)
     hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 300, 500)
     outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
     assert isinstance(outcome.error, ResponseError)
@@ -322,7 +322,7 @@ def test_a_refused_response_that_goes_silent(
     reader: Reader, faults: FaultServer, monkeypatch: pytest.MonkeyPatch, framing: str, body: bytes
 ) -> None:
     """The server holds the body open until the response was refused."""
-    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.5)
     hold = threading.Event()
     sent = b"%X\r\n%b\r\n" % (len(body), body) if body and framing == CHUNKED else body
     faults.scripts["/"] = [head(framing, status="500 Oops") + sent, hold]
@@ -338,7 +338,7 @@ def test_a_refused_response_that_goes_silent(
 def test_a_refused_response_over_tls_and_http2_that_goes_silent(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast.adapters._MAX_BODY_SECONDS", 0.5)
     hold = threading.Event()
     hypercorn_server.answers["/"] = AsgiAnswer([b"begun", hold], 500)
     start = time.monotonic()
