@@ -52,8 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Not every terminal can show every character.
         sys.stdout.reconfigure(errors="replace")
-    # No proxy leads to a server in this very process.
-    os.environ["no_proxy"] = "127.0.0.1"
     expected = [*map(json.loads, _completions(_REPEAT))]
     same = True
     with _serve() as port:
@@ -227,13 +225,23 @@ def _aiohttp_reader(port: int, options: dict[str, float]) -> Iterator[list[Event
 
 @contextmanager
 def _own_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
-    with adapters.sockets.open_stream(
-        f"http://127.0.0.1:{port}{_PATH}",
-        method="POST",
-        json=options,
-        until="[DONE]",
-        decode=json.loads,
-    ) as events:
+    before = os.environ.get("no_proxy")
+    # No proxy leads to a server in this very process.
+    os.environ["no_proxy"] = "127.0.0.1"
+    try:
+        events = adapters.sockets.open_stream(
+            f"http://127.0.0.1:{port}{_PATH}",
+            method="POST",
+            json=options,
+            until="[DONE]",
+            decode=json.loads,
+        )
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
+    with events:
         yield events
 
 
