@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import socket
 import threading
@@ -194,6 +195,12 @@ def test_a_socket_that_shows_only_its_number() -> None:
         far.settimeout(5)
         waker(Shown())()
         assert far.recv(1) == b""
+
+
+def test_what_has_no_socket_says_so() -> None:
+    """Else the body of a refused response would be read without a bound."""
+    response = urllib3.HTTPResponse(io.BytesIO(b"data: a\n\n"), preload_content=False)
+    assert open_source(response).wake is None
 
 
 @pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])

@@ -40,11 +40,14 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
         chunks = _decoded(response, coding)
     else:
         chunks = _from_below(response, below, cast("Iterator[bytes]", opened.chunks))
+    shut_down = opened.wake
+    if shut_down is None:
+        return Source(chunks, response.close, face)
 
     def wake() -> None:
         # Else the connection may carry another response by now.
-        if response.connection is not None and opened.wake is not None:
-            opened.wake()
+        if response.connection is not None:
+            shut_down()
 
     return Source(chunks, response.close, face, wake)
 
