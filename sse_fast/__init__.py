@@ -7,14 +7,23 @@ The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lin
 (`_lines.pxd`, with the scan in `_scan.h`); fields are read in `_process_field`; events leave at
 `_dispatch` (`_parser_c.pyx`). `_parser_py.py` is the same in plain Python, under the same names.
 `_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
-is in `adapters/`, where `sockets.py` is HTTP over sockets of our own.
+is in `adapters/`, where `sockets.py` is HTTP over sockets of our own. `_client.py` reconnects, as
+`_reconnect.py` decides.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import (
     DecodeError,
     EventTooLarge,
+    FatalError,
     ResponseError,
+    RetriableError,
     SSEError,
+    StreamIncomplete,
     StreamTimeout,
     TransportError,
 )
@@ -23,23 +32,62 @@ from sse_fast._source import Response
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 from sse_fast.adapters import aiter_events, iter_events, register
 
+if TYPE_CHECKING:
+    from sse_fast._client import (
+        AsyncEventSource,
+        EventSource,
+        ReadyState,
+        ReconnectPolicy,
+        afetch_event_source,
+        fetch_event_source,
+    )
+
 __all__ = [
     "ACCELERATED",
+    "AsyncEventSource",
     "AsyncEventStream",
     "DecodeError",
     "EndReason",
     "Event",
+    "EventSource",
     "EventStream",
     "EventTooLarge",
+    "FatalError",
     "Parser",
+    "ReadyState",
+    "ReconnectPolicy",
     "Response",
     "ResponseError",
+    "RetriableError",
     "SSEError",
+    "StreamIncomplete",
     "StreamTimeout",
     "TransportError",
+    "afetch_event_source",
     "aiter_events",
+    "fetch_event_source",
     "iter_events",
     "register",
 ]
 
+_CLIENT = {
+    "AsyncEventSource",
+    "EventSource",
+    "ReadyState",
+    "ReconnectPolicy",
+    "afetch_event_source",
+    "fetch_event_source",
+}
+"""What is loaded when it is first named: most programs only parse."""
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLIENT:
+        return getattr(import_module("sse_fast._client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,8 +6,11 @@
     ├── EventTooLarge     an event over `max_event_size`
     ├── DecodeError       `decode` raised
     ├── ResponseError     not a response with an event stream
-    └── TransportError    the source of the bytes failed
-        └── StreamTimeout nothing came for too long
+    ├── StreamIncomplete  the stream broke off, and may not be asked for again
+    ├── TransportError    the source of the bytes failed
+    │   └── StreamTimeout nothing came for too long
+    ├── RetriableError    raised by a callback: ask again
+    └── FatalError        raised by a callback: give up
 
 Event streams have no syntax errors: every sequence of bytes is one (HTML standard, 9.2.5).
 """
@@ -17,13 +20,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "DecodeError",
     "EventTooLarge",
+    "FatalError",
     "ResponseError",
+    "RetriableError",
     "SSEError",
+    "StreamIncomplete",
     "StreamTimeout",
     "TransportError",
 ]
@@ -109,6 +115,14 @@ class ResponseError(SSEError):
         return str(self.args[0])
 
 
+class StreamIncomplete(SSEError):
+    """The stream broke off before its end, and may not be asked for again by the client itself.
+
+    What ended it, if that was an error, is the `__cause__`. `last_event_id` of the source says up
+    to where its events were taken.
+    """
+
+
 class TransportError(SSEError):
     """The source of the bytes failed; what it raised, if it raised, is the `__cause__`.
 
@@ -127,4 +141,33 @@ class TransportError(SSEError):
 
 
 class StreamTimeout(TransportError):
-    """No byte came within the time that was set."""
+    """No byte, or no event, came within the time that was set."""
+
+
+class RetriableError(SSEError):
+    """For callbacks to raise: drop the connection and ask again, which counts as consent.
+
+    Attributes:
+        delay: seconds to wait before; None: as long as the policy says.
+    """
+
+    delay: float | None
+
+    def __init__(self, *args: object, delay: float | None = None) -> None:
+        super().__init__(*args)
+        self.delay = delay
+
+
+class FatalError(SSEError):
+    """For callbacks to raise: end it all. It comes out unchanged, like any other exception."""
+
+
+def layers(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it was made of: libraries wrap them in one way or another."""
+    found: list[Any] = [error]
+    for each in found:
+        if isinstance(each, BaseException):
+            yield each
+            # Not the __context__: what the caller was handling when it called.
+            if len(found) < 64:
+                found += [each.__cause__, getattr(each, "reason", None), *each.args]

@@ -230,6 +230,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef object _until
     cdef bytes _until_data
     cdef list _events           # not handed out yet; None: none
+    # Of the latest feed, the ids of blocks without data, by the number of events before them; None:
+    # none.
+    cdef readonly dict _lone_ids
     cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
     cdef bint _busy
     cdef bint _done
@@ -341,6 +344,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             raise RuntimeError("Expected reset() outside of feed(), got it within")
         _reset_stream(&self._stream)
         self._events = None
+        self._lone_ids = None
         self._rest = None
         self._refusal = NEED_INPUT
         self._done = False
@@ -391,6 +395,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             raise MemoryError("Expected reset() before more input: memory ran out within an event")
         if self._done:
             return []
+        self._lone_ids = None
         rest = self._rest
         if rest is not None:
             self._rest = None
@@ -463,6 +468,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         if has_id:
             self._last_event_id = _new_text(&raw_id)
         if not has_data:
+            if self._lone_ids is None:
+                self._lone_ids = {}
+            self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
             return 0
         if (self._until_data is not None
                 and raw_data.length == <size_t>PyBytes_GET_SIZE(self._until_data)

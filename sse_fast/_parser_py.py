@@ -226,6 +226,7 @@ class Parser(Generic[T_co]):
         "_last_event_id",
         "_line",
         "_lines",
+        "_lone_ids",
         "_max_size",
         "_on_comment",
         "_retry",
@@ -371,6 +372,9 @@ class Parser(Generic[T_co]):
         if self._busy:
             raise RuntimeError("Expected reset() outside of feed(), got it within")
         self._events: list[Event[Any]] = []
+        # Of the latest feed, the ids of blocks without data, by the number of events before them;
+        # None: none.
+        self._lone_ids: dict[int, str] | None = None
         self._chunks: deque[bytes] = deque()
         # Complete lines not processed yet, the next one last.
         self._lines: list[bytes] = []
@@ -413,6 +417,7 @@ class Parser(Generic[T_co]):
             raise EventTooLarge(self._size, self._max_size)
         if self._done:
             return []
+        self._lone_ids = None
         self._chunks.append(chunk)
         self._busy = True
         try:
@@ -586,6 +591,9 @@ class Parser(Generic[T_co]):
             self._last_event_id = self._id.decode("utf-8", "replace")
         self._end_block()
         if not lines:
+            if self._lone_ids is None:
+                self._lone_ids = {}
+            self._lone_ids[len(self._events)] = self._last_event_id
             return
         raw = lines[0] if len(lines) == 1 else b"\n".join(lines)
         if raw == self._until_data:

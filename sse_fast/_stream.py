@@ -82,7 +82,7 @@ class _Stream(Generic[T]):
     # threads that close at once do it once.
     _closers: list[Callable[[], Any]]
     _wake: Callable[[], object] | None
-    _id_when_closed: str | None
+    _ids_when_closed: tuple[str, str] | None
     response: Response | None
     end_reason: EndReason | None
 
@@ -101,7 +101,7 @@ class _Stream(Generic[T]):
         self._error = None
         self._closers = []
         self._wake = None
-        self._id_when_closed = None
+        self._ids_when_closed = None
         self.response = None
         self.end_reason = None
 
@@ -111,12 +111,24 @@ class _Stream(Generic[T]):
     @property
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was handed over."""
-        if self._id_when_closed is not None:
-            return self._id_when_closed
-        at, batch = self._handed_over, self._batch
-        if at >= len(batch) and self._error is None and not self._kept_back:
+        return self.ids()[1]
+
+    def ids(self) -> tuple[str, str]:
+        """The last event ID before the event that was handed over last, and the one after it."""
+        if self._ids_when_closed is not None:
+            return self._ids_when_closed
+        return self._id_after(max(0, self._handed_over - 1)), self._id_after(self._handed_over)
+
+    def _id_after(self, count: int) -> str:
+        """The last event ID behind so many events of the batch, and the blocks without data that
+        follow them."""
+        batch = self._batch
+        if count >= len(batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
-        return batch[at - 1].id if at else self._id_before_batch
+        lone_ids = self._parser._lone_ids
+        if lone_ids is not None and count in lone_ids:
+            return lone_ids[count]
+        return batch[count - 1].id if count else self._id_before_batch
 
     @property
     def retry(self) -> int | None:
@@ -133,9 +145,9 @@ class _Stream(Generic[T]):
         if self.end_reason is None:
             self.end_reason = reason
 
-    def _end_closed(self) -> None:
+    def end(self) -> None:
         """Drop the events not handed over: for `last_event_id`, they were never there."""
-        self._id_when_closed = self.last_event_id
+        self._ids_when_closed = self.ids()
         self._end(EndReason.CLOSED)
         self._batch = []
 
@@ -367,7 +379,7 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
         A thread that waits for the network then wakes up, if that harms no other response: over
         HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it returns.
         """
-        self._end_closed()
+        self.end()
         if self._reading:
             self._wake_reader()
         else:
@@ -488,7 +500,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         over HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it
         returns.
         """
-        self._end_closed()
+        self.end()
         if self._reading:
             self._wake_reader()
         else:

@@ -9,12 +9,12 @@ import pytest
 from faults import CHUNKED, chunk, framed, head
 
 from sse_fast import TransportError
-from sse_fast.adapters._http1 import Exchange, Request, prepare
+from sse_fast.adapters._http1 import Exchange, Message, prepare
 
-REQUEST = Request("http://host/", "GET", False, "host", 80, b"")
+REQUEST = Message("http://host/", "GET", False, "host", 80, b"")
 
 
-def prepared(url: str, **options: Any) -> Request:
+def prepared(url: str, **options: Any) -> Message:
     given = {"method": "GET", "headers": None, "json": None, "data": None, **options}
     return prepare(url, given["method"], given["headers"], given["json"], given["data"])
 

@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from sse_fast._errors import ResponseError
+from sse_fast._errors import ResponseError, StreamTimeout, TransportError, layers
 from sse_fast._parser import Parser
 from sse_fast._source import READ_SIZE, Response, Source, without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     Adapter = Callable[[Any], Source | Iterable[bytes] | AsyncIterable[bytes]]
 
 __all__ = [
+    "acheck_response",
     "aiter_events",
     "check_response",
     "iter_events",
     "open_events",
     "open_source",
     "register",
+    "request_failed",
+    "sender",
     "waker",
 ]
 
@@ -54,6 +57,17 @@ _ADAPTERS: dict[str, str | Adapter] = {
     "urllib3.response.HTTPResponse": "urllib3",
 }
 """Type name -> adapter, or the module here whose `open_source` is the adapter."""
+
+_CLIENTS: dict[str, tuple[str, bool]] = {
+    "aiohttp.client.ClientSession": ("aiohttp", True),
+    "httpx.AsyncClient": ("httpx", True),
+    "httpx.Client": ("httpx", False),
+    "httpx2.AsyncClient": ("httpx", True),
+    "httpx2.Client": ("httpx", False),
+    "requests.sessions.Session": ("requests", False),
+    "urllib3.poolmanager.PoolManager": ("urllib3", False),
+}
+"""Type name of a client -> the module here that sends by it, and whether that is awaited."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_BODY = 64 * 1024
@@ -206,7 +220,7 @@ def aiter_events(
         opened = _as_async(opened)
 
     async def begin() -> tuple[Source, EndReason | None]:
-        return opened, await check_response(opened)
+        return opened, await acheck_response(opened)
 
     return AsyncEventStream(opened, parser, on_chunk, begin if check else None)
 
@@ -236,7 +250,7 @@ def register(type_name: str, adapter: Adapter) -> None:
 def __getattr__(name: str) -> Any:
     # `sse_fast.adapters.sockets.open_stream` without an import of its own, as it is for users.
     if name == "sockets":
-        return import_module(f"{__name__}.sockets")
+        return _sockets()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -253,21 +267,35 @@ def open_events(
     """
     assert isinstance(opened.chunks, Iterable)
     opened = opened._replace(chunks=iter(opened.chunks))
-    response = opened.response if check else None
-    if response is not None:
-        objection = _objection(response)
-        if objection is not None:
-            _read_refused(opened, response)
-            raise _response_error(objection, response)
-    if response is not None and response.status == 204:
-        # Read to its end, so that the connection is free for the next request.
-        with suppress(Exception):
-            next(cast("Iterator[bytes]", opened.chunks), None)
+    reason = check_response(opened) if check else None
     stream: EventStream[T] = EventStream(opened, parser, on_chunk)
-    if response is not None and response.status == 204:
-        stream.end_reason = EndReason.NO_CONTENT
+    if reason is not None:
+        stream.end_reason = reason
         stream.close()
     return stream
+
+
+def check_response(opened: Source, objection: str | None = None) -> EndReason | None:
+    """The check of a source: why its stream is over at once, or None.
+
+    `objection` is what there is to say against the response beforehand.
+
+    Raises:
+        ResponseError: the check failed; the response is closed.
+    """
+    response = opened.response
+    if response is None:
+        return None
+    objection = objection or _objection(response)
+    if objection is not None:
+        _read_refused(opened, response)
+        raise _response_error(objection, response)
+    if response.status != 204:
+        return None
+    # Read to its end, so that the connection is free for the next request.
+    with suppress(Exception):
+        next(cast("Iterator[bytes]", opened.chunks), None)
+    return EndReason.NO_CONTENT
 
 
 def open_source(source: Any) -> Source:
@@ -286,6 +314,55 @@ def open_source(source: Any) -> Source:
             opened = adapter(source)
             return opened if isinstance(opened, Source) else _open_plain(opened)
     return _open_plain(source)
+
+
+def sender(client: Any, *, is_async: bool) -> Callable[..., Any]:
+    """What sends a `Request` by a client, which is None for sockets of our own: a function of the
+    request and the seconds to connect and to wait for a byte; it gives the `Source`, which is to
+    be awaited if `is_async`. It follows no redirects.
+
+    Raises:
+        TypeError: no client, or one of the other kind.
+    """
+    name = "asend" if is_async else "send"
+    if client is None:
+        return cast("Callable[..., Any]", partial(getattr(_sockets(), name), None))
+    for cls in type(client).__mro__:
+        file, awaited = _CLIENTS.get(f"{cls.__module__}.{cls.__qualname__}", ("", is_async))
+        if awaited != is_async:
+            other = "AsyncEventSource" if awaited else "EventSource"
+            raise TypeError(
+                f"Expected a client whose calls are {'' if is_async else 'not '}awaited, got "
+                f"{_type_name(client)}: use {other}"
+            )
+        if file:
+            return partial(getattr(import_module(f"{__name__}.{file}"), name), client)
+    raise TypeError(
+        "Expected a requests.Session, a urllib3.PoolManager, a client of httpx or httpx2 or an "
+        f"aiohttp.ClientSession, got {_type_name(client)}"
+    )
+
+
+def request_failed(url: str, error: Exception, unsent: AbstractSet[str]) -> TransportError:
+    """What a library raised instead of a response. `unsent` are the names of the errors that
+    nothing of the request was sent before."""
+    all_layers = list(layers(error))
+    names = {cls.__name__ for each in all_layers for cls in type(each).__mro__}
+    sent = not names & unsent
+    kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
+    # Not the text of the library's own errors, which show the query.
+    reasons = (each.strerror for each in all_layers if isinstance(each, OSError))
+    reason = next((each for each in reasons if isinstance(each, str)), type(error).__name__)
+    return kind(
+        f"Expected a {'response of' if sent else 'connection to'} {without_secrets(url)}, got: "
+        f"{reason}",
+        phase="head" if sent else "connect",
+        sent=sent,
+    )
+
+
+def _sockets() -> Any:
+    return import_module(f"{__name__}.sockets")
 
 
 def _open_plain(source: Any) -> Source:
@@ -350,8 +427,8 @@ def _as_async(opened: Source) -> Source:
     return opened._replace(chunks=each(), close=aclose)
 
 
-async def check_response(opened: Source) -> EndReason | None:
-    """The check of an async source: why its stream is over at once, or None.
+async def acheck_response(opened: Source, objection: str | None = None) -> EndReason | None:
+    """The async twin of `check_response`.
 
     Raises:
         ResponseError: the check failed; the response is still to be closed.
@@ -359,7 +436,7 @@ async def check_response(opened: Source) -> EndReason | None:
     response = opened.response
     if response is None:
         return None
-    objection = _objection(response)
+    objection = objection or _objection(response)
     if objection is None:
         if response.status != 204:
             return None

@@ -7,40 +7,32 @@ head, the body as it arrives, and errors that say what was wrong.
 from __future__ import annotations
 
 import base64
-import json as json_
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from sse_fast._errors import SSEError, TransportError
+from sse_fast._request import (
+    DEFAULT_FIELDS,
+    Request,
+    check_fields,
+    check_method,
+    encode_body,
+    parse_url,
+)
 from sse_fast._source import READ_SIZE, Headers, without_secrets
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    HeaderFields: TypeAlias = (
-        Mapping[str, str] | Mapping[str, bytes] | Iterable[tuple[str, str | bytes]]
-    )
-    Data: TypeAlias = bytes | str | Mapping[str, Any]
+    from sse_fast._request import Data, HeaderFields
 
 MAX_HEAD = 64 * 1024
 """The largest head of a response that is taken, in bytes."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# RFC 9110, 5.5: of the control characters, a field value may hold HTAB.
-_CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# RFC 9110, 5.6.2
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HOST = re.compile(r"[0-9A-Za-z._~-]+")
+USER_AGENT = {"User-Agent": b"sse-fast"}
 _PLAIN = {"", "identity"}
-_FRAMING = {"content-length", "transfer-encoding"}
-_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
 
-class Request(NamedTuple):
+class Message(NamedTuple):
     """What to connect to, and what to send there."""
 
     url: str
@@ -57,131 +49,47 @@ def prepare(
     headers: HeaderFields | None,
     json: Any,
     data: Data | None,
-) -> Request:
+) -> Message:
     """The request, as bytes.
 
     Raises:
         ValueError: a URL, method or header that cannot be sent as it is.
         TypeError: both bodies, or a `data` that is none.
     """
-    if _CONTROL.search(url):
-        raise ValueError("Expected a URL without control characters, got one that has some")
-    url = url.strip()
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-        # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
-        target = quote(parts.path or "/", safe=_URL_CHARACTERS)
-        if "?" in url.partition("#")[0]:
-            target += "?" + quote(parts.query, safe=_URL_CHARACTERS)
-        user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()
-    except ValueError:
-        # Nothing of what was found, as it may be a password that was not escaped.
-        raise ValueError(
-            "Expected a URL, got one whose user, host, port or path cannot be read"
-        ) from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("Expected a URL that begins with http:// or https://, got another")
-    if not _TOKEN.fullmatch(method):
-        raise ValueError("Expected a request method, got something else")
-    name, authority = _check_host(host, "[" in parts.netloc)
-    body, kind = _body(json, data)
-    fields = {
-        "host": authority if port is None else f"{authority}:{port}",
-        "accept": "text/event-stream",
-        "accept-encoding": "identity",
-        "cache-control": "no-store",
-        "user-agent": "sse-fast",
-    }
-    if user != b":":
-        fields["authorization"] = f"Basic {base64.b64encode(user).decode()}"
+    check_method(method)
+    body, kind = encode_body(json, data)
+    own = list(check_fields(headers))
+    given = {name.lower() for name, _ in own}
+    target = parse_url(url)
+    fields = {**DEFAULT_FIELDS, **USER_AGENT}
+    if target.user is not None:
+        fields["Authorization"] = b"Basic " + base64.b64encode(target.user.encode())
     if kind is not None:
-        fields["content-type"] = kind
-    own = list(_checked(headers))
-    given = {key.lower() for key, _ in own}
-    lines = [
-        b"%b: %b\r\n" % (key.title().encode(), value.encode())
-        for key, value in fields.items()
-        if key not in given
-    ]
+        fields["Content-Type"] = kind.encode()
+    all_fields = [(name, value) for name, value in fields.items() if name.lower() not in given]
+    return compose(Request(method, url.strip(), (*all_fields, *own), body))
+
+
+def compose(request: Request) -> Message:
+    """The request as bytes, with the fields it has and those that HTTP wants.
+
+    Raises:
+        ValueError: the URL cannot be sent as it is.
+    """
+    method, body, target = request.method, request.body, parse_url(request.url)
+    given = {name.lower() for name, _ in request.fields}
+    needed = {"Host": target.authority.encode(), **USER_AGENT}
+    fields = [each for each in needed.items() if each[0].lower() not in given]
+    lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in (*fields, *request.fields)]
     if body is not None or method in ("POST", "PUT", "PATCH"):
         lines.append(b"Content-Length: %d\r\n" % len(body or b""))
-    lines += [b"%b: %b\r\n" % (key.encode(), value) for key, value in own]
-    start = f"{method} {target} HTTP/1.1\r\n".encode()
+    start = f"{method} {target.path} HTTP/1.1\r\n".encode()
     message = b"".join([start, *lines, b"\r\n", body or b""])
-    tls = parts.scheme == "https"
-    if port is None:
-        port = 443 if tls else 80
-    return Request(url, method, tls, name, port, message)
+    tls = target.scheme == "https"
+    return Message(request.url, method, tls, target.host, target.port, message)
 
 
-def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
-    """The host to connect to, and how the Host field names it."""
-    if in_brackets:
-        # RFC 6874: the zone is for this end of the connection only.
-        address, _, zone = host.replace("%25", "%").partition("%")
-        if re.fullmatch(r"[0-9a-f:.]*:[0-9a-f:.]*", address):
-            return f"{address}%{zone}" if zone else address, f"[{address}]"
-    else:
-        with suppress(UnicodeError):
-            name = host.encode("idna").decode()
-            if _HOST.fullmatch(name):
-                return name, name
-    raise ValueError("Expected a URL with a host, got one without, or with none that can be")
-
-
-def _body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
-    """The body, and its content type."""
-    if json is not None:
-        if data is not None:
-            raise TypeError("Expected json or data, got both")
-        return json_.dumps(json).encode(), "application/json"
-    if data is None or isinstance(data, bytes):
-        return data, None
-    if isinstance(data, str):
-        return _encoded(data, "data"), None
-    if isinstance(data, Mapping):
-        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
-    raise TypeError(
-        f"Expected data to be bytes, a str or a mapping, got {type(data).__name__}: "
-        "read what is to be sent into bytes"
-    )
-
-
-def _checked(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
-    pairs: Iterable[tuple[str, str | bytes]] = (
-        headers.items() if isinstance(headers, Mapping) else headers or ()
-    )
-    hosts = 0
-    for name, value in pairs:
-        if not isinstance(name, str) or not isinstance(value, (str, bytes)):
-            raise TypeError(
-                "Expected header fields with a str as name and a str or bytes as value, got "
-                f"{type(name).__name__} and {type(value).__name__}"
-            )
-        if not _TOKEN.fullmatch(name):
-            # Without it: it may be a whole line, with a secret in it.
-            raise ValueError("Expected the name of a header field, got what is none")
-        if name.lower() in _FRAMING:
-            raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
-        octets = _encoded(value, name) if isinstance(value, str) else value
-        if _CONTROL_IN_VALUE.search(octets):
-            raise ValueError(f"Expected a {name} without control characters, got one that has some")
-        hosts += name.lower() == "host"
-        if hosts > 1:
-            raise ValueError("Expected one Host, got two")
-        yield name, octets
-
-
-def _encoded(text: str, what: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        # Whose text would show the rest.
-        raise ValueError(f"Expected {what} without lone surrogates, got some") from None
-
-
-def refuse_proxy(request: Request) -> None:
+def refuse_proxy(request: Message) -> None:
     """Raise where a proxy variable applies: to go past it in silence may be what it forbids."""
     from urllib.request import (  # type: ignore[attr-defined]
         getproxies_environment,
@@ -212,7 +120,7 @@ class Exchange:
         complete: whether the body has come to its end.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Message) -> None:
         try:
             import httptools
         except ImportError:

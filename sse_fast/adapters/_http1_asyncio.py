@@ -36,14 +36,7 @@ class Opening:
 
     async def opened(self) -> Source:
         if self._task is None:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:
-                raise SSEError(
-                    "Expected asyncio, got another event loop: under trio, hand the response of "
-                    "httpx.AsyncClient to aiter_events"
-                ) from None
-            self._task = loop.create_task(self._open_source())
+            self._task = running_loop().create_task(self._open_source())
             # That it failed may be of interest to nobody any more.
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         # Not by shield(), where a cancelled wait looks like a cancelled task.
@@ -80,6 +73,16 @@ class Opening:
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SSEError(
+            "Expected asyncio, got another event loop: under trio, give the client an "
+            "httpx.AsyncClient, or hand its response to aiter_events"
+        ) from None
 
 
 async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any]) -> Any:

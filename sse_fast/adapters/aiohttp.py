@@ -11,12 +11,18 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sse_fast._source import AsyncUnreadable, Headers, Response, Source
+from sse_fast.adapters import request_failed
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
+
+    from sse_fast._request import Request
+
+_UNSENT = {"ClientConnectorError", "ClientConnectorCertificateError", "ConnectionTimeoutError"}
 
 _CODINGS = {"identity", "gzip", "deflate", "br", "zstd"}
 _UNKNOWN = (
@@ -111,3 +117,65 @@ def _connection_lost(
 
         error = ClientPayloadError("the connection was closed within the body")
     response.content.set_exception(error)
+
+
+async def asend(
+    session: aiohttp.ClientSession,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    import aiohttp
+    from yarl import URL
+
+    # It sends a str as UTF-8.
+    fields = [(name, value.decode()) for name, value in request.fields]
+    given = {name.lower() for name, _ in fields}
+    options: dict[str, Any] = {
+        "data": request.body,
+        "allow_redirects": False,
+        "raise_for_status": False,
+        "timeout": aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout, sock_read=idle_timeout
+        ),
+        # Only what was asked for.
+        "skip_auto_headers": [] if "content-type" in given else ["Content-Type"],
+    }
+    sending = session
+    authorized = "authorization" in given or "Authorization" in session.headers
+    if request.foreign or (authorized and (session.auth is not None or session.trust_env)):
+        # Without its auth, and what netrc says, which it would not take beside an Authorization.
+        sending = aiohttp.ClientSession(
+            connector=session.connector,
+            connector_owner=False,
+            cookie_jar=aiohttp.DummyCookieJar() if request.foreign else session.cookie_jar,
+            trace_configs=session.trace_configs,
+        )
+        options["proxy"] = _proxy(session, URL(request.url))
+        if not request.foreign:
+            fields += [each for each in session.headers.items() if each[0].lower() not in given]
+    try:
+        response = await sending.request(
+            request.method, URL(request.url), headers=fields, **options
+        )
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        if isinstance(error, ValueError):
+            # A URL that it does not send.
+            raise
+        raise request_failed(request.url, error, _UNSENT) from error
+    finally:
+        if sending is not session:
+            # Which leaves the connector, and with it the response, as it is.
+            await sending.close()
+    return open_source(response)
+
+
+def _proxy(session: aiohttp.ClientSession, url: URL) -> URL | str | None:
+    """What the session would use."""
+    from aiohttp.helpers import get_env_proxy_for_url
+
+    proxy: URL | str | None = getattr(session, "_default_proxy", None)
+    if proxy is None and session.trust_env:
+        with suppress(LookupError):
+            proxy, _ = get_env_proxy_for_url(url)
+    return proxy

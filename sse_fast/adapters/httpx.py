@@ -12,11 +12,18 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._errors import layers
 from sse_fast._source import AsyncUnreadable, Headers, Response, Source, Unreadable
-from sse_fast.adapters import waker
+from sse_fast.adapters import request_failed, waker
 
 if TYPE_CHECKING:
     import httpx
+
+    from sse_fast._request import Request
+
+_UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
+_REFUSED_STREAM = 7
+"""The error code of HTTP/2 for a request that was not looked at (RFC 9113, 8.7)."""
 
 
 def open_source(response: httpx.Response) -> Source:
@@ -76,3 +83,79 @@ def _waker(response: httpx.Response) -> Callable[[], object] | None:
             shut_down()
 
     return wake
+
+
+def send(
+    client: httpx.Client,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
+    try:
+        response = client.send(prepared, stream=True, follow_redirects=False, **options)
+    except Exception as error:
+        raise _failure(request, error) from error
+    return open_source(response)
+
+
+async def asend(
+    client: httpx.AsyncClient,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
+    try:
+        response = await client.send(prepared, stream=True, follow_redirects=False, **options)
+    except Exception as error:
+        raise _failure(request, error) from error
+    return open_source(response)
+
+
+def _prepare(
+    client: httpx.Client | httpx.AsyncClient,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> tuple[httpx.Request, dict[str, Any]]:
+    """The request as httpx knows it, and how to send it."""
+    # Bytes, as it refuses some values of str.
+    fields: Any = [(name.encode(), value) for name, value in request.fields]
+    extensions = {
+        "timeout": {
+            "connect": connect_timeout,
+            "read": idle_timeout,
+            "write": idle_timeout,
+            "pool": connect_timeout,
+        }
+    }
+    prepared = client.build_request(
+        request.method, request.url, headers=fields, content=request.body, extensions=extensions
+    )
+    if request.foreign:
+        # Without anything of the client's, but of the same module.
+        prepared = type(prepared)(
+            request.method, request.url, headers=fields, extensions=extensions
+        )
+        return prepared, {"auth": None}
+    if request.redirected:
+        # Without the parameters of the client.
+        prepared.url = type(prepared.url)(request.url)
+    authorized = any(name.lower() == "authorization" for name, _ in request.fields)
+    return prepared, {"auth": None} if authorized else {}
+
+
+def _failure(request: Request, error: Exception) -> Exception:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if "TransportError" not in names or names & {"LocalProtocolError", "UnsupportedProtocol"}:
+        # What it does not send, or what an event hook or an auth of the user's has raised.
+        return error
+    failure = request_failed(request.url, error, _UNSENT)
+    if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):
+        failure.sent = False
+    return failure
+
+
+def _details(error: Exception) -> list[Any]:
+    return [detail for each in layers(error) for detail in each.args]

@@ -18,8 +18,8 @@ from sse_fast._errors import SSEError, StreamTimeout, TransportError
 from sse_fast._parser import Parser
 from sse_fast._source import READ_SIZE, AsyncUnreadable, Response, Source, without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
-from sse_fast.adapters import check_response, open_events, waker
-from sse_fast.adapters._http1 import Exchange, Request, prepare, refuse_proxy
+from sse_fast.adapters import acheck_response, open_events, waker
+from sse_fast.adapters._http1 import Exchange, Message, compose, prepare, refuse_proxy
 
 if TYPE_CHECKING:
     import ssl
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar, Unpack
 
+    from sse_fast._request import Data, HeaderFields, Request
     from sse_fast._stream import ParserOptions
-    from sse_fast.adapters._http1 import Data, HeaderFields
 
     D = TypeVar("D")
     T = TypeVar("T", default=str)
@@ -175,7 +175,49 @@ def open_stream(
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     _check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
-    sock = _connect(request, uds, ssl_context, connect_timeout)
+    source = _open(request, exchange, uds, ssl_context, connect_timeout, idle_timeout)
+    return open_events(source, parser, check, on_chunk)
+
+
+def send(
+    client: None,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+    uds: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Source:
+    message, exchange = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    return _open(message, exchange, uds, ssl_context, connect_timeout, idle_timeout)
+
+
+def _prepared(
+    request: Request,
+    uds: Any,
+    context: Any,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> tuple[Message, Exchange]:
+    if request.foreign and uds is not None:
+        raise SSEError(
+            "Expected redirects that stay with the server behind the Unix socket, got one to "
+            "another origin"
+        )
+    message = compose(request)
+    exchange = Exchange(message)
+    _check_connection(message, uds, context, connect_timeout, idle_timeout)
+    return message, exchange
+
+
+def _open(
+    request: Message,
+    exchange: Exchange,
+    uds: str | os.PathLike[str] | None,
+    context: ssl.SSLContext | None,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    sock = _connect(request, uds, context, connect_timeout)
     try:
         sock.settimeout(idle_timeout)
         body = _Body(sock, exchange, idle_timeout)
@@ -183,12 +225,12 @@ def open_stream(
     except BaseException:
         sock.close()
         raise
-    response = Response(exchange.status, exchange.headers, url, sock)
-    return open_events(Source(body, sock.close, response, waker(sock)), parser, check, on_chunk)
+    response = Response(exchange.status, exchange.headers, request.url, sock)
+    return Source(body, sock.close, response, waker(sock))
 
 
 def _check_connection(
-    request: Request,
+    request: Message,
     uds: Any,
     context: Any,
     connect_timeout: float | None,
@@ -205,7 +247,7 @@ def _check_connection(
 
 
 def _connect(
-    request: Request,
+    request: Message,
     uds: str | os.PathLike[str] | None,
     context: ssl.SSLContext | None,
     timeout: float | None,
@@ -230,7 +272,7 @@ def _connect(
     return sock
 
 
-def _exchange_heads(sock: socket.socket, request: Request, body: _Body) -> None:
+def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
     """Send the request, and read the head of the response."""
     not_sent = None
     try:
@@ -260,7 +302,7 @@ def _is_address(host: str) -> bool:
     return False
 
 
-def _server_name(request: Request) -> str:
+def _server_name(request: Message) -> str:
     return request.host.partition("%")[0]
 
 
@@ -290,7 +332,7 @@ def _set_options(sock: Any) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _failure(phase: str, request: Request, error: Exception) -> TransportError:
+def _failure(phase: str, request: Message, error: Exception) -> TransportError:
     # That of asyncio is no TimeoutError before Python 3.11.
     kind = StreamTimeout if "Timeout" in type(error).__name__ else TransportError
     wanted = "connection to" if phase == "connect" else "response of"
@@ -402,14 +444,26 @@ def aopen_stream(
 
     async def begin() -> tuple[Source, EndReason | None]:
         source = await opening.opened()
-        return source, await check_response(source) if check else None
+        return source, await acheck_response(source) if check else None
 
     nothing_yet = Source(AsyncUnreadable(), opening.aclose, None, opening.cancel)
     return AsyncEventStream(nothing_yet, parser, on_chunk, begin, opens=True)
 
 
-async def _aopen(
+async def asend(
+    client: None,
     request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+    uds: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Source:
+    message, exchange = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    return await _aopen(message, exchange, uds, ssl_context, connect_timeout, idle_timeout)
+
+
+async def _aopen(
+    request: Message,
     exchange: Exchange,
     uds: str | os.PathLike[str] | None,
     context: ssl.SSLContext | None,
@@ -418,7 +472,15 @@ async def _aopen(
 ) -> Source:
     import asyncio
 
-    from sse_fast.adapters._http1_asyncio import Body, PlainConnection, TLSConnection, made_within
+    from sse_fast.adapters._http1_asyncio import (
+        Body,
+        PlainConnection,
+        TLSConnection,
+        made_within,
+        running_loop,
+    )
+
+    loop = running_loop()
 
     def too_quiet(seconds: float) -> StreamTimeout:
         return _too_quiet(seconds, "body" if exchange.status else "head")
@@ -434,7 +496,6 @@ async def _aopen(
             "server_hostname": _server_name(request),
             "ssl_handshake_timeout": limit,
         }
-    loop = asyncio.get_running_loop()
     try:
         if uds is None:
             connecting = loop.create_connection(

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
 from sse_fast.adapters import open_source as open_below
+from sse_fast.adapters import request_failed
 
 if TYPE_CHECKING:
     import urllib3
 
+    from sse_fast._request import Request
+
+_UNSENT = {"ConnectTimeoutError", "NewConnectionError", "SSLCertVerificationError"}
 _SMALL = 4096
 """Bytes: where nothing bounds what a compressed chunk is inflated to, take a small one."""
 
@@ -84,3 +88,42 @@ def _from_below(
     # The connection is free for the next request.
     below.close()
     response.release_conn()
+
+
+def send(
+    pool: urllib3.PoolManager,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+) -> Source:
+    import urllib3
+
+    # Those of one name as one field, whatever its case.
+    headers: dict[str, tuple[str, Any]] = {}
+    if not request.foreign:
+        headers = {name.lower(): (name, value) for name, value in pool.headers.items()}
+    own: dict[str, tuple[str, Any]] = {}
+    for name, value in request.fields:
+        before = own.get(name.lower())
+        own[name.lower()] = (name, value if before is None else before[1] + b", " + value)
+    try:
+        response: Any = pool.urlopen(
+            request.method,
+            request.url,
+            body=request.body,
+            headers=dict({**headers, **own}.values()),
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            timeout=urllib3.Timeout(connect=connect_timeout, read=idle_timeout),
+        )
+    except ValueError:
+        # A URL or a header that it does not send.
+        raise
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise request_failed(request.url, error, _UNSENT) from error
+    opened = open_source(response)
+    if opened.response is not None:
+        # It knows the path only.
+        opened.response.url = request.url
+    return opened

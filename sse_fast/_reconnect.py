@@ -1,0 +1,453 @@
+"""What a client does next, decided without a clock, a socket or a sleep.
+
+`Reconnection` is told what happened and when (in seconds of any clock that does not go back); it
+answers with the next request, with the error to raise, or with why it is all over. Chance comes in
+as a function. Who asks, waits and reads is `_client`.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from sse_fast._errors import (
+    ResponseError,
+    RetriableError,
+    StreamIncomplete,
+    StreamTimeout,
+    TransportError,
+    layers,
+)
+from sse_fast._request import DEFAULT_FIELDS, Request, follow, parse_url
+from sse_fast._stream import EndReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from typing_extensions import Self
+
+    from sse_fast._source import Response
+
+_SAFE_METHODS = {"GET", "HEAD"}
+_REDIRECTS = {301, 302, 303, 307, 308}
+_PERMANENT = {301, 308}
+_KEEP_METHOD = {307, 308}
+_REFUSED = {425, 429, 503, 529}
+"""Statuses of a server that has not looked at the request (529: overloaded, as some say it)."""
+_FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
+
+
+class ReadyState(enum.IntEnum):
+    """The state of the connection (HTML standard, 9.2.2)."""
+
+    CONNECTING = 0
+    """There is none yet, or it is to be made again."""
+    OPEN = 1
+    """Events may come."""
+    CLOSED = 2
+    """There is none and there will be none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectPolicy:
+    """When to ask again, and after how long. All durations are in seconds.
+
+    The wait before an attempt is the longest of `min_delay`, the server's `retry` and its
+    Retry-After, and on top of it a random part of a backoff, which grows with every attempt in a
+    row that brought nothing: `min(max_delay, initial_delay * multiplier ** n)`.
+
+    Attributes:
+        initial_attempts: how often to ask for the first response, before its error is raised;
+            None: no limit.
+        max_attempts: how often to ask for the next response, once there was a first: in a row,
+            without an event or `reset_after` seconds open in between. None: no limit; 0: never.
+        max_elapsed: the time from the first failure in a row after which no attempt begins any
+            more; None: no limit.
+        retry_statuses: the statuses after which to ask again.
+        initial_delay: the backoff of the first attempt.
+        multiplier: what it grows by with each that brings nothing.
+        max_delay: what it grows to.
+        jitter: which share of the backoff is random: 1.0 all of it, 0.0 none.
+        min_delay: the shortest wait there is, also for one that a callback asks for.
+        max_retry: the longest `retry` of a server that is heeded.
+        max_retry_after: the longest Retry-After that is heeded.
+        reset_after: how long a connection is open before it counts as if it had brought an event.
+        reconnect_on_end: whether to ask again after a clean end; None: for GET and HEAD only.
+        max_redirects: how many redirects one attempt follows.
+        max_id_size: the largest Last-Event-ID to be sent, in bytes; None: no limit.
+    """
+
+    initial_attempts: int | None = 3
+    max_attempts: int | None = None
+    max_elapsed: float | None = None
+    retry_statuses: Collection[int] = field(
+        default=frozenset({408, 425, 429, *range(500, 600)} - {501, 505}), repr=False
+    )
+    initial_delay: float = 1.0
+    multiplier: float = 2.0
+    max_delay: float = 30.0
+    jitter: float = 1.0
+    min_delay: float = 0.1
+    max_retry: float = 3600.0
+    max_retry_after: float = 3600.0
+    reset_after: float = 30.0
+    reconnect_on_end: bool | None = None
+    max_redirects: int = 20
+    max_id_size: int | None = 8192
+    # The standard knows nothing of declared ends, and the server's time replaces the client's.
+    _standard: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type in _NUMBERS and not _is_number(value, each.type):
+                raise ValueError(f"Expected {each.name} to be {_NUMBERS[each.type]}, got {value!r}")
+        if self.jitter > 1:
+            raise ValueError(f"Expected jitter to be a share of 0 to 1, got {self.jitter!r}")
+
+    @classmethod
+    def whatwg(cls, **changes: Any) -> Self:
+        """What browsers do, as the HTML standard has it (9.2.3); `changes` are fields.
+
+        Network errors and ends are followed by another attempt for ever, after the server's
+        `retry` or 3 seconds; any status but 200 is an error. Requests other than GET are guarded
+        all the same.
+        """
+        standard: dict[str, Any] = {
+            "initial_attempts": None,
+            "retry_statuses": frozenset(),
+            "initial_delay": 3.0,
+            "multiplier": 1.0,
+            "jitter": 0.0,
+            "reconnect_on_end": True,
+            "max_id_size": None,
+            "_standard": True,
+        }
+        return cls(**{**standard, **changes})
+
+    @classmethod
+    def never(cls, **changes: Any) -> Self:
+        """One attempt; every error is raised. `changes` are fields."""
+        return cls(
+            **{"initial_attempts": 1, "max_attempts": 0, "reconnect_on_end": False, **changes}
+        )
+
+
+_NUMBERS = {
+    "int": "a whole number from 0",
+    "float": "a number from 0",
+    "int | None": "a whole number from 0, or None",
+    "float | None": "a number from 0, or None",
+}
+
+
+def _is_number(value: object, kind: str) -> bool:
+    if value is None:
+        return kind.endswith("None")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value >= 0 and (isinstance(value, int) or not kind.startswith("int"))
+
+
+class Reconnection:
+    """The state of a client between its requests.
+
+    At any time there is at most one connection: from `begin` to the `failed`, `ended`, `asked`,
+    `interrupted` or `close` that tells of its loss.
+
+    Attributes:
+        policy: the `ReconnectPolicy`.
+        state: the `ReadyState`.
+        last_event_id: the id to go on from; for the driver to set.
+        retry: the reconnection time that the server asked for, in ms, or None; likewise.
+        due: when the next attempt may begin.
+        attempt: the number of the present attempt since there was a first response, or an event.
+    """
+
+    def __init__(
+        self,
+        policy: ReconnectPolicy,
+        request: Request,
+        *,
+        resend: bool = False,
+        resume: str | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`request` is what to ask, its fields are given with each attempt. `resend`: whether it
+        may be sent again whatever its method. `resume`: how the rest is asked for after a 200,
+        "get", "call" (the request is given with each attempt), or None: by the same request.
+        """
+        self.policy = policy
+        self.state = ReadyState.CONNECTING
+        self.last_event_id = ""
+        self.retry: int | None = None
+        self.due = float("-inf")
+        self.attempt = 0
+        self._request = request
+        self._safe = request.method in _SAFE_METHODS
+        self._resend = resend
+        self._resume = resume
+        self._chance = chance
+        # The request under way, or that of the open connection.
+        self._current: Request | None = None
+        # The redirects of this attempt, and where they have led for good.
+        self._hops = 0
+        self._moved: Request | None = None
+        self._began = float("-inf")
+        self._opened_at: float | None = None
+        self._had_response = False
+        self._failures = 0
+        self._failing_since: float | None = None
+
+    # -- The way to a connection
+
+    @property
+    def resuming(self) -> str | None:
+        """How the next request asks for the rest; None: it is the one that was given."""
+        return self._resume if self._had_response else None
+
+    def begin(
+        self,
+        now: float,
+        fields: Iterable[tuple[str, bytes]] = (),
+        resumed: Request | None = None,
+    ) -> Request:
+        """An attempt begins: what to ask.
+
+        Args:
+            now: the time, in seconds.
+            fields: the header fields; a Last-Event-ID among them counts as long as there is no id.
+            resumed: the request that asks for the rest, if `resuming` says "call".
+
+        Raises:
+            StreamIncomplete: the id is too long to be sent.
+        """
+        if self.state is not ReadyState.CONNECTING or self._current is not None:
+            raise RuntimeError("Expected no connection when one begins, got one")
+        value = id_field(self.last_event_id)
+        limit = self.policy.max_id_size
+        if limit is not None and len(value) > limit:
+            raise StreamIncomplete(
+                f"Expected a last event ID of at most {limit} bytes to go on from, got one of "
+                f"{len(value)}: raise max_id_size if the server takes it"
+            )
+        self.attempt += 1
+        self._began = now
+        if self._failing_since is None:
+            self._failing_since = now
+        self._hops, self._moved = 0, None
+        request = self._request
+        if resumed is not None:
+            request = resumed
+        elif self.resuming == "get":
+            request = request._replace(method="GET", body=None)
+            fields = [each for each in fields if not each[0].lower().startswith("content-")]
+        if value:
+            fields = [each for each in fields if each[0].lower() != "last-event-id"]
+            fields.append(("Last-Event-ID", value))
+        request = request._replace(fields=tuple(fields))
+        self._current = _without_credentials(request) if request.foreign else request
+        return self._current
+
+    def follow(self, response: Response) -> tuple[Request | None, str]:
+        """The request that a redirect asks for; None, and why not, if it is not followed."""
+        request, location = self._current, response.headers.get("location")
+        if request is None or response.status not in _REDIRECTS or location is None:
+            return None, ""
+        status = response.status
+        url = follow(request.url, location)
+        if url is None:
+            return None, "a URL of http or https to be redirected to, got another"
+        origin, target = parse_url(request.url), parse_url(url)
+        same_origin = origin.origin == target.origin
+        if origin.scheme == "https" and target.scheme == "http":
+            return None, "to stay with https, got a redirect to http"
+        keeps = request.method in _SAFE_METHODS or (same_origin and status in _KEEP_METHOD)
+        if not keeps:
+            return None, f"an answer to a {request.method}, got a redirect that cannot repeat it"
+        self._hops += 1
+        if self._hops > self.policy.max_redirects:
+            return None, f"at most {self.policy.max_redirects} redirects, got more"
+        hop = request._replace(url=url, redirected=True)
+        if not same_origin:
+            hop = _without_credentials(hop)
+        if status in _PERMANENT and (self._hops == 1 or self._moved is request):
+            self._moved = hop
+        self._current = hop
+        return hop, ""
+
+    def opened(self, now: float) -> None:
+        """The response is an event stream."""
+        assert self._current is not None
+        self.state = ReadyState.OPEN
+        self._opened_at = now
+        if not self._had_response:
+            self.attempt = 0
+        self._had_response = True
+        # A request that was built for this time says nothing of the others.
+        if self._moved is not None and self.resuming != "call":
+            self._request = self._request._replace(
+                url=self._moved.url, redirected=True, foreign=self._moved.foreign
+            )
+
+    def progressed(self) -> None:
+        """The connection has brought an event."""
+        self.attempt = 0
+        self._failures = 0
+        self._failing_since = None
+
+    # -- The loss of it
+
+    def failed(
+        self, now: float, error: Exception, retry_after: float | None = None
+    ) -> Exception | None:
+        """An attempt or the stream failed: the error to raise, or None: ask again when `due`.
+
+        `retry_after` is what the server asked for, where the error does not say it.
+        """
+        in_stream = self.state is ReadyState.OPEN
+        request = self._lose(now)
+        if isinstance(error, RetriableError):
+            self._ask_again(now, self._wait(error.delay, retry_after))
+            return None
+        if isinstance(error, ResponseError):
+            retry_after = error.retry_after
+            hopeless = error.response.status not in self.policy.retry_statuses
+        else:
+            hopeless = not (
+                in_stream
+                if isinstance(error, StreamIncomplete)
+                else isinstance(error, TransportError) and not _is_untrusted(error)
+            )
+        if not hopeless and self._may_repeat(request, error):
+            delay = self._wait(None, retry_after)
+            if self._may_try(now + delay):
+                self._ask_again(now, delay)
+                return None
+        self.state = ReadyState.CLOSED
+        if hopeless or not in_stream or isinstance(error, (StreamIncomplete, StreamTimeout)):
+            return error
+        incomplete = StreamIncomplete(
+            "Expected the rest of the stream, got a connection that broke off, and a request that "
+            "may not be sent again: see resend, resume and the policy"
+        )
+        incomplete.__cause__ = error
+        return incomplete
+
+    def incomplete(self, pending: bool, until: bool) -> StreamIncomplete | None:
+        """Whether a stream that ended was cut off: within an event, or before it met `until`."""
+        if self.policy._standard or not (pending or until):
+            return None
+        wanted = "the rest of an event" if pending else "an event that meets `until`"
+        return StreamIncomplete(f"Expected {wanted}, got the end of the stream before it")
+
+    def ended(self, now: float) -> EndReason | None:
+        """The stream came to a clean end: why it is over, or None: ask again when `due`."""
+        request = self._lose(now)
+        again = self.policy.reconnect_on_end
+        if self._safe if again is None else again:
+            delay = self._wait(None, None)
+            if self._may_repeat(request, None) and self._may_try(now + delay):
+                self._ask_again(now, delay)
+                return None
+        self.state = ReadyState.CLOSED
+        return EndReason.END
+
+    def asked(
+        self, now: float, delay: float | None = None, retry_after: float | None = None
+    ) -> None:
+        """The program wants to be connected anew, after so many seconds: no limit applies."""
+        self._lose(now)
+        self.state = ReadyState.CONNECTING
+        self._ask_again(now, self._wait(delay, retry_after))
+
+    def interrupted(self, now: float) -> Exception | None:
+        """The program broke off the attempt or the stream, without having done with it: the error
+        to raise when it goes on, or None."""
+        if self._current is None:
+            return None
+        request = self._lose(now)
+        self.due = max(self.due, self._began + self.policy.min_delay)
+        if self._may_repeat(request, None):
+            return None
+        self.state = ReadyState.CLOSED
+        return StreamIncomplete(
+            "Expected a wait that is not cancelled, got one, and a request that may not be sent "
+            "again: see resend and resume"
+        )
+
+    def close(self) -> None:
+        """It is over for good."""
+        self._current = None
+        self.state = ReadyState.CLOSED
+
+    def _lose(self, now: float) -> Request | None:
+        """There is no connection any more; the request that it was for."""
+        opened_at, self._opened_at = self._opened_at, None
+        if opened_at is not None and now - opened_at >= self.policy.reset_after:
+            self.progressed()
+        request, self._current = self._current, None
+        if self.state is ReadyState.OPEN:
+            self.state = ReadyState.CONNECTING
+        return request
+
+    def _may_repeat(self, request: Request | None, error: Exception | None) -> bool:
+        """Whether the server can be asked again without doing twice what it was asked to do."""
+        if request is None or request.method in _SAFE_METHODS or self._resend:
+            return True
+        if self.resuming == "call" or (self.resuming == "get" and self.last_event_id):
+            return True
+        if isinstance(error, ResponseError):
+            return error.response.status in _REFUSED
+        return isinstance(error, TransportError) and not error.sent
+
+    def _may_try(self, due: float) -> bool:
+        """Whether the limits allow for another attempt at that time."""
+        policy = self.policy
+        limit = policy.max_attempts if self._had_response else policy.initial_attempts
+        since = due if self._failing_since is None else self._failing_since
+        if policy.max_elapsed is not None and due - since > policy.max_elapsed:
+            return False
+        return limit is None or self.attempt < limit
+
+    def _ask_again(self, now: float, delay: float) -> None:
+        self.due = now + delay
+        self._failures += 1
+        if self._failing_since is None:
+            self._failing_since = now
+
+    def _wait(self, delay: float | None, retry_after: float | None) -> float:
+        """Seconds to the next attempt; `delay` is what the program asked for."""
+        policy = self.policy
+        if delay is not None:
+            return max(policy.min_delay, delay)
+        retry = None if self.retry is None else min(self.retry / 1000, policy.max_retry)
+        try:
+            backoff = policy.initial_delay * policy.multiplier**self._failures
+        except OverflowError:
+            backoff = policy.max_delay
+        backoff = min(policy.max_delay, backoff)
+        backoff -= backoff * policy.jitter * (1 - self._chance())
+        if policy._standard:
+            return max(policy.min_delay, backoff if retry is None else retry)
+        asked_for = min(retry_after or 0.0, policy.max_retry_after)
+        return max(policy.min_delay, retry or 0.0, asked_for) + backoff
+
+
+def id_field(last_event_id: str) -> bytes:
+    """The value of Last-Event-ID (HTML standard, 9.2.4); b"": the field is not sent."""
+    return last_event_id.encode("utf-8", "replace").strip(b" \t")
+
+
+def _without_credentials(request: Request) -> Request:
+    """What another origin gets: nothing of the caller's but what says which stream is wanted."""
+    kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
+    encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
+    return request._replace(fields=(*kept, encoding), body=None, foreign=True)
+
+
+def _is_untrusted(error: TransportError) -> bool:
+    """Whether the certificate of the server was refused: it will be refused again."""
+    return any(type(each).__name__ == "SSLCertVerificationError" for each in layers(error))

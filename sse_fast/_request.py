@@ -1,0 +1,205 @@
+"""A request before anybody sends it: its URL, header fields and body, checked."""
+
+from __future__ import annotations
+
+import json as json_
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    HeaderFields: TypeAlias = (
+        Mapping[str, str] | Mapping[str, bytes] | Iterable[tuple[str, str | bytes]]
+    )
+    Data: TypeAlias = bytes | str | Mapping[str, Any]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# RFC 9110, 5.5: of the control characters, a field value may hold HTAB.
+_CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# RFC 9110, 5.6.2
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HOST = re.compile(r"[0-9A-Za-z._~-]+")
+_FRAMING = {"content-length", "transfer-encoding"}
+_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+_PORTS = {"http": 80, "https": 443}
+
+DEFAULT_FIELDS = {
+    "Accept": b"text/event-stream",
+    "Accept-Encoding": b"identity",
+    "Cache-Control": b"no-store",
+}
+"""What a request for an event stream says unless the caller does."""
+
+
+class Request(NamedTuple):
+    """What to ask, whoever sends it."""
+
+    method: str
+    url: str
+    fields: tuple[tuple[str, bytes], ...] = ()
+    body: bytes | None = None
+    redirected: bool = False
+    """Whether the URL is where a redirect led: nothing is to be added to its query."""
+    foreign: bool = False
+    """Whether it goes to another origin than the caller named: nothing of the client's own goes
+    with it."""
+
+
+class Target(NamedTuple):
+    """A URL in the parts that a request is made of."""
+
+    scheme: str
+    host: str
+    """To connect to."""
+    port: int
+    authority: str
+    """As the field Host names it."""
+    path: str
+    """Path and query."""
+    user: str | None
+    """User and password, as basic authorization wants them."""
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return self.scheme, self.host.lower(), self.port
+
+
+def parse_url(url: str) -> Target:
+    """Take an absolute URL apart.
+
+    Raises:
+        ValueError: it is none of http or https, or none that can be sent as it is.
+    """
+    if _CONTROL.search(url):
+        raise ValueError("Expected a URL without control characters, got one that has some")
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
+        path = quote(parts.path or "/", safe=_URL_CHARACTERS)
+        if "?" in url.partition("#")[0]:
+            path += "?" + quote(parts.query, safe=_URL_CHARACTERS)
+        user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        user.encode()
+    except ValueError:
+        # Nothing of what was found, as it may be a password that was not escaped.
+        raise ValueError(
+            "Expected a URL, got one whose user, host, port or path cannot be read"
+        ) from None
+    if parts.scheme not in _PORTS:
+        raise ValueError("Expected a URL that begins with http:// or https://, got another")
+    name, authority = _check_host(host, "[" in parts.netloc)
+    if port is not None:
+        authority = f"{authority}:{port}"
+    else:
+        port = _PORTS[parts.scheme]
+    return Target(parts.scheme, name, port, authority, path, None if user == ":" else user)
+
+
+def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
+    """The host to connect to, and how the Host field names it."""
+    if in_brackets:
+        # RFC 6874: the zone is for this end of the connection only.
+        address, _, zone = host.replace("%25", "%").partition("%")
+        if re.fullmatch(r"[0-9a-f:.]*:[0-9a-f:.]*", address):
+            return f"{address}%{zone}" if zone else address, f"[{address}]"
+    else:
+        with suppress(UnicodeError):
+            name = host.encode("idna").decode()
+            if _HOST.fullmatch(name):
+                return name, name
+    raise ValueError("Expected a URL with a host, got one without, or with none that can be")
+
+
+def without_user(url: str) -> str:
+    """The URL without user, password and fragment."""
+    parts = urlsplit(url.strip())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def follow(url: str, location: str) -> str | None:
+    """The URL that a Location field leads to; None: none that can be asked."""
+    # Servers send UTF-8, which header fields are not read as.
+    with suppress(UnicodeError):
+        location = location.encode("latin-1").decode()
+    try:
+        target = without_user(urljoin(url, location))
+        parse_url(target)
+    except ValueError:
+        return None
+    return target
+
+
+def check_method(method: str) -> str:
+    """Raises:
+    ValueError: it is no token (RFC 9110, 9.1).
+    """
+    if not _TOKEN.fullmatch(method):
+        raise ValueError("Expected a request method, got something else")
+    return method
+
+
+def encode_body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
+    """The body, and its content type.
+
+    Raises:
+        TypeError: both, or a `data` that is none.
+    """
+    if json is not None:
+        if data is not None:
+            raise TypeError("Expected json or data, got both")
+        return json_.dumps(json).encode(), "application/json"
+    if data is None or isinstance(data, bytes):
+        return data, None
+    if isinstance(data, str):
+        return _encoded(data, "data"), None
+    if isinstance(data, Mapping):
+        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+    raise TypeError(
+        f"Expected data to be bytes, a str or a mapping, got {type(data).__name__}: "
+        "read what is to be sent into bytes"
+    )
+
+
+def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
+    """The caller's header fields, a str as UTF-8.
+
+    Raises:
+        ValueError: one that cannot be sent as it is.
+        TypeError: a wrong type.
+    """
+    pairs: Iterable[tuple[str, str | bytes]] = (
+        headers.items() if isinstance(headers, Mapping) else headers or ()
+    )
+    hosts = 0
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, (str, bytes)):
+            raise TypeError(
+                "Expected header fields with a str as name and a str or bytes as value, got "
+                f"{type(name).__name__} and {type(value).__name__}"
+            )
+        if not _TOKEN.fullmatch(name):
+            # Without it: it may be a whole line, with a secret in it.
+            raise ValueError("Expected the name of a header field, got what is none")
+        if name.lower() in _FRAMING:
+            raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
+        octets = _encoded(value, name) if isinstance(value, str) else value
+        if _CONTROL_IN_VALUE.search(octets):
+            raise ValueError(f"Expected a {name} without control characters, got one that has some")
+        hosts += name.lower() == "host"
+        if hosts > 1:
+            raise ValueError("Expected one Host, got two")
+        yield name, octets
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Whose text would show the rest.
+        raise ValueError(f"Expected {what} without lone surrogates, got some") from None
