@@ -57,6 +57,7 @@ INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket
     "datetime",
     "urllib.request",
 }
+_LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 LIBRARIES = {"aiohttp", "anyio", "httptools", "httpx", "httpx2", "requests", "trio", "urllib3"}
 
 
@@ -97,7 +98,7 @@ def imports(path: Path, *, only_at_import: bool = False) -> set[str]:
         tree.body = [
             node
             for node in tree.body
-            if not _is_type_checking(node) and not isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            if not _is_type_checking(node) and not isinstance(node, _LATER)
         ]
     return _imports_of(tree)
 
