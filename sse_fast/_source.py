@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 """The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
 events is ever held."""
+
+
+LAST_CHUNK = re.compile(rb"(?:\r\n)?0+\r\n\r\n")
+"""The end of a chunked body behind the data of a chunk (RFC 9112, 7.1), without trailers: where it
+has arrived when a stream is closed, the connection can be used again."""
 
 
 class Headers(Mapping[str, str]):
@@ -75,7 +81,8 @@ class Source(NamedTuple):
     chunks: Iterable[bytes] | AsyncIterable[bytes]
     """Bytes as they arrive. An async client's are async."""
     close: Callable[[], Any] | None = None
-    """Gives the connection free; awaited if the chunks are async. None: the source is borrowed."""
+    """Gives the connection free; awaited if the chunks are async. None: the source is borrowed.
+    That of http.client tells whether the connection can be used again."""
     response: Response | None = None
     """None: a file, a socket, an iterable."""
     wake: Callable[[], object] | None = None

@@ -41,6 +41,11 @@ def open_source(response: aiohttp.ClientResponse) -> Source:
         return Source(AsyncUnreadable(), None, face)
 
     async def aclose() -> None:
+        if not content.at_eof():
+            # What has arrived is read in the next turns of the loop. If it is the end of the body,
+            # the connection is free for the next request.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         response.close()
 
     coding = (headers.get("content-encoding") or "identity").lower()

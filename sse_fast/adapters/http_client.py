@@ -12,10 +12,11 @@ from functools import partial
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
+from sse_fast._source import LAST_CHUNK, READ_SIZE, Headers, Response, Source, Unreadable
 from sse_fast.adapters import waker
 
 if TYPE_CHECKING:
+    import socket
     from http.client import HTTPResponse
 
 
@@ -25,16 +26,46 @@ def open_source(response: HTTPResponse) -> Source:
     face = Response(response.status, Headers(response.headers.items()), url, response)
     if response.isclosed() and response.status != 204 and face.headers.get("content-length") != "0":
         return Source(Unreadable(), None, face)
-    wake = _waker(response)
+    # Nothing public leads to the socket.
+    sock: Any = getattr(getattr(response.fp, "raw", None), "_sock", None)
+    wake = None if sock is None else _waker(response, sock)
 
-    def close() -> None:
+    def close() -> bool:
+        finished = response.length == 0 or (sock is not None and _take_end(response, sock))
         # The socket stays with the HTTPConnection, which has no use for it within a body.
-        if wake is not None and response.length != 0:
+        if wake is not None and not finished:
             with suppress(OSError):
                 wake()
         response.close()
+        return finished
 
     return Source(_chunks(response), close, face, wake)
+
+
+def _take_end(response: HTTPResponse, sock: socket.socket) -> bool:
+    """Whether nothing is left of a chunked body but its end, and that has arrived: it is read."""
+    body: Any = response
+    if not body.chunked or body.chunk_left or body.isclosed():
+        return False
+    timeout = sock.gettimeout()
+    try:
+        sock.settimeout(0)
+        rest = body.fp.peek()
+        if rest == b"\r\n" and body.chunk_left == 0:
+            # The end of the chunk: what follows it is not in the buffer.
+            body.fp.read(2)
+            body.chunk_left = None
+            rest = body.fp.peek()
+        if LAST_CHUNK.fullmatch(rest):
+            body.read()
+            return True
+    except Exception:
+        # Also what TLS raises where nothing has arrived.
+        return False
+    finally:
+        with suppress(OSError):
+            sock.settimeout(timeout)
+    return False
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
@@ -62,16 +93,13 @@ def _read_length(response: HTTPResponse, remaining: int) -> Iterator[bytes]:
             # http.client's own error for it, which read() raises.
             raise IncompleteRead(b"", remaining)
         remaining -= len(chunk)
+        response.length = remaining
         yield chunk
     # What the versions that do not count leave open.
     response.close()
 
 
-def _waker(response: HTTPResponse) -> Callable[[], object] | None:
-    # Nothing public leads to the socket.
-    sock: Any = getattr(getattr(response.fp, "raw", None), "_sock", None)
-    if sock is None:
-        return None
+def _waker(response: HTTPResponse, sock: socket.socket) -> Callable[[], object]:
     shut_down = waker(sock)
 
     def wake() -> None:

@@ -8,12 +8,22 @@ not read to its end to the garbage collector, of which trio warns.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import layers
-from sse_fast._source import AsyncUnreadable, Headers, Response, Source, Unreadable
+from sse_fast._source import (
+    LAST_CHUNK,
+    READ_SIZE,
+    AsyncUnreadable,
+    Headers,
+    Response,
+    Source,
+    Unreadable,
+)
 from sse_fast.adapters import request_failed, waker
 
 if TYPE_CHECKING:
@@ -41,10 +51,16 @@ def open_source(response: httpx.Response) -> Source:
     reason = _why_unreadable(response)
     if isinstance(response.stream, Iterable):
         chunks = response.iter_bytes() if reason is None else Unreadable(reason)
-        return Source(chunks, response.close, face, wake)
+
+        def close() -> None:
+            _take_end(response)
+            response.close()
+
+        return Source(chunks, close, face, wake)
     achunks: Any = response.aiter_bytes() if reason is None else AsyncUnreadable(reason)
 
     async def aclose() -> None:
+        _take_end(response)
         if reason is None:
             # First the generator, as nothing would await the end of it later.
             await achunks.aclose()
@@ -65,6 +81,29 @@ def _why_unreadable(response: httpx.Response) -> str | None:
         f"Expected a content coding that {type(response).__module__} decodes here, got "
         f"{', '.join(codings)!r}: install what it needs, or ask for 'Accept-Encoding: identity'"
     )
+
+
+def _take_end(response: Any) -> None:
+    """Where nothing is left of the body but its end, and that has arrived, the connection is to be
+    used again. Nothing public tells, so that this does no more than it can."""
+    with suppress(Exception):
+        below = response.stream._stream._httpcore_stream._stream._connection._h11_state
+        if _is_at_end(below):
+            return
+        sock = response.extensions["network_stream"].get_extra_info("socket")
+        with socket.socket(fileno=os.dup(sock.fileno())) as twin:
+            rest = twin.recv(READ_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            if LAST_CHUNK.fullmatch(rest):
+                below.receive_data(twin.recv(len(rest), socket.MSG_DONTWAIT))
+                _is_at_end(below)
+
+
+def _is_at_end(below: Any) -> bool:
+    """Look at what has been received, without waiting for more."""
+    while True:
+        name = type(below.next_event()).__name__
+        if name != "Data":
+            return name == "EndOfMessage"
 
 
 def _waker(response: httpx.Response) -> Callable[[], object] | None:

@@ -34,7 +34,13 @@ def open_source(response: requests.Response) -> Source:
     if response._content_consumed:
         return Source(Unreadable(), None, face)
     below = open_below(response.raw)
-    return below._replace(close=response.close, response=face)
+
+    def close() -> None:
+        if below.close is not None:
+            below.close()
+        response.close()
+
+    return below._replace(close=close, response=face)
 
 
 def send(

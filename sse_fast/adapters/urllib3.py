@@ -44,16 +44,23 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
         chunks = _decoded(response, coding)
     else:
         chunks = _from_below(response, below, cast("Iterator[bytes]", opened.chunks))
-    shut_down = opened.wake
+    close_below, shut_down = opened.close, opened.wake
+
+    def close() -> None:
+        if close_below is not None and close_below():
+            # The connection is free for the next request.
+            response.release_conn()
+        response.close()
+
     if shut_down is None:
-        return Source(chunks, response.close, face)
+        return Source(chunks, close, face)
 
     def wake() -> None:
         # Else the connection may carry another response by now.
         if response.connection is not None:
             shut_down()
 
-    return Source(chunks, response.close, face, wake)
+    return Source(chunks, close, face, wake)
 
 
 def _decoded(response: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
