@@ -23,6 +23,7 @@ from sse_fast._parser import Parser
 from sse_fast._reconnect import ReadyState, Reconnection, ReconnectPolicy
 from sse_fast._request import (
     DEFAULT_FIELDS,
+    USER_AGENT,
     Request,
     check_fields,
     check_method,
@@ -37,7 +38,7 @@ from sse_fast.adapters import acheck_response, check_response, sender
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
     from types import TracebackType
     from typing import TypeAlias
 
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
     R = TypeVar("R")
     T = TypeVar("T", default=str)
 
-    Headers: TypeAlias = HeaderFields | Mapping[str, str | None]
+    Headers: TypeAlias = (
+        HeaderFields | Mapping[str, str | None] | Iterable[tuple[str, str | bytes | None]]
+    )
 
     class ClientOptions(TypedDict, Generic[T], total=False):
         """The keywords of `EventSource`, but for `decode`."""
@@ -173,6 +176,8 @@ class _Client(Generic[T]):
         _refuse_async(on_comment=on_comment, on_chunk=on_chunk)
         if not self._is_async:
             _refuse_async(headers=headers, resume=resume, on_open=on_open, on_error=on_error)
+        if self._is_async:
+            _load_anyio()
         if client is not None and (uds is not None or ssl_context is not None):
             raise TypeError("Expected uds and ssl_context without a client, which has its own")
         self._send_by = sender(client, is_async=self._is_async)
@@ -184,7 +189,8 @@ class _Client(Generic[T]):
         self.end_reason: EndReason | None = None
         body, kind = encode_body(json, data)
         self._headers = headers if callable(headers) else _checked(headers)
-        self._own_fields = _own_fields(target.user, kind)
+        self._defaults = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
+        self._own_fields = self._own(target.user, kind)
         self._resume = resume
         self._until = until
         self._on_open = on_open
@@ -451,6 +457,15 @@ class _Client(Generic[T]):
             headers = _checked(await self._call(headers))
         return _merged(self._own_fields, headers)
 
+    def _own(self, user: str | None, kind: str | None) -> list[tuple[str, bytes]]:
+        """What is sent unless the caller's header fields say otherwise."""
+        fields = list(self._defaults.items())
+        if user is not None:
+            fields.append(("Authorization", b"Basic " + base64.b64encode(user.encode())))
+        if kind is not None:
+            fields.append(("Content-Type", kind.encode()))
+        return fields
+
     async def _resumed(self) -> Request:
         """The request that the program wants to ask for the rest."""
         answer = await self._call(cast("Any", self._resume), self._machine.last_event_id)
@@ -463,7 +478,7 @@ class _Client(Generic[T]):
             )
         url = answer.get("url", self.url)
         body, kind = encode_body(answer.get("json"), answer.get("data"))
-        own = _own_fields(parse_url(url).user, kind)
+        own = self._own(parse_url(url).user, kind)
         if answer.get("headers") is not None:
             fields = _merged(own, _checked(answer["headers"]))
         else:
@@ -1043,6 +1058,15 @@ async def _in_short(close: Callable[[], Awaitable[Any]]) -> None:
         await close()
 
 
+def _load_anyio() -> None:
+    try:
+        import anyio  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "Expected anyio for AsyncEventSource, got none: pip install 'sse-fast[client]'"
+        ) from None
+
+
 def _event_loop() -> tuple[Any, Any]:
     """What runs a function in the present event loop, from any thread, and what starts a coroutine
     function there, from within."""
@@ -1062,16 +1086,6 @@ def _event_loop() -> tuple[Any, Any]:
         task.add_done_callback(tasks.discard)
 
     return loop.call_soon_threadsafe, start
-
-
-def _own_fields(user: str | None, kind: str | None) -> list[tuple[str, bytes]]:
-    """What is sent unless the caller's header fields say otherwise."""
-    fields = list(DEFAULT_FIELDS.items())
-    if user is not None:
-        fields.append(("Authorization", b"Basic " + base64.b64encode(user.encode())))
-    if kind is not None:
-        fields.append(("Content-Type", kind.encode()))
-    return fields
 
 
 def _checked(headers: Any) -> list[tuple[str, bytes | None]]:

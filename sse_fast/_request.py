@@ -34,6 +34,9 @@ DEFAULT_FIELDS = {
 }
 """What a request for an event stream says unless the caller does."""
 
+USER_AGENT = {"User-Agent": b"sse-fast"}
+"""And what it says if no other library sends it."""
+
 
 class Request(NamedTuple):
     """What to ask, whoever sends it."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from server import Answer, Server
+from stage import Play, serve_stage
 
 COMMAND = [sys.executable, "-m", "sse_fast"]
 STREAM = (
@@ -29,6 +30,9 @@ def _away_from_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """A stream that ends is not asked for again, where nothing else is said."""
+    if arguments[:1] == ("cat",) and any("://" in each for each in arguments):
+        arguments = (*arguments, "--no-reconnect")
     return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, **options)
 
 
@@ -190,7 +194,9 @@ def test_cat_takes_back_an_id() -> None:
 def test_cat_sends_bytes_that_are_no_text(server: Server) -> None:
     server.answers["/%FF"] = Answer([STREAM])
     url = os.fsencode(server.url.replace("//", "//u@")) + b"/\xff"
-    done = subprocess.run([*COMMAND, "cat", url, "-d", b"\xff"], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [*COMMAND, "cat", url, "-d", b"\xff", "--no-reconnect"], capture_output=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert (server.requests[0].path, server.requests[0].body) == ("/%FF", b"\xff")
 
@@ -215,7 +221,7 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        [*COMMAND, "cat", server.url], stdout=subprocess.PIPE, env=environment
+        [*COMMAND, "cat", server.url, "--no-reconnect"], stdout=subprocess.PIPE, env=environment
     ) as process:
         try:
             assert process.stdout is not None
@@ -230,13 +236,16 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     ("arguments", "status", "message"),
     [
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
-        (["http://127.0.0.1:{closed}/?secret"], 1, "sse-fast: Expected a response of http://127.0"),
-        (["http://127.0.0.1:99999/"], 2, "expected a URL: Port out of range"),
-        (["http://[::1/"], 2, "expected a URL: Invalid IPv6 URL"),
-        (["http:///path"], 2, "expected a URL with a host"),
-        (["http://a b/"], 1, "sse-fast: Expected a response of http://a b/"),
+        (["http://127.0.0.1:{closed}/?secret"], 1, "sse-fast: Expected a connection to http://127"),
+        (["http://127.0.0.1:99999/"], 2, "Expected a URL, got one whose user, host, port"),
+        (["http://[::1/"], 2, "Invalid IPv6 URL"),
+        (["http:///path"], 2, "Expected a URL with a host"),
+        (["http://a b/"], 2, "Expected a URL with a host, got one without, or with none that can"),
         (["ftp://host/"], 2, "expected a URL of http or https, got one of 'ftp'"),
         (["-", "-X", "POST"], 2, "-X, -H and -d go with a URL"),
+        (["-", "--no-reconnect"], 2, "--no-reconnect and --last-event-id go with a URL"),
+        (["http://127.0.0.1:{closed}/", "-X", "a b"], 2, "Expected a request method"),
+        (["http://127.0.0.1:{closed}/", "--last-event-id", "a\nb"], 2, "Expected last_event_id"),
         (["http://127.0.0.1:{closed}/", "-H", "secret"], 2, "expected a header line 'Name: value'"),
         (["http://127.0.0.1:{closed}/", "-H", ";"], 2, "expected a header line 'Name: value'"),
         (["http://127.0.0.1:{closed}/", "-H", ": x"], 2, "expected a header line 'Name: value'"),
@@ -260,7 +269,7 @@ def test_cat_speaks_tls_to_https(server: Server) -> None:
     done = run("cat", server.url.replace("http:", "https:"))
     assert done.returncode == 1
     # A server that does not is told apart.
-    assert re.search(rb"Expected a response of https://127.*(SSL|TLS)", done.stderr)
+    assert re.search(rb"Expected a connection to https://127.*(SSL|TLS)", done.stderr)
 
 
 def test_cat_shows_what_a_refusing_server_says(server: Server) -> None:
@@ -276,7 +285,58 @@ def test_cat_keeps_what_came_before_a_failure(server: Server) -> None:
     server.answers["/"] = Answer([STREAM], "cut")
     done = run("cat", server.url)
     assert (done.returncode, done.stdout) == (1, PLAIN)
-    assert done.stderr.startswith(b"sse-fast: Expected the next bytes of the stream, got ")
+    assert done.stderr.startswith(b"sse-fast: Expected the rest of the stream, got a connection ")
+
+
+def test_cat_asks_again() -> None:
+    plays = [
+        Play(body=[b"retry: 0\nid: 1\ndata: a\n\n"], framing="chunked-truncated"),
+        Play(status=503, fields=[("Retry-After", "0")]),
+        Play(body=[b"id: 2\ndata: b\n\nid: 3\ndata: c"]),
+    ]
+    with serve_stage() as stage:
+        stage.plays = plays
+        done = subprocess.run(
+            [*COMMAND, "cat", "-v", "--last-event-id", "0", f"{stage.url}?secret"],
+            capture_output=True,
+            timeout=60,
+        )
+    ids = [dict(request.fields).get(b"Last-Event-ID") for request in stage.requests]
+    assert ids == [b"0", b"1", b"1", b"2"]
+    assert (done.returncode, done.stdout) == (
+        0,
+        b"id: 1\nretry: 0\ndata: a\n\nid: 2\ndata: b\n\n",
+    )
+    assert done.stderr.count(b"again in") == 3
+    assert b"got 503" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_cat_stops_at_a_declared_end(server: Server, tmp_path: Path) -> None:
+    body = b"data: a\n\ndata: [DONE]\n\ndata: b\n\n"
+    server.answers["/"] = Answer([body])
+    done = run("cat", server.url, "--until", "[DONE]")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
+    done = run("cat", "-", "--until", "[DONE]", input=body)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
+    done = run("cat", server.url, "--until", "x")
+    assert (done.returncode, done.stdout.count(b"data")) == (1, 3)
+    assert done.stderr.startswith(b"sse-fast: Expected an event that meets `until`, got the end")
+
+
+def test_cat_says_what_to_install_where_the_client_is_missing(server: Server) -> None:
+    script = (
+        "import sys\n"
+        "sys.modules['httptools'] = None\n"
+        "from sse_fast._cli import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "cat", server.url], capture_output=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"pip install 'sse-fast[client]'\n")
+    assert done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -291,7 +351,7 @@ def test_an_interrupt_ends_it_quietly(server: Server) -> None:
         "sys.exit(main())"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, "cat", server.url],
+        [sys.executable, "-c", script, "cat", server.url, "--no-reconnect"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -44,6 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "" if error.filename is None else f"{error.filename}: "
         print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
         return 1
-    except SSEError as error:
+    except (SSEError, ImportError) as error:
         print(f"sse-fast: {error}", file=sys.stderr)
         return 1

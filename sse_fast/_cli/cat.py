@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import errno
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
-from sse_fast import Event, EventStream, ResponseError, TransportError, __version__, iter_events
-from sse_fast._source import without_secrets
+from sse_fast import Event, EventSource, EventStream, ReconnectPolicy, ResponseError, iter_events
 
-_CONNECT_TIMEOUT = 10.0
-_IDLE_TIMEOUT = 300.0
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
 
@@ -28,7 +24,8 @@ def add_to(commands: Any) -> None:
         help="print events as they arrive",
         description="Print the events of a URL, a file or standard input as they arrive, "
         "in the form of an event stream. A server has 10 seconds to accept the connection, and a "
-        "stream may be quiet for 300.",
+        "stream may be quiet for 300. One that ends or breaks off is asked for again, as browsers "
+        "do, from the last event on, until the server answers 204.",
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -50,6 +47,16 @@ def add_to(commands: Any) -> None:
         help="the request body, sent by POST; @FILE takes it from a file, @- from standard input; "
         "several are joined with &",
     )
+    parser.add_argument("--no-reconnect", action="store_true", help="ask once")
+    parser.add_argument(
+        "--last-event-id", metavar="ID", default="", help="ask for what follows this event"
+    )
+    parser.add_argument(
+        "--until", metavar="DATA", help="stop at an event of this data; for example '[DONE]'"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say on standard error what happens"
+    )
     parser.set_defaults(run=run, fail=parser.error)
 
 
@@ -60,27 +67,34 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.fail(f"expected a URL of http or https, got one of {scheme!r}")
     if not is_url and (arguments.request or arguments.header or arguments.data):
         arguments.fail("-X, -H and -d go with a URL")
-    with ExitStack() as stack:
-        if is_url:
-            try:
-                opened: Any = stack.enter_context(_request(arguments))
-                events = stack.enter_context(iter_events(opened))
-            except ResponseError as error:
-                # What the server has to say is what the user wants to read.
-                body = error.response.body.decode("utf-8", "replace").strip()
-                print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
-                return 1
-        elif source == "-":
-            events = iter_events(_standard_input())
-        else:
-            events = iter_events(stack.enter_context(open(source, "rb")))
-        _print_events(events, as_json=arguments.json)
-        if events.pending:
-            print("sse-fast: the stream ended within an event, which is dropped", file=sys.stderr)
+    if not is_url and (arguments.no_reconnect or arguments.last_event_id):
+        arguments.fail("--no-reconnect and --last-event-id go with a URL")
+    if arguments.verbose:
+        logging.basicConfig(format="sse-fast: %(message)s", level=logging.INFO)
+        logging.getLogger("sse_fast").setLevel(logging.DEBUG)
+    try:
+        with ExitStack() as stack:
+            events: EventSource | EventStream
+            if is_url:
+                events = stack.enter_context(_source(arguments))
+            elif source == "-":
+                events = iter_events(_standard_input(), until=arguments.until)
+            else:
+                events = iter_events(stack.enter_context(open(source, "rb")), until=arguments.until)
+            _print_events(events, as_json=arguments.json)
+            if events.pending:
+                print(
+                    "sse-fast: the stream ended within an event, which is dropped", file=sys.stderr
+                )
+    except ResponseError as error:
+        # What the server has to say is what the user wants to read.
+        body = error.response.body.decode("utf-8", "replace").strip()
+        print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
+        return 1
     return 0
 
 
-def _print_events(events: EventStream, *, as_json: bool) -> None:
+def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
     output = sys.stdout.buffer
     last_id = ""
     for event in events:
@@ -100,62 +114,30 @@ def _as_json(event: Event) -> bytes:
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
 
-@contextmanager
-def _request(arguments: argparse.Namespace) -> Iterator[HTTPResponse]:
-    """Send the request and give the response, whatever its status."""
-    try:
-        url = urlsplit(arguments.source)
-        host, port = url.hostname, url.port
-    except ValueError as error:
-        arguments.fail(f"expected a URL: {error}")
-    if not host:
-        arguments.fail("expected a URL with a host")
-    where = without_secrets(arguments.source)
+def _source(arguments: argparse.Namespace) -> EventSource:
+    """The client; it is not connected yet."""
+    url = arguments.source
     body = None if arguments.data is None else b"&".join(map(_read_data, arguments.data))
-    method = arguments.request or ("GET" if body is None else "POST")
-    headers = {
-        "Accept": "text/event-stream",
-        "Accept-Encoding": "identity",
-        "Cache-Control": "no-store",
-        "User-Agent": f"sse-fast/{__version__}",
-    }
-    if body is not None:
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
-        headers["Content-Length"] = str(len(body))
-    if url.username is not None:
-        user = os.fsencode(f"{unquote(url.username)}:{unquote(url.password or '')}")
-        headers["Authorization"] = f"Basic {base64.b64encode(user).decode()}"
+    defaults = {} if body is None else {"Content-Type": "application/x-www-form-urlencoded"}
     try:
-        fields = _with_header_lines(headers, arguments.header)
+        parts = urlsplit(url)
+        # Bytes that were no UTF-8 on the command line are sent as they are.
+        path, query = (
+            quote(part, safe=_URL_CHARACTERS, errors="surrogateescape")
+            for part in (parts.path, parts.query)
+        )
+        return EventSource(
+            parts._replace(path=path, query=query).geturl(),
+            method=arguments.request or ("GET" if body is None else "POST"),
+            headers=_with_header_lines(defaults, arguments.header),
+            data=body,
+            last_event_id=arguments.last_event_id,
+            until=arguments.until,
+            policy=ReconnectPolicy.never() if arguments.no_reconnect else ReconnectPolicy(),
+        )
     except ValueError as error:
-        arguments.fail(str(error))
-    # Bytes that were no UTF-8 on the command line are sent as they are.
-    target = quote(
-        urlunsplit(("", "", url.path or "/", url.query, "")),
-        safe=_URL_CHARACTERS,
-        errors="surrogateescape",
-    )
-    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-    connection = None
-    try:
-        try:
-            connection = kind(host, port, timeout=_CONNECT_TIMEOUT)
-            connection.connect()
-            connection.sock.settimeout(_IDLE_TIMEOUT)
-            own_host = any(line.lower().startswith(("host:", "host;")) for line in arguments.header)
-            connection.putrequest(method, target, skip_host=own_host, skip_accept_encoding=True)
-            for name, value in fields:
-                connection.putheader(name, os.fsencode(value))
-            connection.endheaders(body)
-            response = connection.getresponse()
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error or type(error).__name__
-            raise TransportError(f"Expected a response of {where}, got: {reason}") from error
-        response.url = arguments.source  # as urllib.request does
-        yield response
-    finally:
-        if connection is not None:
-            connection.close()
+        arguments.fail(f"{error}")
+        raise
 
 
 def _standard_input() -> Any:
@@ -176,9 +158,11 @@ def _read_data(data: str) -> bytes:
     return bytes(content.translate(None, b"\r\n\0"))
 
 
-def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> list[tuple[str, str]]:
+def _with_header_lines(
+    defaults: dict[str, str], lines: Iterable[str]
+) -> list[tuple[str, bytes | None]]:
     """`-H` as curl takes it: a line replaces what would be sent, removes it or sends it empty."""
-    own: list[tuple[str, str]] = []
+    fields: list[tuple[str, bytes | None]] = []
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.strip(), value.strip()
@@ -188,7 +172,7 @@ def _with_header_lines(headers: dict[str, str], lines: Iterable[str]) -> list[tu
         if not name or not (colon or emptied):
             # Without the line itself: it may be a secret that lost its name.
             raise ValueError("expected a header line 'Name: value', got one without that form")
-        headers = {key: kept for key, kept in headers.items() if key.lower() != name.lower()}
-        if value or emptied:
-            own.append((name, value))
-    return [*headers.items(), *own]
+        fields.append((name, os.fsencode(value) if value or emptied else None))
+    given = {name.lower() for name, _ in fields}
+    own = [(name, os.fsencode(value)) for name, value in defaults.items()]
+    return [*(each for each in own if each[0].lower() not in given), *fields]

@@ -323,9 +323,12 @@ def sender(client: Any, *, is_async: bool) -> Callable[..., Any]:
 
     Raises:
         TypeError: no client, or one of the other kind.
+        ImportError: httptools is missing, which sockets of our own want.
     """
     name = "asend" if is_async else "send"
     if client is None:
+        # Here, so that what is missing is missed before anything is asked.
+        import_module(f"{__name__}._http1").load_httptools()
         return cast("Callable[..., Any]", partial(getattr(_sockets(), name), None))
     for cls in type(client).__mro__:
         file, awaited = _CLIENTS.get(f"{cls.__module__}.{cls.__qualname__}", ("", is_async))

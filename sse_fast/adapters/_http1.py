@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from sse_fast._errors import SSEError, TransportError
 from sse_fast._request import (
     DEFAULT_FIELDS,
+    USER_AGENT,
     Request,
     check_fields,
     check_method,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 MAX_HEAD = 64 * 1024
 """The largest head of a response that is taken, in bytes."""
 
-USER_AGENT = {"User-Agent": b"sse-fast"}
 _PLAIN = {"", "identity"}
 
 
@@ -78,9 +78,8 @@ def compose(request: Request) -> Message:
     """
     method, body, target = request.method, request.body, parse_url(request.url)
     given = {name.lower() for name, _ in request.fields}
-    needed = {"Host": target.authority.encode(), **USER_AGENT}
-    fields = [each for each in needed.items() if each[0].lower() not in given]
-    lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in (*fields, *request.fields)]
+    host = [] if "host" in given else [("Host", target.authority.encode())]
+    lines = [b"%b: %b\r\n" % (name.encode(), value) for name, value in (*host, *request.fields)]
     if body is not None or method in ("POST", "PUT", "PATCH"):
         lines.append(b"Content-Length: %d\r\n" % len(body or b""))
     start = f"{method} {target.path} HTTP/1.1\r\n".encode()
@@ -107,6 +106,16 @@ def refuse_proxy(request: Message) -> None:
             )
 
 
+def load_httptools() -> Any:
+    try:
+        import httptools
+    except ImportError:
+        raise ImportError(
+            "Expected httptools for HTTP over raw sockets, got none: pip install 'sse-fast[client]'"
+        ) from None
+    return httptools
+
+
 class _Stop(Exception):
     """Raised from a callback: the parser is to stop, as all is there or something is wrong."""
 
@@ -121,13 +130,7 @@ class Exchange:
     """
 
     def __init__(self, request: Message) -> None:
-        try:
-            import httptools
-        except ImportError:
-            raise ImportError(
-                "Expected httptools for HTTP over raw sockets, got none: "
-                "pip install 'sse-fast[client]'"
-            ) from None
+        httptools = load_httptools()
         self.status = 0
         self.headers = Headers()
         self.complete = False
