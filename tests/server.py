@@ -25,6 +25,7 @@ class Answer:
     delay: float = 0.0  # seconds before each chunk but the first
     hold: threading.Event | None = None  # waited for before the body ends
     keep_alive: bool = False
+    once: bool = False  # whether later requests get 204: there is nothing more to ask for
 
 
 @dataclass
@@ -70,7 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(
             Request(self.command, self.path, fields, body, self.client_address)
         )
-        answer = self.server.answers[self.path.partition("?")[0]]
+        path = self.path.partition("?")[0]
+        answer = self.server.answers[path]
+        if answer.once:
+            self.server.answers[path] = Answer([], "length", 204, {})
         chunks = list(answer.chunks)
         self.send_response(answer.status)
         for name, value in answer.headers.items():

@@ -22,6 +22,7 @@ import pytest
 import requests
 import urllib3
 from server import Answer, Server
+from stage import Play, serve_stage
 
 import sse_fast
 
@@ -49,11 +50,13 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (5, 6, 16)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (7, 7, 19)
 
 
-def run_block(index: int, server: Server, **names: Any) -> dict[str, Any]:
-    code = PYTHON[index].replace("https://example.com", server.url)
+def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
+    origin = re.match(r"http://[^/]+", server.url)
+    assert origin is not None
+    code = PYTHON[index].replace("https://example.com", origin[0])
     exec(compile(code, "README.md", "exec"), names)
     return names
 
@@ -73,15 +76,53 @@ def test_the_stream_of_json(example: Server, capsys: pytest.CaptureFixture[str])
     assert "cut off" in capsys.readouterr().out
 
 
+def test_the_connection_that_heals_itself(
+    example: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example.answers["/events"] = Answer([b"retry: 0\n\nid: 8\ndata: 1\n\ndata: 2\n\n"], once=True)
+    names = run_block(2, example, saved="7")
+    assert capsys.readouterr().out == "1\n2\nEndReason.NO_CONTENT\n"
+    ids = [request.headers["last-event-id"] for request in example.requests]
+    assert (ids, names["saved"]) == (["7", "8"], "8")
+
+
+def test_the_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
+    """The server closes too early, is too busy, and then has no events but an error of its own."""
+    plays = [
+        Play(body=[b"retry: 0\nid: 1\ndata: a\n\n"]),
+        Play(status=429, fields=[("Retry-After", "0")]),
+        Play(body=[b"data: b\n\n", b"event: error\ndata: out of luck\n\n"], end="hang"),
+    ]
+    tokens = iter("xyz")
+    with serve_stage() as stage:
+        stage.plays = plays
+        with pytest.raises(sse_fast.FatalError, match="out of luck"):
+            run_block(3, stage, fresh_token=lambda: next(tokens))
+    assert capsys.readouterr().out == "a\nb\n"
+    heads = [(request.method, dict(request.fields)) for request in stage.requests]
+    assert [head[0] for head in heads] == ["POST"] * 3
+    assert [head[1][b"Authorization"] for head in heads] == [b"Bearer x", b"Bearer y", b"Bearer z"]
+    assert [head[1].get(b"Last-Event-ID") for head in heads] == [None, b"1", b"1"]
+    assert {request.body for request in stage.requests} == {b'{"input": "any"}'}
+
+
+def test_the_callbacks_give_up_where_nothing_helps() -> None:
+    with serve_stage() as stage:
+        stage.plays = [Play(status=403, fields=[], body=[b"no"], framing="length")]
+        with pytest.raises(sse_fast.FatalError, match=r"^no$"):
+            run_block(3, stage, fresh_token=str)
+    assert len(stage.requests) == 1
+
+
 def test_the_fastest_way(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(2, example)
+    run_block(4, example)
     assert capsys.readouterr().out == "200 text/event-stream\nHello"
     request = example.requests[0]
     assert (request.method, request.headers["authorization"]) == ("POST", "Bearer ...")
 
 
 def test_without_http(example: Server) -> None:
-    run_block(3, example)
+    run_block(5, example)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +139,7 @@ def test_what_can_go_wrong(
     example: Server, capsys: pytest.CaptureFixture[str], answer: Answer, printed: str
 ) -> None:
     example.answers["/events"] = answer
-    run_block(4, example, response=requests.get(f"{example.url}/events", stream=True))
+    run_block(6, example, response=requests.get(f"{example.url}/events", stream=True))
     assert re.fullmatch(printed, capsys.readouterr().out)
 
 
@@ -129,7 +170,10 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
         "chunks": [STREAM[:5], STREAM[5:]],
         "chunk": STREAM,
         "parser": sse_fast.Parser(),
+        "client": requests.Session(),
     }
+    if "EventSource" in line:
+        example.answers["/events"].once = True
     monkeypatch.setattr("sse_fast.adapters._ADAPTERS", dict(sse_fast.adapters._ADAPTERS))
 
     def execute() -> None:
@@ -158,7 +202,7 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
         for backend in ("asyncio", "trio"):
             seen.clear()
             anyio.run(over_anyio, names, execute_async, backend=backend)
-    elif "URL, asyncio" in holds:
+    elif "URL, asyncio" in holds or "on asyncio" in holds:
         asyncio.run(execute_async())
     elif "StreamReader" in holds:
 
@@ -221,6 +265,7 @@ def test_the_first_two_commands_are_what_ci_runs() -> None:
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("sse-fast ")])
 def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
     (tmp_path / "capture.sse").write_bytes(STREAM)
+    example.answers["/events"].once = True
     command, *arguments = shlex.split(line.replace("https://example.com", example.url))
     done = subprocess.run(
         [Path(sys.executable).with_name(command), *arguments],
@@ -229,14 +274,17 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
         check=True,
     )
     if "completions" in line:
-        assert done.stdout.count(b'"data"') == 3
+        assert done.stdout.count(b'"data"') == 2
         assert (example.requests[0].method, example.requests[0].body) == (
             "POST",
             b'{"stream": true}',
         )
         assert example.requests[0].headers["content-type"] == "application/json"
     else:
-        assert done.stdout == b"event: tick\ndata: 1\n\ndata: 2\n\n"
+        # The id to go on from is in force until there is another.
+        lines = done.stdout.replace(b"id: 41\n", b"")
+        assert lines == b"event: tick\ndata: 1\n\ndata: 2\n\n"
+        assert (b"id: 41\n" in done.stdout) == ("41" in line)
 
 
 def test_the_benchmarks_run() -> None:
