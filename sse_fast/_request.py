@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json as json_
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         Mapping[str, str] | Mapping[str, bytes] | Iterable[tuple[str, str | bytes]]
     )
     Data: TypeAlias = bytes | str | Mapping[str, Any]
+    Fields: TypeAlias = tuple[tuple[str, bytes], ...]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # RFC 9110, 5.5: of the control characters, a field value may hold HTAB.
@@ -25,6 +27,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[0-9A-Za-z._~-]+")
 _FRAMING = {"content-length", "transfer-encoding"}
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+_RESUMED = {"url", "method", "headers", "json", "data"}
 _PORTS = {"http": 80, "https": 443}
 
 DEFAULT_FIELDS = {
@@ -43,7 +46,7 @@ class Request(NamedTuple):
 
     method: str
     url: str
-    fields: tuple[tuple[str, bytes], ...] = ()
+    fields: Fields = ()
     body: bytes | None = None
     redirected: bool = False
     """Whether the URL is where a redirect led: nothing is to be added to its query."""
@@ -198,6 +201,63 @@ def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
         if hosts > 1:
             raise ValueError("Expected one Host, got two")
         yield name, octets
+
+
+def given_fields(headers: Any) -> list[tuple[str, bytes | None]]:
+    """Those of the caller of a client; None leaves out what would be sent.
+
+    Raises:
+        ValueError, TypeError: as `check_fields`.
+    """
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+    given = check_fields([(name, value) for name, value in pairs if value is not None])
+    return [*given, *((name, None) for name, value in pairs if value is None)]
+
+
+def own_fields(
+    defaults: Mapping[str, bytes], user: str | None, kind: str | None
+) -> list[tuple[str, bytes]]:
+    """What is sent unless the caller says otherwise, for a URL with that user and a body of that
+    content type."""
+    fields = list(defaults.items())
+    if user is not None:
+        fields.append(("Authorization", b"Basic " + base64.b64encode(user.encode())))
+    if kind is not None:
+        fields.append(("Content-Type", kind.encode()))
+    return fields
+
+
+def merged(own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | None]]) -> Fields:
+    """The caller's fields in place of our own."""
+    given = list(given)
+    names = {name.lower() for name, _ in given}
+    kept = [each for each in own if each[0].lower() not in names]
+    return (*kept, *((name, value) for name, value in given if value is not None))
+
+
+def resumed(answer: Any, url: str, defaults: Mapping[str, bytes], fields: Fields) -> Request:
+    """The request that `resume` wants: a URL to GET, or a mapping of what is to be asked. Where it
+    says nothing, `url` and `fields` are those of the first request.
+
+    Raises:
+        TypeError: neither of them.
+        ValueError: what cannot be sent as it is.
+    """
+    if isinstance(answer, str):
+        answer = {"url": answer}
+    if not isinstance(answer, Mapping) or not answer.keys() <= _RESUMED:
+        raise TypeError(
+            "Expected resume to return a URL, or a mapping of some of url, method, headers, json "
+            f"and data, got {type(answer).__name__}"
+        )
+    url = answer.get("url", url)
+    body, kind = encode_body(answer.get("json"), answer.get("data"))
+    own = own_fields(defaults, parse_url(url).user, kind)
+    given: Any = [each for each in fields if not each[0].lower().startswith("content-")]
+    if answer.get("headers") is not None:
+        given = given_fields(answer["headers"])
+    method = check_method(answer.get("method", "GET"))
+    return Request(method, without_user(url), merged(own, given), body)
 
 
 def _encoded(text: str, what: str) -> bytes:

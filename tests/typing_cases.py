@@ -6,7 +6,19 @@ from typing import Any
 from typing_extensions import assert_type
 
 import sse_fast
-from sse_fast import AsyncEventStream, Event, EventStream, Parser
+from sse_fast import (
+    AsyncEventSource,
+    AsyncEventStream,
+    EndReason,
+    Event,
+    EventSource,
+    EventStream,
+    Parser,
+    ReadyState,
+    ReconnectPolicy,
+    Response,
+    fetch_event_source,
+)
 from sse_fast.adapters.sockets import aopen_stream, open_stream
 
 chunks: list[bytes] = []
@@ -47,3 +59,16 @@ assert_type(aopen_stream("u", data="d", until="x"), AsyncEventStream[str])
 assert_type(aopen_stream("u", decode=int), AsyncEventStream[int])
 open_stream("u", timeout=1)  # type: ignore[call-overload]
 open_stream("u", data=1)  # type: ignore[call-overload]
+
+source = EventSource("u", method="POST", json={}, headers=lambda: {"a": "b"}, on_open=print)
+assert_type(source, EventSource[str])
+assert_type(EventSource("u", decode=int), EventSource[int])
+assert_type(AsyncEventSource("u", decode={"a": int}), AsyncEventSource[Any])
+assert_type(source.open(), Response)
+assert_type(source.run(print), EndReason)
+assert_type(source.ready_state, ReadyState)
+assert_type(next(source), Event[str])
+assert_type(fetch_event_source("u", on_message=print, policy=ReconnectPolicy.never()), EndReason)
+with source as same:
+    assert_type(same, EventSource[str])
+EventSource("u", timeout=1)  # type: ignore[call-overload]

@@ -323,11 +323,18 @@ def sender(client: Any, *, is_async: bool) -> Callable[..., Any]:
 
     Raises:
         TypeError: no client, or one of the other kind.
-        ImportError: httptools is missing, which sockets of our own want.
+        ImportError: httptools is missing, which sockets of our own want, or anyio.
     """
     name = "asend" if is_async else "send"
+    # What is missing is missed here, before anything is asked.
+    if is_async:
+        try:
+            import_module("anyio")
+        except ImportError:
+            raise ImportError(
+                "Expected anyio for AsyncEventSource, got none: pip install 'sse-fast[client]'"
+            ) from None
     if client is None:
-        # Here, so that what is missing is missed before anything is asked.
         import_module(f"{__name__}._http1").load_httptools()
         return cast("Callable[..., Any]", partial(getattr(_sockets(), name), None))
     for cls in type(client).__mro__:

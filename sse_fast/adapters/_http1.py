@@ -6,7 +6,6 @@ head, the body as it arrives, and errors that say what was wrong.
 
 from __future__ import annotations
 
-import base64
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -19,6 +18,8 @@ from sse_fast._request import (
     check_fields,
     check_method,
     encode_body,
+    merged,
+    own_fields,
     parse_url,
 )
 from sse_fast._source import READ_SIZE, Headers, without_secrets
@@ -58,16 +59,9 @@ def prepare(
     """
     check_method(method)
     body, kind = encode_body(json, data)
-    own = list(check_fields(headers))
-    given = {name.lower() for name, _ in own}
-    target = parse_url(url)
-    fields = {**DEFAULT_FIELDS, **USER_AGENT}
-    if target.user is not None:
-        fields["Authorization"] = b"Basic " + base64.b64encode(target.user.encode())
-    if kind is not None:
-        fields["Content-Type"] = kind.encode()
-    all_fields = [(name, value) for name, value in fields.items() if name.lower() not in given]
-    return compose(Request(method, url.strip(), (*all_fields, *own), body))
+    user = parse_url(url).user
+    own = own_fields({**DEFAULT_FIELDS, **USER_AGENT}, user, kind)
+    return compose(Request(method, url.strip(), merged(own, check_fields(headers)), body))
 
 
 def compose(request: Request) -> Message:

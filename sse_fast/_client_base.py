@@ -1,0 +1,598 @@
+"""What the sync and the async client have in common: all but how they wait.
+
+The course from one connection to the next is written once, as coroutines; those of the sync client
+wait inside and never suspend. What to do next is decided in `_reconnect`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
+
+from sse_fast._errors import ResponseError, RetriableError, SSEError, StreamTimeout
+from sse_fast._parser import Parser
+from sse_fast._reconnect import ReadyState, Reconnection, ReconnectPolicy
+from sse_fast._request import (
+    DEFAULT_FIELDS,
+    USER_AGENT,
+    Request,
+    check_method,
+    encode_body,
+    given_fields,
+    merged,
+    own_fields,
+    parse_url,
+    resumed,
+    without_user,
+)
+from sse_fast._source import without_secrets
+from sse_fast._stream import EndReason
+from sse_fast.adapters import sender
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import Awaitable, Iterable
+    from typing import TypeAlias
+
+    from typing_extensions import TypedDict, TypeVar
+
+    from sse_fast._parser import Event
+    from sse_fast._request import Data, Fields, HeaderFields
+    from sse_fast._source import Response, Source
+
+    D = TypeVar("D")
+    R = TypeVar("R")
+    T = TypeVar("T", default=str)
+
+    Headers: TypeAlias = (
+        HeaderFields | Mapping[str, str | None] | Iterable[tuple[str, str | bytes | None]]
+    )
+
+    class ClientOptions(TypedDict, Generic[T], total=False):
+        """The keywords of `EventSource`, but for `decode`."""
+
+        method: str
+        headers: Headers | Callable[[], Headers | Awaitable[Headers]] | None
+        json: Any
+        data: Data | None
+        client: Any
+        uds: str | os.PathLike[str] | None
+        ssl_context: ssl.SSLContext | None
+        last_event_id: str
+        policy: ReconnectPolicy
+        until: str | Callable[[Event[T]], object] | None
+        resume: str | Callable[[str], Any] | None
+        resend: bool
+        on_open: Callable[[Response], object] | None
+        on_error: Callable[[Exception], Any] | None
+        on_comment: Callable[[str], object] | None
+        on_chunk: Callable[[bytes], object] | None
+        connect_timeout: float | None
+        idle_timeout: float | None
+        event_timeout: float | None
+        max_event_size: int
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+__all__ = ["ClientBase", "ClientOptions", "End", "Over", "refuse_async"]
+
+log = logging.getLogger("sse_fast")
+
+_MAX_SECONDS = 1e9
+
+
+class End(Exception):
+    """The stream of a connection came to its end."""
+
+
+class Over(Exception):
+    """There will be no more events."""
+
+
+class ClientBase(Generic[T]):
+    """What the sync and the async client have in common."""
+
+    _is_async: bool
+    # The stream of the open connection.
+    _stream: Any
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Any = None,
+        json: Any = None,
+        data: Data | None = None,
+        client: Any = None,
+        uds: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        last_event_id: str = "",
+        policy: ReconnectPolicy = ReconnectPolicy(),  # noqa: B008
+        until: Any = None,
+        decode: Any = None,
+        resume: str | Callable[[str], Any] | None = None,
+        resend: bool = False,
+        on_open: Callable[[Response], object] | None = None,
+        on_error: Callable[[Exception], Any] | None = None,
+        on_comment: Callable[[str], object] | None = None,
+        on_chunk: Callable[[bytes], object] | None = None,
+        connect_timeout: float | None = 10.0,
+        idle_timeout: float | None = 300.0,
+        event_timeout: float | None = None,
+        max_event_size: int = 16 * 2**20,
+    ) -> None:
+        if not isinstance(policy, ReconnectPolicy):
+            raise TypeError(f"Expected a ReconnectPolicy, got {type(policy).__name__}")
+        if resume not in (None, "get") and not callable(resume):
+            raise TypeError(f"Expected resume to be 'get' or callable, got {resume!r}")
+        for name, value in (
+            ("connect_timeout", connect_timeout),
+            ("idle_timeout", idle_timeout),
+            ("event_timeout", event_timeout),
+        ):
+            if value is not None and not 0 < value < _MAX_SECONDS:
+                raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value}")
+        refuse_async(on_comment=on_comment, on_chunk=on_chunk)
+        if not self._is_async:
+            refuse_async(headers=headers, resume=resume, on_open=on_open, on_error=on_error)
+        if client is not None and (uds is not None or ssl_context is not None):
+            raise TypeError("Expected uds and ssl_context without a client, which has its own")
+        self._send_by = sender(client, is_async=self._is_async)
+        if client is None:
+            self._send_by = partial(self._send_by, uds=uds, ssl_context=ssl_context)
+        target = parse_url(url)
+        self.url = url
+        self.response: Response | None = None
+        self.end_reason: EndReason | None = None
+        body, kind = encode_body(json, data)
+        self._headers = headers if callable(headers) else given_fields(headers)
+        self._defaults = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
+        self._own_fields = own_fields(self._defaults, target.user, kind)
+        self._resume = resume
+        self._until = until
+        self._on_open = on_open
+        self._on_error = on_error
+        self._on_close: Callable[[], object] | None = None
+        self._on_chunk = on_chunk
+        self._connect_timeout = connect_timeout
+        # Where nothing arrives for so long, neither does an event.
+        quiet = [each for each in (idle_timeout, event_timeout) if each is not None]
+        self._idle_timeout = min(quiet, default=None)
+        self._event_timeout = event_timeout
+        self._new_parser: Callable[..., Parser[Any]] = partial(
+            Parser, max_event_size=max_event_size, on_comment=on_comment, decode=decode, until=until
+        )
+        # Here, so that what it refuses is refused here.
+        self._new_parser(last_event_id=last_event_id)
+        self._machine = Reconnection(
+            policy,
+            Request(check_method(method), without_user(url), (), body),
+            resend=resend,
+            resume="call" if callable(resume) else resume,
+        )
+        self._machine.last_event_id = last_event_id
+        self._stream = None
+        self._pending = False
+        # Whether the event that was handed over last is not taken yet.
+        self._outstanding = False
+        self._had_event = False
+        self._waiting_since = 0.0
+        self._busy = False
+        self._closed = False
+        self._over = False
+        # The delay that reconnect() asked for.
+        self._asked: float | None = None
+        # What a wait that was broken off has led to: to be raised when it is taken up again.
+        self._broken: Exception | None = None
+        self._retry_after: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {without_secrets(self.url)} {self.ready_state.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it is a connection")
+
+    @property
+    def ready_state(self) -> ReadyState:
+        """CONNECTING, OPEN or CLOSED."""
+        return ReadyState.CLOSED if self._closed or self._over else self._machine.state
+
+    @property
+    def last_event_id(self) -> str:
+        """The last event ID in force after the last event that was taken: from where to go on."""
+        stream = self._stream
+        if stream is None:
+            return self._machine.last_event_id
+        before, after = stream.ids()
+        return cast("str", before if self._outstanding else after)
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time that the server asked for, in ms, or None."""
+        stream = self._stream
+        retry: int | None = None if stream is None else stream.retry
+        return self._machine.retry if retry is None else retry
+
+    @property
+    def pending(self) -> bool:
+        """Whether the bytes of the connection so far end within an event."""
+        return self._pending if self._stream is None else cast("bool", self._stream.pending)
+
+    def reconnect(self, delay: float | None = None) -> None:
+        """Drop the connection and ask again; from any thread, and also after the end or an error.
+
+        It counts as consent to send the request again, whatever its method. While an attempt is
+        under way, or after `close()`, it does nothing.
+
+        Args:
+            delay: seconds to wait before; None: no more than the policy's `min_delay`.
+        """
+        delay = 0.0 if delay is None else _seconds(delay, "delay")
+        if self._closed:
+            return
+        self._asked = delay
+        self._end_stream()
+
+    def close(self) -> None:
+        """End it for good: from any thread, any number of times; returns at once.
+
+        Whoever waits for an event, for a response or for the next attempt then stops.
+        """
+        if not self._closed:
+            log.debug("%s: closed", without_secrets(self.url))
+        self._closed = True
+        if self.end_reason is None:
+            self.end_reason = EndReason.CLOSED
+        self._end_stream()
+
+    # -- What each of the two does in its way
+
+    def _end_stream(self) -> None:
+        """Wake whoever waits; they find out why."""
+        raise NotImplementedError
+
+    async def _send(self, request: Request) -> Source:
+        raise NotImplementedError
+
+    async def _check(self, source: Source, objection: str) -> EndReason | None:
+        raise NotImplementedError
+
+    async def _close_source(self, source: Source) -> None:
+        raise NotImplementedError
+
+    def _make_stream(self, source: Source, parser: Parser[T]) -> Any:
+        raise NotImplementedError
+
+    async def _release(self, stream: Any) -> None:
+        raise NotImplementedError
+
+    async def _read(self) -> Event[T]:
+        """The next event of the stream, or End."""
+        raise NotImplementedError
+
+    async def _sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    # -- What both do: the way to the next event
+
+    async def _advance(self, caught: BaseException | None = None) -> Event[T]:
+        """The next event, by every course it may take; `caught` is what the stream has raised."""
+        self._enter()
+        try:
+            while True:
+                if caught is not None:
+                    await self._stopped(caught)
+                await self._connect()
+                try:
+                    return await self._read()
+                except BaseException as error:
+                    caught = error
+        finally:
+            self._busy = False
+            # Which holds this frame by its traceback.
+            caught = None
+
+    async def _opened(self) -> Response:
+        self._enter()
+        try:
+            await self._connect()
+        except Over:
+            pass
+        finally:
+            self._busy = False
+        if self.response is None:
+            raise SSEError("Expected a source that is not closed, got one that is")
+        return self.response
+
+    def _enter(self) -> None:
+        if self._busy:
+            raise RuntimeError(
+                "Expected one thread or task that reads a source, got a second one while the first "
+                "waits"
+            )
+        self._busy = True
+
+    async def _connect(self) -> None:
+        """Ask, until there is a stream."""
+        while self._stream is None:
+            if self._closed:
+                raise Over
+            asked, self._asked = self._asked, None
+            if asked is not None:
+                self._machine.asked(time.monotonic(), asked)
+                self._broken, self._over, self.end_reason = None, False, None
+            if self._over:
+                raise Over
+            broken, self._broken = self._broken, None
+            if broken is not None:
+                await self._settle(broken, broken)
+                continue
+            seconds = self._machine.due - time.monotonic()
+            if seconds > 0:
+                await self._sleep(seconds)
+                continue
+            error = await self._attempt()
+            # Not within an `except`, where it would be the context of all that follows.
+            if error is not None:
+                await self._failed(error, self._retry_after)
+
+    async def _attempt(self) -> Exception | None:
+        """Ask once, over any redirects; what went wrong, if anything did."""
+        machine = self._machine
+        source = None
+        self._retry_after = None
+        try:
+            fields = await self._fields()
+            other = await self._resumed() if machine.resuming == "call" else None
+            request = machine.begin(
+                time.monotonic(), fields if other is None else other.fields, other
+            )
+            while True:
+                log.debug(
+                    "%s %s, attempt %d",
+                    request.method,
+                    without_secrets(request.url),
+                    machine.attempt,
+                )
+                source = await self._send(request)
+                assert source.response is not None
+                log.debug("%r", source.response)
+                hop, objection = machine.follow(source.response)
+                if hop is None:
+                    break
+                await self._close_source(source)
+                source, request = None, hop
+            await self._look_at(source, objection)
+        except BaseException as error:
+            if source is not None:
+                await self._close_source(source)
+            if not isinstance(error, Exception):
+                self._broken = machine.interrupted(time.monotonic())
+                raise
+            if isinstance(error, Over):
+                raise
+            return error
+        return None
+
+    async def _look_at(self, source: Source, objection: str) -> None:
+        """The final response: to be read, or an error."""
+        response = self.response = cast("Response", source.response)
+        reason = refused = None
+        try:
+            reason = await self._check(source, f"Expected {objection}" if objection else "")
+        except ResponseError as error:
+            refused = error
+            self._retry_after = error.retry_after
+        if self._on_open is not None:
+            await self._call(self._on_open, response)
+        if self._closed:
+            raise Over
+        if refused is not None:
+            raise refused
+        if reason is not None:
+            self._finish(reason)
+            raise Over
+        self._machine.opened(time.monotonic())
+        if self._event_timeout is not None:
+            source = source._replace(chunks=_Watched(self, source.chunks, self._event_timeout))
+        self._had_event = False
+        self._asked = None
+        self._waiting_since = time.monotonic()
+        self._stream = self._make_stream(
+            source, self._new_parser(last_event_id=self._machine.last_event_id)
+        )
+        if self._closed:
+            # Just now, by another thread.
+            self._end_stream()
+
+    async def _fields(self) -> Fields:
+        headers = self._headers
+        if callable(headers):
+            headers = given_fields(await self._call(headers))
+        return merged(self._own_fields, headers)
+
+    async def _resumed(self) -> Request:
+        """The request that the program wants to ask for the rest."""
+        answer = await self._call(cast("Any", self._resume), self._machine.last_event_id)
+        return resumed(answer, self.url, self._defaults, await self._fields())
+
+    # -- What both do: the loss of a connection
+
+    async def _stopped(self, error: BaseException) -> None:
+        """The stream gave no event: see to it that it can be asked for again, or raise."""
+        stream = self._stream
+        if isinstance(error, Exception) and not isinstance(error, End):
+            if stream.end_reason is None:
+                await self._raised(error)
+            else:
+                await self._drop()
+                await self._failed(error)
+            return
+        await self._drop()
+        if not isinstance(error, Exception):
+            self._broken = self._machine.interrupted(time.monotonic())
+            raise error
+        if self._closed:
+            raise Over
+        if self._asked is not None:
+            return
+        if stream.end_reason is EndReason.UNTIL:
+            self._finish(EndReason.UNTIL)
+            raise Over
+        incomplete = self._machine.incomplete(self._pending, self._until is not None)
+        if incomplete is not None:
+            await self._failed(incomplete)
+            return
+        log.debug("%s: ended", without_secrets(self.url))
+        if self._on_close is not None:
+            failure = await self._raised_by(self._on_close)
+            if failure is not None:
+                await self._failed(failure)
+                return
+        reason = self._machine.ended(time.monotonic())
+        if reason is not None:
+            self._finish(reason)
+            raise Over
+        self._log_wait()
+
+    async def _raised_by(self, callback: Callable[[], object]) -> Exception | None:
+        try:
+            await self._call(callback)
+        except Exception as error:
+            return error
+        return None
+
+    async def _raised(self, error: Exception) -> None:
+        """A callback raised, while the stream could go on."""
+        if isinstance(error, RetriableError):
+            await self._drop()
+            await self._failed(error)
+            return
+        delay = await self._ask(error)
+        if delay is None:
+            raise error
+        await self._drop()
+        self._machine.asked(time.monotonic(), delay)
+
+    async def _not_taken(self, error: BaseException) -> None:
+        """`on_message` raised: its event is for the next connection to bring again."""
+        await self._drop()
+        if isinstance(error, RetriableError):
+            await self._failed(error)
+            return
+        delay = await self._ask(error) if isinstance(error, Exception) else None
+        if delay is None:
+            self._broken = self._machine.interrupted(time.monotonic())
+            raise error
+        self._machine.asked(time.monotonic(), delay)
+
+    async def _failed(self, error: Exception, retry_after: float | None = None) -> None:
+        await self._settle(error, self._machine.failed(time.monotonic(), error, retry_after))
+
+    async def _settle(self, error: Exception, final: Exception | None) -> None:
+        """Raise `final`, or wait for the next attempt: as on_error has it."""
+        if self._closed:
+            # Which may be why.
+            raise Over
+        delay = await self._ask(error if final is None else final)
+        if delay is not None:
+            self._machine.asked(time.monotonic(), delay)
+        elif final is not None:
+            self._finish(EndReason.ERROR)
+            raise final
+        self._log_wait(error)
+
+    async def _ask(self, error: Exception) -> float | None:
+        """What on_error has to say: seconds, or None."""
+        if self._on_error is None:
+            return None
+        try:
+            delay = await self._call(self._on_error, error)
+            return None if delay is None else _seconds(delay, "what on_error returns")
+        except BaseException:
+            await self._drop()
+            self._finish(EndReason.ERROR)
+            raise
+
+    async def _drop(self) -> None:
+        """Give the connection free, and keep what crosses to the next one."""
+        stream, machine = self._stream, self._machine
+        if stream is None:
+            return
+        machine.last_event_id = self.last_event_id
+        machine.retry = self.retry
+        if self._had_event:
+            machine.progressed()
+        self._pending = stream.pending
+        self._stream = None
+        await self._release(stream)
+
+    def _finish(self, reason: EndReason) -> None:
+        self._over = True
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._machine.close()
+        log.debug("%s: over (%s)", without_secrets(self.url), reason.value)
+
+    def _log_wait(self, error: Exception | None = None) -> None:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        seconds = max(0.0, self._machine.due - time.monotonic())
+        # The text of others' errors may show a secret.
+        why = error if isinstance(error, SSEError) else type(error).__name__
+        what = "" if error is None else f": {why}"
+        log.debug("%s%s; again in %.1f s", without_secrets(self.url), what, seconds)
+
+
+class _Watched(Iterator[bytes], AsyncIterator[bytes]):
+    """Chunks that are given up on when they bring no event for too long."""
+
+    def __init__(self, client: ClientBase[Any], chunks: Any, seconds: float) -> None:
+        self._client = client
+        self._chunks = chunks
+        self._seconds = seconds
+
+    def __next__(self) -> bytes:
+        self._look_at_clock()
+        return cast("bytes", next(self._chunks))
+
+    async def __anext__(self) -> bytes:
+        self._look_at_clock()
+        return cast("bytes", await self._chunks.__anext__())
+
+    def _look_at_clock(self) -> None:
+        if time.monotonic() - self._client._waiting_since > self._seconds:
+            raise StreamTimeout(
+                f"Expected an event within {self._seconds:g} seconds, got none: raise "
+                "event_timeout if they may be further apart"
+            )
+
+
+def _seconds(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"Expected {what} to be a number of seconds or None, got {type(value).__name__}"
+        )
+    if not 0 <= value < _MAX_SECONDS:
+        raise ValueError(f"Expected {what} to be a number of seconds from 0, got {value!r}")
+    return value
+
+
+def refuse_async(**callbacks: Any) -> None:
+    for name, callback in callbacks.items():
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(
+                f"Expected {name} to be called without await, got an async function: "
+                "AsyncEventSource awaits callbacks, but for on_comment and on_chunk"
+            )
