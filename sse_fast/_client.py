@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._client_base import ClientBase, End, Over, refuse_async
@@ -222,22 +222,25 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         with self._changed:
             self._changed.notify_all()
 
-    @cached_property
-    def _changed(self) -> threading.Condition:
-        return threading.Condition()
-
     async def _send(self, request: Request) -> Source:
         """In a thread of its own, which close() can leave behind: most libraries show nothing of a
         connection before its response has come."""
         done: list[tuple[Source | None, BaseException | None]] = []
         left = False
+        wakers: list[Callable[[], object]] = []
         context = contextvars.copy_context()
+
+        def connected(wake: Callable[[], object]) -> None:
+            wakers.append(wake)
+            if left:
+                wake()
 
         def work() -> None:
             source = failure = None
+            options = {"connected": connected} if self._raw else {}
             try:
                 source = context.run(
-                    self._send_by, request, self._connect_timeout, self._idle_timeout
+                    self._send_by, request, self._connect_timeout, self._idle_timeout, **options
                 )
             except BaseException as error:
                 failure = error
@@ -254,6 +257,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         finally:
             with self._changed:
                 left = not done
+            for wake in wakers if left else ():
+                # What is left behind need not go on to its time-out.
+                with suppress(Exception):
+                    wake()
         if left:
             raise Over
         source, failure = done[0]
@@ -346,6 +353,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 event: Event[T] = await stream.__anext__()
             except StopAsyncIteration:
                 caught = End()
+            except GeneratorExit:
+                # Nothing can be awaited any more.
+                raise
             except BaseException as error:
                 caught = error
             else:
@@ -418,8 +428,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _enter(self) -> None:
         super()._enter()
-        if self._in_loop is None:
-            self._in_loop, self._start = _event_loop()
+        self._in_loop, self._start = _event_loop()
 
     def _end_stream(self) -> None:
         stream = self._stream

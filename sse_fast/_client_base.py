@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
@@ -146,6 +147,7 @@ class ClientBase(Generic[T]):
         if client is not None and (uds is not None or ssl_context is not None):
             raise TypeError("Expected uds and ssl_context without a client, which has its own")
         self._send_by = sender(client, is_async=self._is_async)
+        self._raw = client is None
         if client is None:
             self._send_by = partial(self._send_by, uds=uds, ssl_context=ssl_context)
         target = parse_url(url)
@@ -180,6 +182,8 @@ class ClientBase(Generic[T]):
         )
         self._machine.last_event_id = last_event_id
         self._stream = None
+        # What threads that wait for a response, or for the next attempt, are woken by.
+        self._changed = threading.Condition()
         self._pending = False
         # Whether the event that was handed over last is not taken yet.
         self._outstanding = False
@@ -296,6 +300,9 @@ class ClientBase(Generic[T]):
                 await self._connect()
                 try:
                     return await self._read()
+                except GeneratorExit:
+                    # Nothing can be awaited any more.
+                    raise
                 except BaseException as error:
                     caught = error
         finally:
@@ -374,6 +381,9 @@ class ClientBase(Generic[T]):
                 await self._close_source(source)
                 source, request = None, hop
             await self._look_at(source, objection)
+        except GeneratorExit:
+            # Nothing can be awaited any more.
+            raise
         except BaseException as error:
             if source is not None:
                 await self._close_source(source)

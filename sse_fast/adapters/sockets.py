@@ -186,9 +186,11 @@ def send(
     idle_timeout: float | None,
     uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connected: Callable[[Callable[[], object]], None] | None = None,
 ) -> Source:
+    """`connected` gets what ends the wait for the response, from another thread."""
     message, exchange = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
-    return _open(message, exchange, uds, ssl_context, connect_timeout, idle_timeout)
+    return _open(message, exchange, uds, ssl_context, connect_timeout, idle_timeout, connected)
 
 
 def _prepared(
@@ -216,10 +218,13 @@ def _open(
     context: ssl.SSLContext | None,
     connect_timeout: float | None,
     idle_timeout: float | None,
+    connected: Callable[[Callable[[], object]], None] | None = None,
 ) -> Source:
     sock = _connect(request, uds, context, connect_timeout)
     try:
         sock.settimeout(idle_timeout)
+        if connected is not None:
+            connected(waker(sock))
         body = _Body(sock, exchange, idle_timeout)
         _exchange_heads(sock, request, body)
     except BaseException:
