@@ -422,9 +422,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     async def aclose(self) -> None:
         """What `close()` does, and wait until the connection is given free."""
-        self.close()
-        if self._stream is not None:
-            await self._release(self._stream)
+        self._mark_closed()
+        stream = self._stream
+        self._wake(None)
+        if stream is not None:
+            await self._release(stream)
 
     def _enter(self) -> None:
         super()._enter()
@@ -446,7 +448,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         if self._alarm is not None:
             self._alarm.set()
         if stream is not None:
-            self._start(stream.aclose)
+            # The loop may be about to end, and what is in it with it.
+            with suppress(RuntimeError):
+                self._start(stream.aclose)
 
     async def _send(self, request: Request) -> Source:
         import anyio

@@ -149,7 +149,12 @@ class ClientBase(Generic[T]):
         self._send_by = sender(client, is_async=self._is_async)
         self._raw = client is None
         if client is None:
-            self._send_by = partial(self._send_by, uds=uds, ssl_context=ssl_context)
+            self._send_by = partial(
+                self._send_by,
+                uds=uds,
+                ssl_context=ssl_context,
+                all_members=not policy.as_browsers,
+            )
         target = parse_url(url)
         self.url = url
         self.response: Response | None = None
@@ -207,7 +212,11 @@ class ClientBase(Generic[T]):
     @property
     def ready_state(self) -> ReadyState:
         """CONNECTING, OPEN or CLOSED."""
-        return ReadyState.CLOSED if self._closed or self._over else self._machine.state
+        if self._closed or self._over:
+            return ReadyState.CLOSED
+        state = self._machine.state
+        lost = self._stream is None and state is ReadyState.OPEN
+        return ReadyState.CONNECTING if lost else state
 
     @property
     def last_event_id(self) -> str:
@@ -250,12 +259,15 @@ class ClientBase(Generic[T]):
 
         Whoever waits for an event, for a response or for the next attempt then stops.
         """
+        self._mark_closed()
+        self._end_stream()
+
+    def _mark_closed(self) -> None:
         if not self._closed:
             log.debug("%s: closed", without_secrets(self.url))
         self._closed = True
         if self.end_reason is None:
             self.end_reason = EndReason.CLOSED
-        self._end_stream()
 
     # -- What each of the two does in its way
 

@@ -99,6 +99,11 @@ class ReconnectPolicy:
     # The standard knows nothing of declared ends, and the server's time replaces the client's.
     _standard: bool = field(default=False, repr=False)
 
+    @property
+    def as_browsers(self) -> bool:
+        """Whether it was made by `whatwg()`, so that it follows them also where they lose."""
+        return self._standard
+
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
@@ -338,7 +343,7 @@ class Reconnection:
 
     def incomplete(self, pending: bool, until: bool) -> StreamIncomplete | None:
         """Whether a stream that ended was cut off: within an event, or before it met `until`."""
-        if self.policy._standard or not (pending or until):
+        if self.policy.as_browsers or not (pending or until):
             return None
         wanted = "the rest of an event" if pending else "an event that meets `until`"
         return StreamIncomplete(f"Expected {wanted}, got the end of the stream before it")
@@ -430,7 +435,7 @@ class Reconnection:
             backoff = policy.max_delay
         backoff = min(policy.max_delay, backoff)
         backoff -= backoff * policy.jitter * (1 - self._chance())
-        if policy._standard:
+        if policy.as_browsers:
             return max(policy.min_delay, backoff if retry is None else retry)
         asked_for = min(retry_after or 0.0, policy.max_retry_after)
         return max(policy.min_delay, retry or 0.0, asked_for) + backoff

@@ -263,3 +263,14 @@ def test_endless_trailers() -> None:
     with pytest.raises(TransportError, match="trailers of at most 65536 bytes") as caught:
         exchange.check()
     assert caught.value.phase == "body"
+
+
+def test_browsers_stop_behind_the_first_member_of_a_gzip() -> None:
+    members = [gzip.compress(b"one"), gzip.compress(b"two")]
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    for all_members, expected in [(True, b"onetwo"), (False, b"one")]:
+        for received in ([head, b"".join(members)], [head, *members]):
+            exchange = Exchange(REQUEST, all_members=all_members)
+            body = b"".join(b"".join(exchange.receive(memoryview(each))) for each in received)
+            exchange.ended()
+            assert body == expected

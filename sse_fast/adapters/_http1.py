@@ -123,7 +123,9 @@ class Exchange:
         complete: whether the body has come to its end.
     """
 
-    def __init__(self, request: Message) -> None:
+    def __init__(self, request: Message, *, all_members: bool = True) -> None:
+        """`all_members`: whether a gzip goes on behind its first member (RFC 1952, 2.2), which
+        browsers do not look for."""
         httptools = load_httptools()
         self.status = 0
         self.headers = Headers()
@@ -136,6 +138,8 @@ class Exchange:
         self._error: TransportError | None = None
         self._inflate: Any = None
         self._within_member = False
+        self._all_members = all_members
+        self._is_inflated = False
         self._body: list[bytes] = []
         # httptools looks for its callbacks by name, once: this one and the four below.
         self.on_body = self._body.append
@@ -244,7 +248,7 @@ class Exchange:
 
     def _inflated(self, body: bytes) -> Iterator[bytes]:
         """Slice by slice, as a small body may hold a large one."""
-        while True:
+        while not self._is_inflated:
             if not self._within_member:
                 # Padding between members, or behind the last, is passed over as gzip does.
                 body = body.lstrip(b"\0")
@@ -263,9 +267,10 @@ class Exchange:
             yield piece
             body = self._inflate.unconsumed_tail
             if self._inflate.eof:
-                # The next member (RFC 1952, 2.2) may follow.
+                # The next member may follow.
                 body = self._inflate.unused_data
                 self._within_member = False
+                self._is_inflated = not self._all_members
             elif not body and len(piece) < READ_SIZE:
                 return
 

@@ -163,10 +163,9 @@ async def asend(
         response = await sending.request(
             request.method, URL(request.url), headers=fields, **options
         )
+    except aiohttp.InvalidURL:
+        raise
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-        if isinstance(error, ValueError):
-            # A URL that it does not send.
-            raise
         raise request_failed(request.url, error, _UNSENT) from error
     finally:
         if sending is not session:

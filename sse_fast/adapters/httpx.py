@@ -182,7 +182,8 @@ def _prepare(
         # Without the parameters of the client.
         prepared.url = type(prepared.url)(request.url)
     authorized = any(name.lower() == "authorization" for name, _ in request.fields)
-    return prepared, {"auth": None} if authorized else {}
+    by_client = "authorization" in prepared.headers and "NetRC" in type(client.auth).__name__
+    return prepared, {"auth": None} if authorized or by_client else {}
 
 
 def _failure(request: Request, error: Exception) -> Exception:

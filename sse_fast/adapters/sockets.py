@@ -186,10 +186,12 @@ def send(
     idle_timeout: float | None,
     uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    all_members: bool = True,
     connected: Callable[[Callable[[], object]], None] | None = None,
 ) -> Source:
     """`connected` gets what ends the wait for the response, from another thread."""
-    message, exchange = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    message = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    exchange = Exchange(message, all_members=all_members)
     return _open(message, exchange, uds, ssl_context, connect_timeout, idle_timeout, connected)
 
 
@@ -199,16 +201,15 @@ def _prepared(
     context: Any,
     connect_timeout: float | None,
     idle_timeout: float | None,
-) -> tuple[Message, Exchange]:
+) -> Message:
     if request.foreign and uds is not None:
         raise SSEError(
             "Expected redirects that stay with the server behind the Unix socket, got one to "
             "another origin"
         )
     message = compose(request)
-    exchange = Exchange(message)
     _check_connection(message, uds, context, connect_timeout, idle_timeout)
-    return message, exchange
+    return message
 
 
 def _open(
@@ -462,8 +463,10 @@ async def asend(
     idle_timeout: float | None,
     uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    all_members: bool = True,
 ) -> Source:
-    message, exchange = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    message = _prepared(request, uds, ssl_context, connect_timeout, idle_timeout)
+    exchange = Exchange(message, all_members=all_members)
     return await _aopen(message, exchange, uds, ssl_context, connect_timeout, idle_timeout)
 
 

@@ -124,8 +124,8 @@ def send(
             preload_content=False,
             timeout=urllib3.Timeout(connect=connect_timeout, read=idle_timeout),
         )
-    except ValueError:
-        # A URL or a header that it does not send.
+    except urllib3.exceptions.LocationValueError:
+        # A URL that it does not ask.
         raise
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise request_failed(request.url, error, _UNSENT) from error
