@@ -144,13 +144,13 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     def __next__(self) -> Event[T]:
-        # Whoever asks for the next event has done with the one before.
-        self._outstanding = False
         if self._event_timeout is not None:
             self._waiting_since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._busy:
+            # Whoever asks for the next event has done with the one before.
+            stream.take()
             try:
                 event: Event[T] = next(stream)
             except StopIteration:
@@ -158,7 +158,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             except BaseException as error:
                 caught = error
             else:
-                self._outstanding = self._had_event = True
+                self._had_event = True
                 return event
         try:
             event = _at_once(self._advance(caught))
@@ -166,7 +166,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             raise StopIteration from None
         finally:
             caught = None
-        self._outstanding = self._had_event = True
+        self._had_event = True
         return event
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             except BaseException as error:
                 failure = error
             else:
-                self._outstanding = False
+                self._take()
                 continue
             _at_once(self._not_taken(failure))
         assert self.end_reason is not None
@@ -343,12 +343,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     async def __anext__(self) -> Event[T]:
-        self._outstanding = False
         if self._event_timeout is not None:
             self._waiting_since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._busy:
+            stream.take()
             try:
                 event: Event[T] = await stream.__anext__()
             except StopAsyncIteration:
@@ -359,7 +359,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             except BaseException as error:
                 caught = error
             else:
-                self._outstanding = self._had_event = True
+                self._had_event = True
                 return event
         try:
             event = await self._advance(caught)
@@ -367,7 +367,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             raise StopAsyncIteration from None
         finally:
             caught = None
-        self._outstanding = self._had_event = True
+        self._had_event = True
         return event
 
     async def __aenter__(self) -> Self:
@@ -414,7 +414,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             except BaseException as error:
                 failure = error
             else:
-                self._outstanding = False
+                self._take()
                 continue
             await self._not_taken(failure)
         assert self.end_reason is not None

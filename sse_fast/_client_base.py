@@ -97,6 +97,13 @@ class Over(Exception):
     """There will be no more events."""
 
 
+class _Raised(Exception):
+    """A callback raised, whatever it was: its error is none of the connection's."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 class ClientBase(Generic[T]):
     """What the sync and the async client have in common."""
 
@@ -190,8 +197,6 @@ class ClientBase(Generic[T]):
         # What threads that wait for a response, or for the next attempt, are woken by.
         self._changed = threading.Condition()
         self._pending = False
-        # Whether the event that was handed over last is not taken yet.
-        self._outstanding = False
         self._had_event = False
         self._waiting_since = 0.0
         self._busy = False
@@ -222,10 +227,7 @@ class ClientBase(Generic[T]):
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was taken: from where to go on."""
         stream = self._stream
-        if stream is None:
-            return self._machine.last_event_id
-        before, after = stream.ids()
-        return cast("str", before if self._outstanding else after)
+        return self._machine.last_event_id if stream is None else cast("str", stream.taken_id)
 
     @property
     def retry(self) -> int | None:
@@ -353,6 +355,9 @@ class ClientBase(Generic[T]):
                 self._broken, self._over, self.end_reason = None, False, None
             if self._over:
                 raise Over
+            if self._machine.connected:
+                # A callback was cancelled, before anything was decided.
+                self._broken = self._machine.interrupted(time.monotonic())
             broken, self._broken = self._broken, None
             if broken is not None:
                 await self._settle(broken, broken)
@@ -372,11 +377,12 @@ class ClientBase(Generic[T]):
         source = None
         self._retry_after = None
         try:
-            fields = await self._fields()
-            other = await self._resumed() if machine.resuming == "call" else None
-            request = machine.begin(
-                time.monotonic(), fields if other is None else other.fields, other
-            )
+            if machine.resuming == "call":
+                other = await self._resumed()
+                request = machine.begin(time.monotonic(), other.fields, other)
+            else:
+                fields = await self._fields()
+                request = machine.begin(time.monotonic(), fields)
             while True:
                 log.debug(
                     "%s %s, attempt %d",
@@ -417,7 +423,7 @@ class ClientBase(Generic[T]):
             refused = error
             self._retry_after = error.retry_after
         if self._on_open is not None:
-            await self._call(self._on_open, response)
+            await self._call_back(self._on_open, response)
         if self._closed:
             raise Over
         if refused is not None:
@@ -441,13 +447,21 @@ class ClientBase(Generic[T]):
     async def _fields(self) -> Fields:
         headers = self._headers
         if callable(headers):
-            headers = given_fields(await self._call(headers))
+            headers = given_fields(await self._call_back(headers))
         return merged(self._own_fields, headers)
 
     async def _resumed(self) -> Request:
         """The request that the program wants to ask for the rest."""
-        answer = await self._call(cast("Any", self._resume), self._machine.last_event_id)
-        return resumed(answer, self.url, self._defaults, await self._fields())
+        answer = await self._call_back(cast("Any", self._resume), self._machine.last_event_id)
+        says_headers = isinstance(answer, Mapping) and answer.get("headers") is not None
+        fields = () if says_headers else await self._fields()
+        return resumed(answer, self.url, self._defaults, fields)
+
+    async def _call_back(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await self._call(callback, *arguments)
+        except Exception as error:
+            raise _Raised(error) from None
 
     # -- What both do: the loss of a connection
 
@@ -478,7 +492,11 @@ class ClientBase(Generic[T]):
             return
         log.debug("%s: ended", without_secrets(self.url))
         if self._on_close is not None:
-            failure = await self._raised_by(self._on_close)
+            failure = None
+            try:
+                await self._call_back(self._on_close)
+            except _Raised as raised:
+                failure = raised
             if failure is not None:
                 await self._failed(failure)
                 return
@@ -487,13 +505,6 @@ class ClientBase(Generic[T]):
             self._finish(reason)
             raise Over
         self._log_wait()
-
-    async def _raised_by(self, callback: Callable[[], object]) -> Exception | None:
-        try:
-            await self._call(callback)
-        except Exception as error:
-            return error
-        return None
 
     async def _raised(self, error: Exception) -> None:
         """A callback raised, while the stream could go on."""
@@ -520,14 +531,21 @@ class ClientBase(Generic[T]):
         self._machine.asked(time.monotonic(), delay)
 
     async def _failed(self, error: Exception, retry_after: float | None = None) -> None:
-        await self._settle(error, self._machine.failed(time.monotonic(), error, retry_after))
+        raised = isinstance(error, _Raised)
+        if isinstance(error, _Raised):
+            error = error.error
+        final = self._machine.failed(time.monotonic(), error, retry_after, raised=raised)
+        await self._settle(error, final)
 
     async def _settle(self, error: Exception, final: Exception | None) -> None:
         """Raise `final`, or wait for the next attempt: as on_error has it."""
         if self._closed:
             # Which may be why.
             raise Over
+        # Where the wait for on_error is cancelled, it is asked again.
+        self._broken = final
         delay = await self._ask(error if final is None else final)
+        self._broken = None
         if delay is not None:
             self._machine.asked(time.monotonic(), delay)
         elif final is not None:
@@ -542,10 +560,16 @@ class ClientBase(Generic[T]):
         try:
             delay = await self._call(self._on_error, error)
             return None if delay is None else _seconds(delay, "what on_error returns")
-        except BaseException:
+        except Exception:
             await self._drop()
             self._finish(EndReason.ERROR)
             raise
+
+    def _take(self) -> None:
+        """The event that was handed over last is done with."""
+        stream = self._stream
+        if stream is not None:
+            stream.take()
 
     async def _drop(self) -> None:
         """Give the connection free, and keep what crosses to the next one."""

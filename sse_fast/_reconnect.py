@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from sse_fast._request import DEFAULT_FIELDS, Request, follow, parse_url
 from sse_fast._stream import EndReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
@@ -36,6 +37,7 @@ _PERMANENT = {301, 308}
 _KEEP_METHOD = {307, 308}
 _REFUSED = {425, 429, 503, 529}
 """Statuses of a server that has not looked at the request (529: overloaded, as some say it)."""
+_AS_THEY_ARE = (ResponseError, StreamIncomplete, StreamTimeout)
 _FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
 
 
@@ -74,7 +76,7 @@ class ReconnectPolicy:
         max_retry: the longest `retry` of a server that is heeded.
         max_retry_after: the longest Retry-After that is heeded.
         reset_after: how long a connection is open before it counts as if it had brought an event.
-        reconnect_on_end: whether to ask again after a clean end; None: for GET and HEAD only.
+        reconnect_on_end: whether to ask again after a clean end; None: for GET only.
         max_redirects: how many redirects one attempt follows.
         max_id_size: the largest Last-Event-ID to be sent, in bytes; None: no limit.
     """
@@ -109,6 +111,14 @@ class ReconnectPolicy:
             value = getattr(self, each.name)
             if each.type in _NUMBERS and not _is_number(value, each.type):
                 raise ValueError(f"Expected {each.name} to be {_NUMBERS[each.type]}, got {value!r}")
+        if not _are_statuses(self.retry_statuses):
+            raise ValueError(
+                f"Expected retry_statuses to be a collection of int, got {self.retry_statuses!r}"
+            )
+        if self.reconnect_on_end not in (None, True, False):
+            raise ValueError(
+                f"Expected reconnect_on_end to be a bool or None, got {self.reconnect_on_end!r}"
+            )
         if self.jitter > 1:
             raise ValueError(f"Expected jitter to be a share of 0 to 1, got {self.jitter!r}")
 
@@ -156,6 +166,10 @@ def _is_number(value: object, kind: str) -> bool:
     return value >= 0 and (isinstance(value, int) or not kind.startswith("int"))
 
 
+def _are_statuses(value: object) -> bool:
+    return isinstance(value, Collection) and all(isinstance(each, int) for each in value)
+
+
 class Reconnection:
     """The state of a client between its requests.
 
@@ -191,7 +205,7 @@ class Reconnection:
         self.due = float("-inf")
         self.attempt = 0
         self._request = request
-        self._safe = request.method in _SAFE_METHODS
+        self._is_get = request.method == "GET"
         self._resend = resend
         self._resume = resume
         self._chance = chance
@@ -207,6 +221,11 @@ class Reconnection:
         self._failing_since: float | None = None
 
     # -- The way to a connection
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, or an attempt at one."""
+        return self._current is not None
 
     @property
     def resuming(self) -> str | None:
@@ -240,8 +259,6 @@ class Reconnection:
             )
         self.attempt += 1
         self._began = now
-        if self._failing_since is None:
-            self._failing_since = now
         self._hops, self._moved = 0, None
         request = self._request
         if resumed is not None:
@@ -249,7 +266,7 @@ class Reconnection:
         elif self.resuming == "get":
             request = request._replace(method="GET", body=None)
             fields = [each for each in fields if not each[0].lower().startswith("content-")]
-        if value:
+        if self.last_event_id:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
             fields.append(("Last-Event-ID", value))
         request = request._replace(fields=tuple(fields))
@@ -269,7 +286,7 @@ class Reconnection:
         same_origin = origin.origin == target.origin
         if origin.scheme == "https" and target.scheme == "http":
             return None, "to stay with https, got a redirect to http"
-        keeps = request.method in _SAFE_METHODS or (same_origin and status in _KEEP_METHOD)
+        keeps = request.method == "GET" or (same_origin and status in _KEEP_METHOD)
         if not keeps:
             return None, f"an answer to a {request.method}, got a redirect that cannot repeat it"
         self._hops += 1
@@ -280,6 +297,11 @@ class Reconnection:
             hop = _without_credentials(hop)
         if status in _PERMANENT and (self._hops == 1 or self._moved is request):
             self._moved = hop
+            # A request that was built for this time says nothing of the others.
+            if self.resuming != "call":
+                self._request = self._request._replace(
+                    url=url, redirected=True, foreign=hop.foreign
+                )
         self._current = hop
         return hop, ""
 
@@ -291,11 +313,6 @@ class Reconnection:
         if not self._had_response:
             self.attempt = 0
         self._had_response = True
-        # A request that was built for this time says nothing of the others.
-        if self._moved is not None and self.resuming != "call":
-            self._request = self._request._replace(
-                url=self._moved.url, redirected=True, foreign=self._moved.foreign
-            )
 
     def progressed(self) -> None:
         """The connection has brought an event."""
@@ -306,18 +323,26 @@ class Reconnection:
     # -- The loss of it
 
     def failed(
-        self, now: float, error: Exception, retry_after: float | None = None
+        self,
+        now: float,
+        error: Exception,
+        retry_after: float | None = None,
+        *,
+        raised: bool = False,
     ) -> Exception | None:
         """An attempt or the stream failed: the error to raise, or None: ask again when `due`.
 
-        `retry_after` is what the server asked for, where the error does not say it.
+        `retry_after` is what the server asked for, where the error does not say it. `raised`: by a
+        callback, so that the policy has no say in it.
         """
         in_stream = self.state is ReadyState.OPEN
         request = self._lose(now)
         if isinstance(error, RetriableError):
             self._ask_again(now, self._wait(error.delay, retry_after))
             return None
-        if isinstance(error, ResponseError):
+        if raised:
+            hopeless = True
+        elif isinstance(error, ResponseError):
             retry_after = error.retry_after
             hopeless = error.response.status not in self.policy.retry_statuses
         else:
@@ -326,13 +351,15 @@ class Reconnection:
                 if isinstance(error, StreamIncomplete)
                 else isinstance(error, TransportError) and not _is_untrusted(error)
             )
-        if not hopeless and self._may_repeat(request, error):
+        repeatable = self._may_repeat(request, error)
+        if not hopeless and repeatable:
             delay = self._wait(None, retry_after)
-            if self._may_try(now + delay):
+            if self._may_try(now, now + delay):
                 self._ask_again(now, delay)
                 return None
         self.state = ReadyState.CLOSED
-        if hopeless or not in_stream or isinstance(error, (StreamIncomplete, StreamTimeout)):
+        within = in_stream or (self._had_response and not repeatable)
+        if hopeless or not within or isinstance(error, _AS_THEY_ARE):
             return error
         incomplete = StreamIncomplete(
             "Expected the rest of the stream, got a connection that broke off, and a request that "
@@ -352,21 +379,20 @@ class Reconnection:
         """The stream came to a clean end: why it is over, or None: ask again when `due`."""
         request = self._lose(now)
         again = self.policy.reconnect_on_end
-        if self._safe if again is None else again:
+        if self._is_get if again is None else again:
             delay = self._wait(None, None)
-            if self._may_repeat(request, None) and self._may_try(now + delay):
+            if self._may_repeat(request, None) and self._may_try(now, now + delay):
                 self._ask_again(now, delay)
                 return None
         self.state = ReadyState.CLOSED
         return EndReason.END
 
-    def asked(
-        self, now: float, delay: float | None = None, retry_after: float | None = None
-    ) -> None:
-        """The program wants to be connected anew, after so many seconds: no limit applies."""
+    def asked(self, now: float, delay: float | None = None) -> None:
+        """The program wants to be connected anew, after so many seconds (None: as the policy has
+        it): no limit applies."""
         self._lose(now)
         self.state = ReadyState.CONNECTING
-        self._ask_again(now, self._wait(delay, retry_after))
+        self.due = now + self._wait(delay, None)
 
     def interrupted(self, now: float) -> Exception | None:
         """The program broke off the attempt or the stream, without having done with it: the error
@@ -408,11 +434,11 @@ class Reconnection:
             return error.response.status in _REFUSED
         return isinstance(error, TransportError) and not error.sent
 
-    def _may_try(self, due: float) -> bool:
-        """Whether the limits allow for another attempt at that time."""
+    def _may_try(self, now: float, due: float) -> bool:
+        """Whether the limits allow for another attempt at the time `due`."""
         policy = self.policy
         limit = policy.max_attempts if self._had_response else policy.initial_attempts
-        since = due if self._failing_since is None else self._failing_since
+        since = now if self._failing_since is None else self._failing_since
         if policy.max_elapsed is not None and due - since > policy.max_elapsed:
             return False
         return limit is None or self.attempt < limit

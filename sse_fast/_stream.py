@@ -78,10 +78,14 @@ class _Stream(Generic[T]):
     _unfed: bytes | memoryview | None
     # An error that stands behind the events of the batch.
     _error: DecodeError | EventTooLarge | None
+    _error_raised: bool
     # How the source is closed, until that has been done. A list, as taking from it is one step: two
     # threads that close at once do it once.
     _closers: list[Callable[[], Any]]
     _wake: Callable[[], object] | None
+    # The batch whose first so many events are done with.
+    _taken: tuple[list[Event[T]], int]
+    # The ids then: after the last event that was done with, after the last that was handed over.
     _ids_when_closed: tuple[str, str] | None
     response: Response | None
     end_reason: EndReason | None
@@ -99,8 +103,10 @@ class _Stream(Generic[T]):
         self._kept_back = False
         self._unfed = None
         self._error = None
+        self._error_raised = False
         self._closers = []
         self._wake = None
+        self._taken = self._batch, 0
         self._ids_when_closed = None
         self.response = None
         self.end_reason = None
@@ -111,18 +117,34 @@ class _Stream(Generic[T]):
     @property
     def last_event_id(self) -> str:
         """The last event ID in force after the last event that was handed over."""
-        return self.ids()[1]
-
-    def ids(self) -> tuple[str, str]:
-        """The last event ID before the event that was handed over last, and the one after it."""
         if self._ids_when_closed is not None:
-            return self._ids_when_closed
-        return self._id_after(max(0, self._handed_over - 1)), self._id_after(self._handed_over)
+            return self._ids_when_closed[1]
+        if self._error_raised and self._handed_over == len(self._batch):
+            return self._parser.last_event_id
+        return self._id_after(self._batch, self._handed_over)
 
-    def _id_after(self, count: int) -> str:
+    def take(self) -> None:
+        """Every event that was handed over is done with."""
+        self._taken = self._batch, self._handed_over
+
+    @property
+    def taken_id(self) -> str:
+        """The last event ID in force after the last event that is done with; from any thread."""
+        while True:
+            taken, batch = self._taken, self._batch
+            ids = self._ids_when_closed
+            is_latest = taken[0] is batch
+            if ids is not None:
+                return ids[is_latest]
+            # At most one event is handed over before the next is asked for.
+            last_event_id = self._id_after(batch, taken[1] if is_latest else 0)
+            # Else another thread went on meanwhile.
+            if self._taken is taken and self._batch is batch:
+                return last_event_id
+
+    def _id_after(self, batch: list[Event[T]], count: int) -> str:
         """The last event ID behind so many events of the batch, and the blocks without data that
         follow them."""
-        batch = self._batch
         if count >= len(batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
         lone_ids = self._parser._lone_ids
@@ -147,9 +169,10 @@ class _Stream(Generic[T]):
 
     def end(self) -> None:
         """Drop the events not handed over: for `last_event_id`, they were never there."""
-        self._ids_when_closed = self.ids()
-        self._end(EndReason.CLOSED)
-        self._batch = []
+        if self._ids_when_closed is None:
+            self._ids_when_closed = self.taken_id, self.last_event_id
+            self._end(EndReason.CLOSED)
+            self._batch = []
 
     def _parse_rest(self) -> bool:
         """Behind the last event of a batch, where no read is due: raise, feed, or see the end.
@@ -160,10 +183,13 @@ class _Stream(Generic[T]):
         if self.end_reason is EndReason.CLOSED:
             return False
         if self._error is not None:
-            error, self._error = self._error, None
-            if isinstance(error, EventTooLarge):
-                self._end(EndReason.ERROR)
-            raise error
+            # Until more is asked for, it stands where its event would.
+            if not self._error_raised:
+                self._error_raised = True
+                if isinstance(self._error, EventTooLarge):
+                    self._end(EndReason.ERROR)
+                raise self._error
+            self._error, self._error_raised = None, False
         if self._parser.done:
             self._end(EndReason.UNTIL)
         if self.end_reason is not None:
@@ -197,13 +223,14 @@ class _Stream(Generic[T]):
         except BaseException as error:
             self._not_fed(error, rest)
             return
-        self._kept_back = False
         self._unfed = rest
         read_is_due = rest is None and not self._parser.done
         # Else a callback closed the stream.
         if self.end_reason is None:
             self._batch = batch
             self._read_is_due = read_is_due
+        # Only now: other threads may look at last_event_id.
+        self._kept_back = False
 
     def _not_fed(self, error: BaseException, rest: memoryview | None) -> None:
         """The parser raised, and wants feeding again, be it with nothing."""
@@ -211,11 +238,11 @@ class _Stream(Generic[T]):
         self._read_is_due = False
         if not isinstance(error, (DecodeError, EventTooLarge)):
             raise error
-        self._kept_back = False
         if self.end_reason is None:
             # The events before it are handed over before it.
             self._error = error
             self._batch, error.events = error.events, []
+        self._kept_back = False
 
     def _not_read(self, error: BaseException) -> None:
         """A read gave no chunk."""
@@ -471,11 +498,13 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         await self.aclose()
 
     async def __anext__(self) -> Event[T]:
-        if self._handed_over >= len(self._batch):
+        while True:
+            # Another thread may close the stream between any two of these lines.
+            at, batch = self._handed_over, self._batch
+            if at < len(batch):
+                self._handed_over = at + 1
+                return batch[at]
             await self._fill()
-        at = self._handed_over
-        self._handed_over = at + 1
-        return self._batch[at]
 
     async def _fill(self) -> None:
         """Come by a new batch of events; raises at the end."""

@@ -132,7 +132,9 @@ def send(
 ) -> Source:
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
     try:
-        response = client.send(prepared, stream=True, follow_redirects=False, **options)
+        response = _without_redirects(client).send(
+            prepared, stream=True, follow_redirects=False, **options
+        )
     except Exception as error:
         raise _failure(request, error) from error
     return open_source(response)
@@ -145,8 +147,9 @@ async def asend(
     idle_timeout: float | None,
 ) -> Source:
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
+    twin = _without_redirects(client)
     try:
-        response = await client.send(prepared, stream=True, follow_redirects=False, **options)
+        response = await twin.send(prepared, stream=True, follow_redirects=False, **options)
     except Exception as error:
         raise _failure(request, error) from error
     return open_source(response)
@@ -184,6 +187,15 @@ def _prepare(
     authorized = any(name.lower() == "authorization" for name, _ in request.fields)
     by_client = "authorization" in prepared.headers and "NetRC" in type(client.auth).__name__
     return prepared, {"auth": None} if authorized or by_client else {}
+
+
+def _without_redirects(client: Any) -> Any:
+    """A twin that shares all with the client, but does not prepare for where a redirect leads:
+    httpx fails at a place that it cannot ask, before it shows the response."""
+    twin = object.__new__(type(client))
+    twin.__dict__.update(client.__dict__)
+    twin._build_redirect_request = lambda request, response: request
+    return twin
 
 
 def _failure(request: Request, error: Exception) -> Exception:

@@ -47,9 +47,10 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
     close_below, shut_down = opened.close, opened.wake
 
     def close() -> None:
-        if close_below is not None and close_below():
-            # The connection is free for the next request.
-            response.release_conn()
+        if close_below is None or not close_below():
+            response.close()
+        # Also one that is closed: a pool may wait for it, and opens it again.
+        response.release_conn()
         response.close()
 
     if shut_down is None:
