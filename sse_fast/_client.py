@@ -17,7 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._client_base import ClientBase, End, Over, refuse_async
+from sse_fast._errors import StreamTimeout
 from sse_fast._reconnect import ReadyState, ReconnectPolicy
+from sse_fast._source import without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 from sse_fast.adapters import acheck_response, check_response
 
@@ -144,8 +146,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     def __next__(self) -> Event[T]:
-        if self._event_timeout is not None:
-            self._waiting_since = time.monotonic()
+        if self._watched is not None:
+            self._watched.since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._busy:
@@ -238,9 +240,15 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         def work() -> None:
             source = failure = None
             options = {"connected": connected} if self._raw else {}
+            # Where nothing arrives for so long, neither does an event.
+            quiet = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
             try:
                 source = context.run(
-                    self._send_by, request, self._connect_timeout, self._idle_timeout, **options
+                    self._send_by,
+                    request,
+                    self._connect_timeout,
+                    min(quiet, default=None),
+                    **options,
                 )
             except BaseException as error:
                 failure = error
@@ -343,8 +351,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     async def __anext__(self) -> Event[T]:
-        if self._event_timeout is not None:
-            self._waiting_since = time.monotonic()
+        if self._watched is not None:
+            self._watched.since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._busy:
@@ -455,13 +463,19 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _send(self, request: Request) -> Source:
         import anyio
 
-        with anyio.CancelScope() as self._scope:
+        with anyio.move_on_after(self._event_timeout) as self._scope:
             if self._closed:
                 raise Over
             return cast(
                 "Source", await self._send_by(request, self._connect_timeout, self._idle_timeout)
             )
-        raise Over
+        if self._closed:
+            raise Over
+        raise StreamTimeout(
+            f"Expected a response of {without_secrets(request.url)} within {self._event_timeout:g} "
+            "seconds, got none: raise event_timeout if it may take longer",
+            phase="head",
+        )
 
     async def _check(self, source: Source, objection: str) -> EndReason | None:
         return await acheck_response(source, objection)

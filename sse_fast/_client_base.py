@@ -177,9 +177,7 @@ class ClientBase(Generic[T]):
         self._on_close: Callable[[], object] | None = None
         self._on_chunk = on_chunk
         self._connect_timeout = connect_timeout
-        # Where nothing arrives for so long, neither does an event.
-        quiet = [each for each in (idle_timeout, event_timeout) if each is not None]
-        self._idle_timeout = min(quiet, default=None)
+        self._idle_timeout = idle_timeout
         self._event_timeout = event_timeout
         self._new_parser: Callable[..., Parser[Any]] = partial(
             Parser, max_event_size=max_event_size, on_comment=on_comment, decode=decode, until=until
@@ -198,7 +196,7 @@ class ClientBase(Generic[T]):
         self._changed = threading.Condition()
         self._pending = False
         self._had_event = False
-        self._waiting_since = 0.0
+        self._watched: Watched | None = None
         self._busy = False
         self._closed = False
         self._over = False
@@ -364,7 +362,7 @@ class ClientBase(Generic[T]):
                 continue
             seconds = self._machine.due - time.monotonic()
             if seconds > 0:
-                await self._sleep(seconds)
+                await self._sleep(min(seconds, _MAX_SECONDS))
                 continue
             error = await self._attempt()
             # Not within an `except`, where it would be the context of all that follows.
@@ -433,10 +431,10 @@ class ClientBase(Generic[T]):
             raise Over
         self._machine.opened(time.monotonic())
         if self._event_timeout is not None:
-            source = source._replace(chunks=_Watched(self, source.chunks, self._event_timeout))
+            self._watched = Watched(source.chunks, self._event_timeout)
+            source = source._replace(chunks=self._watched)
         self._had_event = False
         self._asked = None
-        self._waiting_since = time.monotonic()
         self._stream = self._make_stream(
             source, self._new_parser(last_event_id=self._machine.last_event_id)
         )
@@ -468,6 +466,9 @@ class ClientBase(Generic[T]):
     async def _stopped(self, error: BaseException) -> None:
         """The stream gave no event: see to it that it can be asked for again, or raise."""
         stream = self._stream
+        if isinstance(error, RuntimeError) and stream.is_being_read:
+            # By another thread or task.
+            raise error
         if isinstance(error, Exception) and not isinstance(error, End):
             if stream.end_reason is None:
                 await self._raised(error)
@@ -510,7 +511,7 @@ class ClientBase(Generic[T]):
         """A callback raised, while the stream could go on."""
         if isinstance(error, RetriableError):
             await self._drop()
-            await self._failed(error)
+            await self._failed(_Raised(error))
             return
         delay = await self._ask(error)
         if delay is None:
@@ -522,7 +523,7 @@ class ClientBase(Generic[T]):
         """`on_message` raised: its event is for the next connection to bring again."""
         await self._drop()
         if isinstance(error, RetriableError):
-            await self._failed(error)
+            await self._failed(_Raised(error))
             return
         delay = await self._ask(error) if isinstance(error, Exception) else None
         if delay is None:
@@ -535,9 +536,11 @@ class ClientBase(Generic[T]):
         if isinstance(error, _Raised):
             error = error.error
         final = self._machine.failed(time.monotonic(), error, retry_after, raised=raised)
-        await self._settle(error, final)
+        await self._settle(error, final, raised=raised)
 
-    async def _settle(self, error: Exception, final: Exception | None) -> None:
+    async def _settle(
+        self, error: Exception, final: Exception | None, *, raised: bool = False
+    ) -> None:
         """Raise `final`, or wait for the next attempt: as on_error has it."""
         if self._closed:
             # Which may be why.
@@ -551,7 +554,9 @@ class ClientBase(Generic[T]):
         elif final is not None:
             self._finish(EndReason.ERROR)
             raise final
-        self._log_wait(error)
+        # What others have to say may be secret.
+        ours = isinstance(error, SSEError) and not raised
+        self._log_wait(f": {error if ours else type(error).__name__}")
 
     async def _ask(self, error: Exception) -> float | None:
         """What on_error has to say: seconds, or None."""
@@ -591,38 +596,42 @@ class ClientBase(Generic[T]):
         self._machine.close()
         log.debug("%s: over (%s)", without_secrets(self.url), reason.value)
 
-    def _log_wait(self, error: Exception | None = None) -> None:
-        if not log.isEnabledFor(logging.DEBUG):
-            return
+    def _log_wait(self, why: str = "") -> None:
         seconds = max(0.0, self._machine.due - time.monotonic())
-        # The text of others' errors may show a secret.
-        why = error if isinstance(error, SSEError) else type(error).__name__
-        what = "" if error is None else f": {why}"
-        log.debug("%s%s; again in %.1f s", without_secrets(self.url), what, seconds)
+        log.debug("%s%s; again in %.1f s", without_secrets(self.url), why, seconds)
 
 
-class _Watched(Iterator[bytes], AsyncIterator[bytes]):
-    """Chunks that are given up on when they bring no event for too long."""
+class Watched(Iterator[bytes], AsyncIterator[bytes]):
+    """Chunks that are given up on when they bring no event for so many seconds.
 
-    def __init__(self, client: ClientBase[Any], chunks: Any, seconds: float) -> None:
-        self._client = client
+    `since` is when the next event began to be waited for.
+    """
+
+    def __init__(self, chunks: Any, seconds: float) -> None:
         self._chunks = chunks
         self._seconds = seconds
+        self.since = time.monotonic()
 
     def __next__(self) -> bytes:
-        self._look_at_clock()
+        if self.left() <= 0:
+            raise self.too_late()
         return cast("bytes", next(self._chunks))
 
     async def __anext__(self) -> bytes:
-        self._look_at_clock()
-        return cast("bytes", await self._chunks.__anext__())
+        import anyio
 
-    def _look_at_clock(self) -> None:
-        if time.monotonic() - self._client._waiting_since > self._seconds:
-            raise StreamTimeout(
-                f"Expected an event within {self._seconds:g} seconds, got none: raise "
-                "event_timeout if they may be further apart"
-            )
+        with anyio.move_on_after(self.left()):
+            return cast("bytes", await self._chunks.__anext__())
+        raise self.too_late()
+
+    def left(self) -> float:
+        return self.since + self._seconds - time.monotonic()
+
+    def too_late(self) -> StreamTimeout:
+        return StreamTimeout(
+            f"Expected an event within {self._seconds:g} seconds, got none: raise event_timeout if "
+            "they may be further apart"
+        )
 
 
 def _seconds(value: Any, what: str) -> float:

@@ -154,6 +154,8 @@ class RetriableError(SSEError):
     delay: float | None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
+        if delay is not None and not 0 <= delay < 1e9:
+            raise ValueError(f"Expected delay to be a number of seconds from 0, got {delay!r}")
         super().__init__(*args)
         self.delay = delay
 

@@ -21,7 +21,7 @@ from sse_fast._errors import (
     TransportError,
     layers,
 )
-from sse_fast._request import DEFAULT_FIELDS, Request, follow, parse_url
+from sse_fast._request import Request, follow, parse_url, without_credentials
 from sse_fast._stream import EndReason
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ _KEEP_METHOD = {307, 308}
 _REFUSED = {425, 429, 503, 529}
 """Statuses of a server that has not looked at the request (529: overloaded, as some say it)."""
 _AS_THEY_ARE = (ResponseError, StreamIncomplete, StreamTimeout)
-_FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
 
 
 class ReadyState(enum.IntEnum):
@@ -270,7 +269,7 @@ class Reconnection:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
             fields.append(("Last-Event-ID", value))
         request = request._replace(fields=tuple(fields))
-        self._current = _without_credentials(request) if request.foreign else request
+        self._current = without_credentials(request) if request.foreign else request
         return self._current
 
     def follow(self, response: Response) -> tuple[Request | None, str]:
@@ -294,7 +293,7 @@ class Reconnection:
             return None, f"at most {self.policy.max_redirects} redirects, got more"
         hop = request._replace(url=url, redirected=True)
         if not same_origin:
-            hop = _without_credentials(hop)
+            hop = without_credentials(hop)._replace(body=None)
         if status in _PERMANENT and (self._hops == 1 or self._moved is request):
             self._moved = hop
             # A request that was built for this time says nothing of the others.
@@ -470,13 +469,6 @@ class Reconnection:
 def id_field(last_event_id: str) -> bytes:
     """The value of Last-Event-ID (HTML standard, 9.2.4); b"": the field is not sent."""
     return last_event_id.encode("utf-8", "replace").strip(b" \t")
-
-
-def _without_credentials(request: Request) -> Request:
-    """What another origin gets: nothing of the caller's but what says which stream is wanted."""
-    kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
-    encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
-    return request._replace(fields=(*kept, encoding), body=None, foreign=True)
 
 
 def _is_untrusted(error: TransportError) -> bool:

@@ -27,6 +27,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[0-9A-Za-z._~-]+")
 _FRAMING = {"content-length", "transfer-encoding"}
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+_FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
 _RESUMED = {"url", "method", "headers", "json", "data"}
 _PORTS = {"http": 80, "https": 443}
 
@@ -195,6 +196,8 @@ def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
         if name.lower() in _FRAMING:
             raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
         octets = _encoded(value, name) if isinstance(value, str) else value
+        # RFC 9110, 5.5: they are not part of it, and some libraries refuse them.
+        octets = octets.strip(b" \t")
         if _CONTROL_IN_VALUE.search(octets):
             raise ValueError(f"Expected a {name} without control characters, got one that has some")
         hosts += name.lower() == "host"
@@ -235,9 +238,9 @@ def merged(own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | 
     return (*kept, *((name, value) for name, value in given if value is not None))
 
 
-def resumed(answer: Any, url: str, defaults: Mapping[str, bytes], fields: Fields) -> Request:
+def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: Fields) -> Request:
     """The request that `resume` wants: a URL to GET, or a mapping of what is to be asked. Where it
-    says nothing, `url` and `fields` are those of the first request.
+    says nothing, they are those of the first request; its `fields` are for its own origin.
 
     Raises:
         TypeError: neither of them.
@@ -250,14 +253,24 @@ def resumed(answer: Any, url: str, defaults: Mapping[str, bytes], fields: Fields
             "Expected resume to return a URL, or a mapping of some of url, method, headers, json "
             f"and data, got {type(answer).__name__}"
         )
-    url = answer.get("url", url)
+    url = answer.get("url", first_url)
     body, kind = encode_body(answer.get("json"), answer.get("data"))
     own = own_fields(defaults, parse_url(url).user, kind)
     given: Any = [each for each in fields if not each[0].lower().startswith("content-")]
     if answer.get("headers") is not None:
         given = given_fields(answer["headers"])
     method = check_method(answer.get("method", "GET"))
-    return Request(method, without_user(url), merged(own, given), body)
+    request = Request(method, without_user(url), merged(own, given), body)
+    if answer.get("headers") is None and parse_url(url).origin != parse_url(first_url).origin:
+        return without_credentials(request)
+    return request
+
+
+def without_credentials(request: Request) -> Request:
+    """What another origin gets: nothing of the caller's but what says which stream is wanted."""
+    kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
+    encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
+    return request._replace(fields=(*kept, encoding), foreign=True)
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 """The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
 events is ever held."""
-
-
-LAST_CHUNK = re.compile(rb"(?:\r\n)?0+\r\n\r\n")
-"""The end of a chunked body behind the data of a chunk (RFC 9112, 7.1), without trailers: where it
-has arrived when a stream is closed, the connection can be used again."""
 
 
 class Headers(Mapping[str, str]):

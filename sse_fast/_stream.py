@@ -162,6 +162,10 @@ class _Stream(Generic[T]):
         """Whether the bytes so far end within an event; after the end, whether it was cut off."""
         return self._parser.pending
 
+    @property
+    def is_being_read(self) -> bool:
+        return self._reading
+
     def _end(self, reason: EndReason) -> None:
         self._read_is_due = False
         if self.end_reason is None:

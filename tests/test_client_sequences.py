@@ -65,9 +65,6 @@ LIBRARY_FAULTS: dict[tuple[str, str], str] = {
     ("requests", "framing/gzip-two-members"): "every member is inflated, not only the first",
     ("urllib3", "framing/gzip-two-members"): "the same",
     ("aiohttp", "framing/gzip-two-members"): "the same",
-    # As browsers do, but unseen by `on_error` and without the wait of the policy.
-    ("aiohttp", "reconnect/fin-before-headers"): "it repeats the request at once, on its own",
-    ("aiohttp", "reconnect/rst-on-reconnect-before-headers"): "the same",
     ("aiohttp", "framing/content-length-long"): "bytes behind the body are an error that hides it",
     ("aiohttp", "status/304"): "the same",
 }

@@ -359,7 +359,9 @@ def request_failed(url: str, error: Exception, unsent: AbstractSet[str]) -> Tran
     all_layers = list(layers(error))
     names = {cls.__name__ for each in all_layers for cls in type(each).__mro__}
     sent = not names & unsent
-    kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
+    # Not by what they are derived from: to urllib3, a refused connection is a kind of time-out.
+    timeout = any("Timeout" in type(each).__name__ for each in all_layers)
+    kind = StreamTimeout if timeout else TransportError
     # Not the text of the library's own errors, which show the query.
     reasons = (each.strerror for each in all_layers if isinstance(each, OSError))
     reason = next((each for each in reasons if isinstance(each, str)), type(error).__name__)

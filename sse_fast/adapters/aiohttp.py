@@ -146,19 +146,23 @@ async def asend(
         # Only what was asked for.
         "skip_auto_headers": [] if "content-type" in given else ["Content-Type"],
     }
-    sending = session
     authorized = "authorization" in given or "Authorization" in session.headers
-    if request.foreign or (authorized and (session.auth is not None or session.trust_env)):
-        # Without its auth, and what netrc says, which it would not take beside an Authorization.
+    if request.foreign:
+        # Nothing of the session's own goes along: also no hook of its tracing.
         sending = aiohttp.ClientSession(
-            connector=session.connector,
-            connector_owner=False,
-            cookie_jar=aiohttp.DummyCookieJar() if request.foreign else session.cookie_jar,
-            trace_configs=session.trace_configs,
+            connector=session.connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
         )
         options["proxy"] = _proxy(session, URL(request.url))
-        if not request.foreign:
-            fields += [each for each in session.headers.items() if each[0].lower() not in given]
+    else:
+        # A twin that shares all with the session, but does not send a request again on its own.
+        sending = object.__new__(type(session))
+        sending.__dict__.update(session.__dict__)
+        sending._retry_connection = False
+        if authorized and (session.auth is not None or session.trust_env):
+            # Nor looks into netrc, or at its auth, which it would not take beside an Authorization.
+            sending._default_auth = None
+            sending._trust_env = False
+            options["proxy"] = _proxy(session, URL(request.url))
     try:
         response = await sending.request(
             request.method, URL(request.url), headers=fields, **options
@@ -168,9 +172,9 @@ async def asend(
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
         raise request_failed(request.url, error, _UNSENT) from error
     finally:
-        if sending is not session:
-            # Which leaves the connector, and with it the response, as it is.
-            await sending.close()
+        # Which leaves the connector, and with it the response, as it is.
+        sending._connector_owner = False
+        await sending.close()
     return open_source(response)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import LAST_CHUNK, READ_SIZE, Headers, Response, Source, Unreadable
+from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
 from sse_fast.adapters import waker
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def open_source(response: HTTPResponse) -> Source:
 
 
 def _take_end(response: HTTPResponse, sock: socket.socket) -> bool:
-    """Whether nothing is left of a chunked body but its end, and that has arrived: it is read."""
+    """Whether the rest of a chunked body has arrived up to its end: it is read."""
     body: Any = response
-    if not body.chunked or body.chunk_left or body.isclosed():
+    if not body.chunked or body.isclosed():
         return False
     timeout = sock.gettimeout()
     try:
@@ -56,7 +56,7 @@ def _take_end(response: HTTPResponse, sock: socket.socket) -> bool:
             body.fp.read(2)
             body.chunk_left = None
             rest = body.fp.peek()
-        if LAST_CHUNK.fullmatch(rest):
+        if _is_rest(rest, body.chunk_left):
             body.read()
             return True
     except Exception:
@@ -66,6 +66,23 @@ def _take_end(response: HTTPResponse, sock: socket.socket) -> bool:
         with suppress(OSError):
             sock.settimeout(timeout)
     return False
+
+
+def _is_rest(data: bytes, left: int | None) -> bool:
+    """Whether that is all the rest of a chunked body (RFC 9112, 7.1), and no more. `left` is how
+    much there is to come of the present chunk; None: it begins with another."""
+    at = 0
+    while left != 0 or at == 0:
+        if left is not None:
+            if data[at + left : at + left + 2] != b"\r\n":
+                return False
+            at += left + 2
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            return False
+        left = int(data[at:end].partition(b";")[0], 16)
+        at = end + 2
+    return data[at:] == b"\r\n"
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ not read to its end to the garbage collector, of which trio warns.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import layers
 from sse_fast._source import (
-    LAST_CHUNK,
     READ_SIZE,
     AsyncUnreadable,
     Headers,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sse_fast._request import Request
 
 _UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
+_LAST_CHUNK = re.compile(rb"(?:\r\n)?0+\r\n\r\n")
+"""The end of a chunked body behind the data of a chunk (RFC 9112, 7.1), without trailers."""
 _REFUSED_STREAM = 7
 """The error code of HTTP/2 for a request that was not looked at (RFC 9113, 8.7)."""
 
@@ -93,7 +95,7 @@ def _take_end(response: Any) -> None:
         sock = response.extensions["network_stream"].get_extra_info("socket")
         with socket.socket(fileno=os.dup(sock.fileno())) as twin:
             rest = twin.recv(READ_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            if LAST_CHUNK.fullmatch(rest):
+            if _LAST_CHUNK.fullmatch(rest):
                 below.receive_data(twin.recv(len(rest), socket.MSG_DONTWAIT))
                 _is_at_end(below)
 
@@ -131,10 +133,9 @@ def send(
     idle_timeout: float | None,
 ) -> Source:
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
+    twin = _twin(client, request)
     try:
-        response = _without_redirects(client).send(
-            prepared, stream=True, follow_redirects=False, **options
-        )
+        response = twin.send(prepared, stream=True, follow_redirects=False, **options)
     except Exception as error:
         raise _failure(request, error) from error
     return open_source(response)
@@ -147,7 +148,7 @@ async def asend(
     idle_timeout: float | None,
 ) -> Source:
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
-    twin = _without_redirects(client)
+    twin = _twin(client, request)
     try:
         response = await twin.send(prepared, stream=True, follow_redirects=False, **options)
     except Exception as error:
@@ -189,12 +190,15 @@ def _prepare(
     return prepared, {"auth": None} if authorized or by_client else {}
 
 
-def _without_redirects(client: Any) -> Any:
-    """A twin that shares all with the client, but does not prepare for where a redirect leads:
-    httpx fails at a place that it cannot ask, before it shows the response."""
+def _twin(client: Any, request: Request) -> Any:
+    """One that shares all with the client, but does not prepare for where a redirect leads (httpx
+    fails at a place that it cannot ask, before it shows the response), nor gives a request to
+    another origin to the client's hooks, which may add what is secret."""
     twin = object.__new__(type(client))
     twin.__dict__.update(client.__dict__)
     twin._build_redirect_request = lambda request, response: request
+    if request.foreign:
+        twin.event_hooks = {}
     return twin
 
 
