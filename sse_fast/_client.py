@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from queue import Empty
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._client_base import ClientBase, End, Over, refuse_async
@@ -76,14 +77,16 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             `aiohttp.ClientSession`), whose cookies, auth, parameters and proxies are used, and
             which stays open. None: HTTP/1.1 over sockets of our own (extra `client`).
         uds: the path of a Unix socket to connect to, without a client.
-        ssl_context: for https without a client.
+        ssl_context: for https without a client. A certificate of your own in it, as in that of a
+            client, is shown to every server that asks for one, also where a redirect leads.
         last_event_id: the id to go on from, for example that of an earlier process.
         policy: when to ask again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
         decode: as in `Parser`.
         resume: how to ask for the rest after a first response: "get" (a GET of the same URL with
             Last-Event-ID, as MCP has it), a callable that gets the last event ID and returns the
-            URL to GET or a mapping of url, method, headers, json, data; None: by the same request.
+            URL to GET or a mapping of url, method, headers, json, data (where the URL is of another
+            origin, your headers go there only if they are in it); None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the `Response` of each attempt that was answered, before it is judged.
@@ -110,8 +113,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     While iterating, behind all that the policy does: `ResponseError`, `TransportError`,
     `StreamTimeout` before and `StreamIncomplete` within the stream; what `Parser.feed` raises; and
-    what callbacks raise, but for `RetriableError`. After a `DecodeError`, or an exception of
-    `on_comment`, `on_chunk` or `until`, it goes on.
+    what callbacks raise, but for `RetriableError`, which asks again whatever the policy says. After
+    a `DecodeError`, or an exception of `on_comment`, `on_chunk` or `until`, it goes on.
     """
 
     _is_async = False
@@ -217,68 +220,83 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         assert self.end_reason is not None
         return self.end_reason
 
-    def _end_stream(self) -> None:
-        stream = self._stream
+    def _end_stream(self, stream: EventStream[T] | None) -> None:
         if stream is not None:
             stream.close()
-        with self._changed:
-            self._changed.notify_all()
+        self._signals.put(None)
 
-    async def _send(self, request: Request) -> Source:
-        """In a thread of its own, which close() can leave behind: most libraries show nothing of a
-        connection before its response has come."""
-        done: list[tuple[Source | None, BaseException | None]] = []
+    def _wait_for(self, happened: Callable[[], object], seconds: float | None = None) -> None:
+        """Until that is so, or the time is up. Not by a Condition, which loses the signal that
+        comes from the handler of a signal of the system."""
+        due = None if seconds is None else time.monotonic() + seconds
+        with suppress(Empty):
+            while not happened():
+                left = None if due is None else max(0.0, due - time.monotonic())
+                self._signals.get(timeout=left)
+
+    def _elsewhere(self, work: Callable[[], R], discard: Callable[[R | None], object]) -> R:
+        """What `work` returns, in a thread of its own, which close() can leave behind: it goes on
+        to its end, and what came of it is given to `discard`; at once, with None, to hasten it."""
+        done: list[tuple[R | None, BaseException | None]] = []
         left = False
-        wakers: list[Callable[[], object]] = []
         context = contextvars.copy_context()
 
-        def connected(wake: Callable[[], object]) -> None:
-            wakers.append(wake)
-            if left:
-                wake()
-
-        def work() -> None:
-            source = failure = None
-            options = {"connected": connected} if self._raw else {}
-            # Where nothing arrives for so long, neither does an event.
-            quiet = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
+        def run() -> None:
+            result = failure = None
             try:
-                source = context.run(
-                    self._send_by,
-                    request,
-                    self._connect_timeout,
-                    min(quiet, default=None),
-                    **options,
-                )
+                result = context.run(work)
             except BaseException as error:
                 failure = error
-            with self._changed:
-                done.append((source, failure))
-                self._changed.notify_all()
-            if left and source is not None and source.close is not None:
-                source.close()
+            done.append((result, failure))
+            self._signals.put(None)
+            if left and failure is None:
+                discard(result)
 
-        threading.Thread(target=work, name="sse_fast", daemon=True).start()
+        threading.Thread(target=run, name="sse_fast", daemon=True).start()
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: done or self._closed)
-        finally:
-            with self._changed:
-                left = not done
-            for wake in wakers if left else ():
-                # What is left behind need not go on to its time-out.
+            self._wait_for(lambda: done or self._closed)
+        except BaseException:
+            left = True
+            discard(done[0][0] if done else None)
+            raise
+        if not done:
+            left = True
+            # It may have come to its end just now.
+            discard(done[0][0] if done else None)
+            raise Over
+        result, failure = done[0]
+        if failure is not None:
+            raise failure
+        return cast("R", result)
+
+    async def _send(self, request: Request) -> Source:
+        wakers: list[Callable[[], object]] = []
+        options = {"connected": wakers.append} if self._raw else {}
+        # Where nothing arrives for so long, neither does an event.
+        quiet = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
+
+        def discard(source: Source | None) -> None:
+            for wake in wakers if source is None else ():
                 with suppress(Exception):
                     wake()
-        if left:
-            raise Over
-        source, failure = done[0]
-        if source is None:
-            assert failure is not None
-            raise failure
-        return source
+            if source is not None and source.close is not None:
+                with suppress(Exception):
+                    source.close()
+
+        # Most libraries show nothing of a connection before its response has come.
+        return self._elsewhere(
+            lambda: cast(
+                "Source",
+                self._send_by(request, self._connect_timeout, min(quiet, default=None), **options),
+            ),
+            discard,
+        )
 
     async def _check(self, source: Source, objection: str) -> EndReason | None:
-        return check_response(source, objection)
+        if not objection:
+            return check_response(source)
+        # To read what a server has to say may take two seconds.
+        return self._elsewhere(lambda: check_response(source, objection), lambda reason: None)
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:
@@ -298,8 +316,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         raise End
 
     async def _sleep(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._asked is not None, seconds)
+        self._wait_for(lambda: self._closed or self._asked is not None, seconds)
 
     async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
         return _refuse_awaitable(callback(*arguments))
@@ -440,8 +457,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         super()._enter()
         self._in_loop, self._start = _event_loop()
 
-    def _end_stream(self) -> None:
-        stream = self._stream
+    def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
         if self._in_loop is not None:
@@ -478,7 +494,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         )
 
     async def _check(self, source: Source, objection: str) -> EndReason | None:
-        return await acheck_response(source, objection)
+        import anyio
+
+        with anyio.CancelScope() as self._scope:
+            return await acheck_response(source, objection)
+        raise Over
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:
@@ -524,6 +544,8 @@ def fetch_event_source(
         on_close: called at each clean end of a connection.
         **options: the keywords of `EventSource`, and its errors.
     """
+    # Before anything is sent.
+    refuse_async(on_message=on_message, on_close=on_close)
     with EventSource(url, **options) as source:
         return source.run(on_message, on_close=on_close)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 from sse_fast._errors import ResponseError, RetriableError, SSEError, StreamTimeout
@@ -32,7 +32,7 @@ from sse_fast._request import (
 )
 from sse_fast._source import without_secrets
 from sse_fast._stream import EndReason
-from sse_fast.adapters import sender
+from sse_fast.adapters import object_to, sender
 
 if TYPE_CHECKING:
     import os
@@ -192,8 +192,8 @@ class ClientBase(Generic[T]):
         )
         self._machine.last_event_id = last_event_id
         self._stream = None
-        # What threads that wait for a response, or for the next attempt, are woken by.
-        self._changed = threading.Condition()
+        # What a thread that waits for a response, or for the next attempt, is woken by.
+        self._signals: SimpleQueue[None] = SimpleQueue()
         self._pending = False
         self._had_event = False
         self._watched: Watched | None = None
@@ -218,7 +218,7 @@ class ClientBase(Generic[T]):
         if self._closed or self._over:
             return ReadyState.CLOSED
         state = self._machine.state
-        lost = self._stream is None and state is ReadyState.OPEN
+        lost = state is ReadyState.OPEN and (self._stream is None or self._asked is not None)
         return ReadyState.CONNECTING if lost else state
 
     @property
@@ -249,10 +249,12 @@ class ClientBase(Generic[T]):
             delay: seconds to wait before; None: no more than the policy's `min_delay`.
         """
         delay = 0.0 if delay is None else _seconds(delay, "delay")
+        # First: it is this one that is to be dropped, whatever comes of it in other threads.
+        stream = self._stream
         if self._closed:
             return
         self._asked = delay
-        self._end_stream()
+        self._end_stream(stream)
 
     def close(self) -> None:
         """End it for good: from any thread, any number of times; returns at once.
@@ -260,7 +262,7 @@ class ClientBase(Generic[T]):
         Whoever waits for an event, for a response or for the next attempt then stops.
         """
         self._mark_closed()
-        self._end_stream()
+        self._end_stream(self._stream)
 
     def _mark_closed(self) -> None:
         if not self._closed:
@@ -271,8 +273,8 @@ class ClientBase(Generic[T]):
 
     # -- What each of the two does in its way
 
-    def _end_stream(self) -> None:
-        """Wake whoever waits; they find out why."""
+    def _end_stream(self, stream: Any) -> None:
+        """End it, and wake whoever waits; they find out why."""
         raise NotImplementedError
 
     async def _send(self, request: Request) -> Source:
@@ -365,6 +367,8 @@ class ClientBase(Generic[T]):
                 await self._sleep(min(seconds, _MAX_SECONDS))
                 continue
             error = await self._attempt()
+            # Whoever wanted to be connected anew meanwhile, has been.
+            self._asked = None
             # Not within an `except`, where it would be the context of all that follows.
             if error is not None:
                 await self._failed(error, self._retry_after)
@@ -388,7 +392,9 @@ class ClientBase(Generic[T]):
                     without_secrets(request.url),
                     machine.attempt,
                 )
-                source = await self._send(request)
+                if self._closed:
+                    raise Over
+                source = await self._sent(request)
                 assert source.response is not None
                 log.debug("%r", source.response)
                 hop, objection = machine.follow(source.response)
@@ -411,12 +417,24 @@ class ClientBase(Generic[T]):
             return error
         return None
 
+    async def _sent(self, request: Request) -> Source:
+        try:
+            return await self._send(request)
+        except (SSEError, Over):
+            raise
+        except Exception as error:
+            # A header that the library does not send, or what a hook of the user's has raised. Its
+            # text may be secret.
+            raise SSEError(
+                f"Expected a request that the client sends, got {type(error).__name__}"
+            ) from error
+
     async def _look_at(self, source: Source, objection: str) -> None:
         """The final response: to be read, or an error."""
         response = self.response = cast("Response", source.response)
         reason = refused = None
         try:
-            reason = await self._check(source, f"Expected {objection}" if objection else "")
+            reason = await self._check(source, objection or object_to(response))
         except ResponseError as error:
             refused = error
             self._retry_after = error.retry_after
@@ -440,7 +458,7 @@ class ClientBase(Generic[T]):
         )
         if self._closed:
             # Just now, by another thread.
-            self._end_stream()
+            self._end_stream(self._stream)
 
     async def _fields(self) -> Fields:
         headers = self._headers
@@ -483,6 +501,10 @@ class ClientBase(Generic[T]):
         if self._closed:
             raise Over
         if self._asked is not None:
+            return
+        if stream.end_reason is EndReason.CLOSED:
+            # By a reconnect() that came too late for what it was to end.
+            self._asked = 0.0
             return
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
@@ -549,6 +571,8 @@ class ClientBase(Generic[T]):
         self._broken = final
         delay = await self._ask(error if final is None else final)
         self._broken = None
+        if self._closed:
+            raise Over
         if delay is not None:
             self._machine.asked(time.monotonic(), delay)
         elif final is not None:
@@ -615,7 +639,13 @@ class Watched(Iterator[bytes], AsyncIterator[bytes]):
     def __next__(self) -> bytes:
         if self.left() <= 0:
             raise self.too_late()
-        return cast("bytes", next(self._chunks))
+        try:
+            return cast("bytes", next(self._chunks))
+        except Exception as error:
+            # The time-out of the read is no longer than this one.
+            if self.left() > 0:
+                raise
+            raise self.too_late() from error
 
     async def __anext__(self) -> bytes:
         import anyio

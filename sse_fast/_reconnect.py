@@ -249,25 +249,20 @@ class Reconnection:
         """
         if self.state is not ReadyState.CONNECTING or self._current is not None:
             raise RuntimeError("Expected no connection when one begins, got one")
-        value = id_field(self.last_event_id)
-        limit = self.policy.max_id_size
-        if limit is not None and len(value) > limit:
-            raise StreamIncomplete(
-                f"Expected a last event ID of at most {limit} bytes to go on from, got one of "
-                f"{len(value)}: raise max_id_size if the server takes it"
-            )
+        # A request that was built for this time may say itself where to go on.
+        given = resumed is not None and any(name.lower() == "last-event-id" for name, _ in fields)
+        if self.last_event_id and not given:
+            fields = [each for each in fields if each[0].lower() != "last-event-id"]
+            fields.append(("Last-Event-ID", self._id_field()))
         self.attempt += 1
         self._began = now
         self._hops, self._moved = 0, None
         request = self._request
         if resumed is not None:
             request = resumed
-        elif self.resuming == "get":
+        elif self.resuming == "get" and self.last_event_id:
             request = request._replace(method="GET", body=None)
             fields = [each for each in fields if not each[0].lower().startswith("content-")]
-        if self.last_event_id:
-            fields = [each for each in fields if each[0].lower() != "last-event-id"]
-            fields.append(("Last-Event-ID", value))
         request = request._replace(fields=tuple(fields))
         self._current = without_credentials(request) if request.foreign else request
         return self._current
@@ -280,17 +275,20 @@ class Reconnection:
         status = response.status
         url = follow(request.url, location)
         if url is None:
-            return None, "a URL of http or https to be redirected to, got another"
+            return None, "Expected a URL of http or https to be redirected to, got another"
         origin, target = parse_url(request.url), parse_url(url)
         same_origin = origin.origin == target.origin
         if origin.scheme == "https" and target.scheme == "http":
-            return None, "to stay with https, got a redirect to http"
+            return None, "Expected to stay with https, got a redirect to http"
         keeps = request.method == "GET" or (same_origin and status in _KEEP_METHOD)
         if not keeps:
-            return None, f"an answer to a {request.method}, got a redirect that cannot repeat it"
+            return (
+                None,
+                f"Expected an answer to a {request.method}, got a redirect that cannot repeat it",
+            )
         self._hops += 1
         if self._hops > self.policy.max_redirects:
-            return None, f"at most {self.policy.max_redirects} redirects, got more"
+            return None, f"Expected at most {self.policy.max_redirects} redirects, got more"
         hop = request._replace(url=url, redirected=True)
         if not same_origin:
             hop = without_credentials(hop)._replace(body=None)
@@ -404,14 +402,25 @@ class Reconnection:
             return None
         self.state = ReadyState.CLOSED
         return StreamIncomplete(
-            "Expected a wait that is not cancelled, got one, and a request that may not be sent "
-            "again: see resend and resume"
+            "Expected the program to read on, got one that broke off, and a request that may not "
+            "be sent again: see resend and resume"
         )
 
     def close(self) -> None:
         """It is over for good."""
         self._current = None
         self.state = ReadyState.CLOSED
+
+    def _id_field(self) -> bytes:
+        """The value of Last-Event-ID (HTML standard, 9.2.4)."""
+        value = self.last_event_id.encode("utf-8", "replace").strip(b" \t")
+        limit = self.policy.max_id_size
+        if limit is not None and len(value) > limit:
+            raise StreamIncomplete(
+                f"Expected a last event ID of at most {limit} bytes to go on from, got one of "
+                f"{len(value)}: raise max_id_size if the server takes it"
+            )
+        return value
 
     def _lose(self, now: float) -> Request | None:
         """There is no connection any more; the request that it was for."""
@@ -464,11 +473,6 @@ class Reconnection:
             return max(policy.min_delay, backoff if retry is None else retry)
         asked_for = min(retry_after or 0.0, policy.max_retry_after)
         return max(policy.min_delay, retry or 0.0, asked_for) + backoff
-
-
-def id_field(last_event_id: str) -> bytes:
-    """The value of Last-Event-ID (HTML standard, 9.2.4); b"": the field is not sent."""
-    return last_event_id.encode("utf-8", "replace").strip(b" \t")
 
 
 def _is_untrusted(error: TransportError) -> bool:

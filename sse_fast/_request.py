@@ -256,7 +256,7 @@ def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: 
     url = answer.get("url", first_url)
     body, kind = encode_body(answer.get("json"), answer.get("data"))
     own = own_fields(defaults, parse_url(url).user, kind)
-    given: Any = [each for each in fields if not each[0].lower().startswith("content-")]
+    given: Any = [each for each in fields if not _is_of_the_first(each[0].lower())]
     if answer.get("headers") is not None:
         given = given_fields(answer["headers"])
     method = check_method(answer.get("method", "GET"))
@@ -264,6 +264,10 @@ def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: 
     if answer.get("headers") is None and parse_url(url).origin != parse_url(first_url).origin:
         return without_credentials(request)
     return request
+
+
+def _is_of_the_first(name: str) -> bool:
+    return name.startswith("content-") or name == "last-event-id"
 
 
 def without_credentials(request: Request) -> Request:

@@ -38,6 +38,7 @@ __all__ = [
     "aiter_events",
     "check_response",
     "iter_events",
+    "object_to",
     "open_events",
     "open_source",
     "register",
@@ -275,7 +276,7 @@ def open_events(
     return stream
 
 
-def check_response(opened: Source, objection: str | None = None) -> EndReason | None:
+def check_response(opened: Source, objection: str = "") -> EndReason | None:
     """The check of a source: why its stream is over at once, or None.
 
     `objection` is what there is to say against the response beforehand.
@@ -286,8 +287,8 @@ def check_response(opened: Source, objection: str | None = None) -> EndReason | 
     response = opened.response
     if response is None:
         return None
-    objection = objection or _objection(response)
-    if objection is not None:
+    objection = objection or object_to(response)
+    if objection:
         _read_refused(opened, response)
         raise _response_error(objection, response)
     if response.status != 204:
@@ -439,7 +440,7 @@ def _as_async(opened: Source) -> Source:
     return opened._replace(chunks=each(), close=aclose)
 
 
-async def acheck_response(opened: Source, objection: str | None = None) -> EndReason | None:
+async def acheck_response(opened: Source, objection: str = "") -> EndReason | None:
     """The async twin of `check_response`.
 
     Raises:
@@ -448,8 +449,8 @@ async def acheck_response(opened: Source, objection: str | None = None) -> EndRe
     response = opened.response
     if response is None:
         return None
-    objection = objection or _objection(response)
-    if objection is None:
+    objection = objection or object_to(response)
+    if not objection:
         if response.status != 204:
             return None
         # Read to its end, so that the connection is free for the next request.
@@ -531,11 +532,11 @@ async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-def _objection(response: Response) -> str | None:
-    """Why the response carries no event stream, or None."""
+def object_to(response: Response) -> str:
+    """Why the response carries no event stream; "": it does, or is a 204."""
     where = f": {without_secrets(response.url)}" if response.url else ""
     if response.status == 204:
-        return None
+        return ""
     if response.status in _REDIRECTS and "location" in response.headers:
         return (
             f"Expected status 200 and no redirect, got {response.status}{where}; "
@@ -548,12 +549,13 @@ def _objection(response: Response) -> str | None:
     if not essence or essence[0].casefold() != "text/event-stream":
         got = repr(content_type) if content_type else "none"
         return f"Expected content type 'text/event-stream', got {got}{where}"
-    return None
+    return ""
 
 
 def _response_error(objection: str, response: Response) -> ResponseError:
     """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
     # Here, as it would bring half the email package and socket into `import sse_fast`.
+    from datetime import timezone
     from email.utils import parsedate_to_datetime
 
     value = response.headers.get("retry-after", "").strip()
@@ -562,7 +564,10 @@ def _response_error(objection: str, response: Response) -> ResponseError:
         delay = float(value)
     elif value:
         with suppress(ValueError, OverflowError):
-            delay = max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+            date = parsedate_to_datetime(value)
+            # Where it names no zone, GMT is meant.
+            date = date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
+            delay = max(0.0, date.timestamp() - time.time())
     return ResponseError(objection, response, delay)
 
 

@@ -134,7 +134,7 @@ async def asend(
     from yarl import URL
 
     # It sends a str as UTF-8.
-    fields = [(name, value.decode()) for name, value in request.fields]
+    fields = [(name, value.decode("utf-8", "surrogateescape")) for name, value in request.fields]
     given = {name.lower() for name, _ in fields}
     options: dict[str, Any] = {
         "data": request.body,
@@ -152,7 +152,7 @@ async def asend(
         sending = aiohttp.ClientSession(
             connector=session.connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
         )
-        options["proxy"] = _proxy(session, URL(request.url))
+        _set_proxy(sending, session, URL(request.url))
     else:
         # A twin that shares all with the session, but does not send a request again on its own.
         sending = object.__new__(type(session))
@@ -162,7 +162,7 @@ async def asend(
             # Nor looks into netrc, or at its auth, which it would not take beside an Authorization.
             sending._default_auth = None
             sending._trust_env = False
-            options["proxy"] = _proxy(session, URL(request.url))
+            _set_proxy(sending, session, URL(request.url))
     try:
         response = await sending.request(
             request.method, URL(request.url), headers=fields, **options
@@ -178,12 +178,13 @@ async def asend(
     return open_source(response)
 
 
-def _proxy(session: aiohttp.ClientSession, url: URL) -> URL | str | None:
-    """What the session would use."""
+def _set_proxy(sending: Any, session: Any, url: URL) -> None:
+    """That which the session would use."""
     from aiohttp.helpers import get_env_proxy_for_url
 
-    proxy: URL | str | None = getattr(session, "_default_proxy", None)
-    if proxy is None and session.trust_env:
+    # Nothing public tells.
+    proxy = getattr(session, "_default_proxy", None), getattr(session, "_default_proxy_auth", None)
+    if proxy[0] is None and session.trust_env:
         with suppress(LookupError):
-            proxy, _ = get_env_proxy_for_url(url)
-    return proxy
+            proxy = get_env_proxy_for_url(url)
+    sending._default_proxy, sending._default_proxy_auth = proxy
