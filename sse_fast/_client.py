@@ -75,7 +75,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         client: a `requests.Session`, `urllib3.PoolManager`, `httpx.Client` or `httpx2.Client`
             (`AsyncEventSource`: `httpx.AsyncClient`, `httpx2.AsyncClient`,
             `aiohttp.ClientSession`), whose cookies, auth, parameters and proxies are used, and
-            which stays open. None: HTTP/1.1 over sockets of our own (extra `client`).
+            which stays open. A request that `close()` interrupts before its response goes on in a
+            thread, up to its time-out. None: HTTP/1.1 over sockets of our own (extra `client`).
         uds: the path of a Unix socket to connect to, without a client.
         ssl_context: for https without a client. A certificate of your own in it, as in that of a
             client, is shown to every server that asks for one, also where a redirect leads.
@@ -175,7 +176,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         return event
 
     def __enter__(self) -> Self:
-        self.open()
+        _at_once(self._open())
         return self
 
     def __exit__(
@@ -192,7 +193,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         `with` and the first event do the same. Where the server has no events (204), the response
         says so.
         """
-        return _at_once(self._opened())
+        _at_once(self._open())
+        return self._opened()
 
     def run(
         self, on_message: Callable[[Event[T]], Any], *, on_close: Callable[[], Any] | None = None
@@ -397,7 +399,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     async def __aenter__(self) -> Self:
         try:
-            await self.open()
+            await self._open()
         except BaseException:
             # There will be no __aexit__.
             await self.aclose()
@@ -418,7 +420,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         `async with` and the first event do the same. Where the server has no events (204), the
         response says so.
         """
-        return await self._opened()
+        await self._open()
+        return self._opened()
 
     async def run(
         self, on_message: Callable[[Event[T]], Any], *, on_close: Callable[[], Any] | None = None

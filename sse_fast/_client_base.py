@@ -324,7 +324,8 @@ class ClientBase(Generic[T]):
             # Which holds this frame by its traceback.
             caught = None
 
-    async def _opened(self) -> Response:
+    async def _open(self) -> None:
+        """See to it that there is a connection, unless it is all over."""
         self._enter()
         try:
             await self._connect()
@@ -332,6 +333,8 @@ class ClientBase(Generic[T]):
             pass
         finally:
             self._busy = False
+
+    def _opened(self) -> Response:
         if self.response is None:
             raise SSEError("Expected a source that is not closed, got one that is")
         return self.response
@@ -378,6 +381,7 @@ class ClientBase(Generic[T]):
         machine = self._machine
         source = None
         self._retry_after = None
+        self._pending = False
         try:
             if machine.resuming == "call":
                 other = await self._resumed()

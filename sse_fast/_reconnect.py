@@ -37,6 +37,7 @@ _PERMANENT = {301, 308}
 _KEEP_METHOD = {307, 308}
 _REFUSED = {425, 429, 503, 529}
 """Statuses of a server that has not looked at the request (529: overloaded, as some say it)."""
+_UNTRUSTED = {"SSLCertVerificationError", "CertificateError", "ServerFingerprintMismatch"}
 _AS_THEY_ARE = (ResponseError, StreamIncomplete, StreamTimeout)
 
 
@@ -396,6 +397,9 @@ class Reconnection:
         to raise when it goes on, or None."""
         if self._current is None:
             return None
+        if self.state is not ReadyState.OPEN:
+            # It has not failed.
+            self.attempt -= 1
         request = self._lose(now)
         self.due = max(self.due, self._began + self.policy.min_delay)
         if self._may_repeat(request, None):
@@ -477,4 +481,4 @@ class Reconnection:
 
 def _is_untrusted(error: TransportError) -> bool:
     """Whether the certificate of the server was refused: it will be refused again."""
-    return any(type(each).__name__ == "SSLCertVerificationError" for each in layers(error))
+    return any(type(each).__name__ in _UNTRUSTED for each in layers(error))

@@ -19,9 +19,9 @@ import pytest
 import trio
 import trustme
 from faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
-from server import Server
+from server import Answer, Server
 
-from sse_fast import EndReason, SSEError
+from sse_fast import AsyncEventSource, EndReason, ReconnectPolicy, SSEError
 from sse_fast.adapters.sockets import aopen_stream
 
 STREAM = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
@@ -329,3 +329,23 @@ def test_trio_is_told_what_to_use(server: Server) -> None:
 
     with pytest.raises(SSEError, match=r"Expected asyncio, got another event loop: .*httpx"):
         trio.run(run)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_under_uvloop(server: Server, host: str) -> None:
+    """Which knows less of how to connect."""
+    uvloop = pytest.importorskip("uvloop")
+    server.answers["/"] = Answer([STREAM])
+    url = server.url.replace("127.0.0.1", host)
+
+    async def run() -> None:
+        async with aopen_stream(url) as stream:
+            assert [event.data async for event in stream] == DATA
+        async with AsyncEventSource(url, policy=ReconnectPolicy.never()) as source:
+            assert [event.data async for event in source] == DATA
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()

@@ -13,7 +13,15 @@ from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from sse_fast import Event, EventSource, EventStream, ReconnectPolicy, ResponseError, iter_events
+from sse_fast import (
+    EndReason,
+    Event,
+    EventSource,
+    EventStream,
+    ReconnectPolicy,
+    ResponseError,
+    iter_events,
+)
 
 _URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 
@@ -82,13 +90,15 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 events = iter_events(stack.enter_context(open(source, "rb")), until=arguments.until)
             _print_events(events, as_json=arguments.json)
-            if events.pending:
+            if events.end_reason is EndReason.END and events.pending:
                 print(
                     "sse-fast: the stream ended within an event, which is dropped", file=sys.stderr
                 )
     except ResponseError as error:
         # What the server has to say is what the user wants to read.
-        body = error.response.body.decode("utf-8", "replace").strip()
+        text = error.response.body.decode("utf-8", "replace").strip()
+        # A terminal would obey some of it.
+        body = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
         print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
         return 1
     return 0

@@ -504,19 +504,21 @@ async def _aopen(
             "server_hostname": _server_name(request),
             "ssl_handshake_timeout": limit,
         }
+    if not _is_address(request.host) and isinstance(loop, asyncio.BaseEventLoop):
+        # RFC 8305, 5: an address that does not answer holds up the next for so long. Only where
+        # there may be several, as asyncio leaves a socket of a cancelled race to the garbage
+        # collector; other loops do not know it.
+        options["happy_eyeballs_delay"] = 0.25
     try:
         if uds is None:
             connecting = loop.create_connection(
                 lambda: connection,
                 request.host,
                 request.port,
-                # RFC 8305, 5: an address that does not answer holds up the next for so long. Only
-                # where there may be several, as asyncio leaves a socket of a cancelled race to the
-                # garbage collector.
-                happy_eyeballs_delay=None if _is_address(request.host) else 0.25,
                 **options,
             )
         else:
+            options.pop("happy_eyeballs_delay", None)
             connecting = loop.create_unix_connection(lambda: connection, os.fspath(uds), **options)
         transport = await made_within(connect_timeout, connecting)
     except (OSError, asyncio.TimeoutError) as error:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
     from sse_fast._request import Request
 
-_UNSENT = {"ConnectTimeoutError", "NewConnectionError", "SSLCertVerificationError"}
+_UNSENT = {
+    "ConnectTimeoutError",
+    "EmptyPoolError",
+    "NewConnectionError",
+    "SSLCertVerificationError",
+}
 _SMALL = 4096
 """Bytes: where nothing bounds what a compressed chunk is inflated to, take a small one."""
 
@@ -123,6 +128,7 @@ def send(
             redirect=False,
             retries=False,
             preload_content=False,
+            pool_timeout=connect_timeout,
             timeout=urllib3.Timeout(connect=connect_timeout, read=idle_timeout),
         )
     except urllib3.exceptions.LocationValueError:
