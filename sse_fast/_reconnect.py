@@ -438,10 +438,14 @@ class Reconnection:
 
     def _may_repeat(self, request: Request | None, error: Exception | None) -> bool:
         """Whether the server can be asked again without doing twice what it was asked to do."""
-        if request is None or request.method in _SAFE_METHODS or self._resend:
-            return True
         if self.resuming == "call" or (self.resuming == "get" and self.last_event_id):
             return True
+        # Else it is the first request that is sent again.
+        if request is None or self._request.method in _SAFE_METHODS or self._resend:
+            return True
+        if request.method != self._request.method:
+            # What the server says of a GET for the rest says nothing of that.
+            return False
         if isinstance(error, ResponseError):
             return error.response.status in _REFUSED
         return isinstance(error, TransportError) and not error.sent
