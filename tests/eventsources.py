@@ -6,9 +6,10 @@ import asyncio
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import aiohttp
@@ -339,3 +340,12 @@ SOURCES: dict[str, Way] = {
     ]
 }
 ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if way.is_async}
+
+
+@cache
+def everywhere(
+    check: Callable[[Way], None], at_once: int = len(SOURCES)
+) -> dict[str, Future[None]]:
+    """That check in every way, several at once, as what takes them their time is waiting."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return {name: pool.submit(check, way) for name, way in SOURCES.items()}

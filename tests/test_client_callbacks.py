@@ -1131,8 +1131,12 @@ def test_clients_of_the_other_kind_are_refused() -> None:
         module_client.close()
 
 
+def _type_of(value: object) -> str:
+    return type(value).__name__
+
+
 @pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
-@pytest.mark.parametrize("client", [requests, requests.get, "httpx", object()], ids=repr)
+@pytest.mark.parametrize("client", [requests, requests.get, "httpx", object()], ids=_type_of)
 def test_what_is_no_client_is_refused(cls: Any, client: Any) -> None:
     with pytest.raises(TypeError, match=r"requests\.Session"):
         cls("http://127.0.0.1", client=client)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from functools import cache
 from itertools import chain, pairwise, repeat
 from typing import Any
 
 import anyio
 import pytest
 from clients import UNREAD_UNDER_TRIO
-from eventsources import SOURCES, Outcome, Way
+from eventsources import SOURCES, Outcome, Way, everywhere
 from stage import Play, Request, Stage, serve_stage
 
 from sse_fast import (
@@ -66,13 +65,6 @@ class Attempts(list[float]):
     @property
     def gaps(self) -> list[float]:
         return [after - before for before, after in pairwise(self)]
-
-
-@cache
-def everywhere(check: Callable[[Way], None]) -> dict[str, Future[None]]:
-    """That check in every way, at once, as what takes them their time is waiting."""
-    with ThreadPoolExecutor(len(SOURCES)) as pool:
-        return {name: pool.submit(check, way) for name, way in SOURCES.items()}
 
 
 class Errors(list[Exception]):

@@ -258,7 +258,7 @@ def test_the_first_two_commands_are_what_ci_runs() -> None:
     """`.ci/run` takes them from here and runs them as they are."""
     demo, tests = SHELL[:2]
     assert demo.endswith("sse-fast demo")
-    assert tests.endswith("pytest")
+    assert tests.endswith("pytest -n 2 --dist loadfile")
     assert "README.md | head -n 2" in (ROOT / ".ci" / "run").read_text()
 
 
