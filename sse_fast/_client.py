@@ -297,8 +297,15 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     async def _check(self, source: Source, objection: str) -> EndReason | None:
         if not objection:
             return check_response(source)
+
+        def discard(reason: EndReason | None) -> None:
+            # Whoever reads holds a lock that closing would wait for.
+            if source.wake is not None:
+                with suppress(Exception):
+                    source.wake()
+
         # To read what a server has to say may take two seconds.
-        return self._elsewhere(lambda: check_response(source, objection), lambda reason: None)
+        return self._elsewhere(lambda: check_response(source, objection), discard)
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:
