@@ -98,8 +98,9 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is given
             up; None: no limit.
-        event_timeout: seconds without an event, while one is waited for, after which the connection
-            is given up: when the next bytes arrive, or after as long without any; None: no limit.
+        event_timeout: seconds without an event, while one is waited for (or the response), after
+            which the connection is given up: at once by `AsyncEventSource`, else when the next
+            bytes arrive, or after as long without any; None: no limit.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -273,11 +274,20 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     async def _send(self, request: Request) -> Source:
         wakers: list[Callable[[], object]] = []
-        options = {"connected": wakers.append} if self._raw else {}
+        left_behind = False
+
+        def connected(wake: Callable[[], object]) -> None:
+            wakers.append(wake)
+            if left_behind:
+                wake()
+
+        options = {"connected": connected} if self._raw else {}
         # Where nothing arrives for so long, neither does an event.
         quiet = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
 
         def discard(source: Source | None) -> None:
+            nonlocal left_behind
+            left_behind = True
             for wake in wakers if source is None else ():
                 with suppress(Exception):
                     wake()

@@ -323,6 +323,13 @@ def test_two_redirects_in_a_row(here: Stage, first: int, second: int, begin: str
     assert targets(here) == ["/c/a", "/c/b", "/c/c", begin]
 
 
+def test_moved_for_good_and_refused_there(here: Stage) -> None:
+    """It has moved all the same."""
+    here.plays = [redirect("@b", 301), Play(503, ()), stream()]
+    assert [event.data for event in RAW.read(here.url, policy=FAST).events] == ["a"]
+    assert targets(here) == ["/c/a", "/c/b", "/c/b", "/c/b"]
+
+
 # -- The same origin -------------------------------------------------------------------------------
 
 
