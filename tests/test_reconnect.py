@@ -511,9 +511,10 @@ def test_a_stream_that_ends_without_events_too_often_has_ended() -> None:
 
 
 def test_max_elapsed() -> None:
-    driver = Driver(ReconnectPolicy(initial_attempts=None, max_elapsed=10), chance=1.0)
+    # Waits that do not grow, so that it matters which failure is counted from.
+    policy = ReconnectPolicy(initial_attempts=None, max_elapsed=10, initial_delay=0, min_delay=3)
+    driver = Driver(policy)
     begun = []
-    # The waits are 1.1, 2.1, 4.1, 8.1.
     for _ in range(3):
         driver.begin()
         begun.append(driver.now)
@@ -521,7 +522,7 @@ def test_max_elapsed() -> None:
     driver.begin()
     begun.append(driver.now)
     assert driver.fail(refused()) is driver.error
-    assert begun == pytest.approx([0, 1.1, 3.2, 7.3])
+    assert begun == pytest.approx([0, 3, 6, 9])
 
 
 def test_max_elapsed_begins_anew_with_an_event() -> None:
@@ -973,6 +974,22 @@ def test_a_wait_that_is_cancelled_goes_on() -> None:
     driver.begin()
 
 
+def test_an_attempt_that_is_cancelled_has_not_failed() -> None:
+    driver = Driver()
+    for _ in range(10):
+        driver.begin()
+        driver.interrupt()
+    # All three of them are left.
+    assert isinstance(failing(driver, 2), float)
+    assert failing(driver, 1) is driver.error
+    # A stream without an event is another matter.
+    driver = Driver(ReconnectPolicy(max_attempts=1)).open()
+    driver.interrupt()
+    driver.open().interrupt()
+    driver.open()
+    assert isinstance(driver.fail(cut_off()), StreamIncomplete)
+
+
 def test_cancelling_again_and_again_does_not_flood_the_server() -> None:
     driver = Driver()
     begun = []
@@ -1029,6 +1046,36 @@ def test_resume_by_get_is_never_without_the_field(blank: str) -> None:
         assert sent_id(driver.begin()) is not None
         return
     assert isinstance(verdict, StreamIncomplete)
+
+
+def test_resume_by_get_without_an_id_is_by_the_first_request() -> None:
+    """There is no rest to ask for: so the program must want it, each time."""
+    driver = Driver(method="POST", fields=FIELDS, resume="get")
+    first = driver.begin()
+    driver.answer(200, content_type="text/event-stream")
+    for _ in range(2):
+        driver.reconnect()
+        assert driver.begin() == first
+        driver.answer(200, content_type="text/event-stream")
+    assert isinstance(driver.fail(cut_off()), StreamIncomplete)
+
+
+def test_the_rest_that_takes_the_id_back() -> None:
+    """After it there is only the first request, which may not be sent again."""
+    driver = Driver(method="POST", resume="get").open().event("7")
+    driver.fail(cut_off())
+    assert driver.begin().method == "GET"
+    driver.answer(200, content_type="text/event-stream")
+    assert isinstance(driver.event("").fail(cut_off()), StreamIncomplete)
+    driver.reconnect()
+    assert driver.begin().method == "POST"
+
+
+def test_a_callable_may_say_where_to_go_on() -> None:
+    resumed = RESUMED._replace(fields=(("last-event-id", b"8"),))
+    driver = Driver(resume="call", resumed=resumed).open().event("7")
+    driver.end()
+    assert driver.begin() == resumed
 
 
 def test_resume_by_a_callable() -> None:
