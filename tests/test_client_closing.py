@@ -713,7 +713,7 @@ def counting(number: int, request: Request) -> Play:
     return stream(*parts, delay=7, end="hang")
 
 
-@pytest.mark.parametrize("name", ["sse_fast asyncio", "aiohttp", "httpx asyncio", "httpx2 asyncio"])
+@pytest.mark.parametrize("name", [way.name for way in AWAITING if way.backend == "asyncio"])
 def test_a_loop_of_short_waits_gets_every_event_once(name: str, stage: Stage) -> None:
     """Whatever the moment at which a wait is cut short."""
     stage.plays = counting
