@@ -645,6 +645,9 @@ class Watched(Iterator[bytes], AsyncIterator[bytes]):
             raise self.too_late()
         try:
             return cast("bytes", next(self._chunks))
+        except StopIteration:
+            # An end is an end, however late.
+            raise
         except Exception as error:
             # The time-out of the read is no longer than this one.
             if self.left() > 0:

@@ -539,6 +539,15 @@ def test_no_timeout() -> None:
     assert outcome.source.end_reason is EndReason.END
 
 
+def test_an_end_that_comes_too_late_for_an_event_is_one() -> None:
+    """The blocking client looks at the clock before a read, and not behind its end."""
+    play = Play(body=[b": a\n\n", b": b\n\n"], delay=0.6 * TIMEOUT * 1000)
+    with serve_stage([play]) as stage:
+        outcome = SOURCES["sse_fast"].read(stage.url, method="POST", event_timeout=TIMEOUT)
+    assert outcome.error is None
+    assert outcome.source.end_reason is EndReason.END
+
+
 @BY_US
 def test_events_in_time(way: Way) -> None:
     """The clock starts anew with each."""
