@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 from faults import FaultServer, serve_faults
 from server import Server, serve
+from stage import Stage, serve_stage
 
 # No proxy leads to a server in this very process.
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -84,6 +85,12 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def faults() -> Iterator[FaultServer]:
     with serve_faults() as running:
+        yield running
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with serve_stage() as running:
         yield running
 
 

@@ -63,6 +63,11 @@ class Play:
     keep_alive: bool = False  # whether the connection is for another request after this one
 
 
+def stream(*events: bytes, **options: Any) -> Play:
+    """A chunked stream of those events; of one, where none are given."""
+    return Play(body=events or [b"id: 1\ndata: a\n\n"], **{"framing": "chunked", **options})
+
+
 @dataclass
 class Request:
     method: str

@@ -24,7 +24,7 @@ import requests
 import urllib3
 from clients import HTTPX, UNREAD_UNDER_TRIO
 from eventsources import SOURCES, Way
-from stage import EVENT_STREAM, Play, Stage, serve_stage
+from stage import EVENT_STREAM, Play, Stage, stream
 
 import sse_fast
 from sse_fast import (
@@ -84,16 +84,6 @@ SOME = [MANNERS[0], AWAITING[0]]
 @pytest.fixture(params=MANNERS, ids=str)
 def manner(request: pytest.FixtureRequest) -> Manner:
     return request.param  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with serve_stage() as running:
-        yield running
-
-
-def stream(*events: bytes, **options: Any) -> Play:
-    return Play(body=events or [b"id: 1\ndata: a\n\n"], **{"framing": "chunked", **options})
 
 
 B = stream(b"id: 2\ndata: b\n\n")

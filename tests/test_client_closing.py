@@ -26,7 +26,7 @@ import pytest
 import trustme
 from clients import LIMIT, UNREAD_UNDER_TRIO
 from eventsources import ASYNC_SOURCES, SOURCES, Way
-from stage import EVENT_STREAM, Play, Request, Stage, serve_stage
+from stage import EVENT_STREAM, Play, Request, Stage, serve_stage, stream
 from typing_extensions import Self
 
 import sse_fast
@@ -69,16 +69,6 @@ def marked(ways: list[Way]) -> list[Any]:
 
 
 EVERY = pytest.mark.parametrize("way", marked(list(SOURCES.values())))
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with serve_stage() as running:
-        yield running
-
-
-def stream(*events: bytes, **options: Any) -> Play:
-    return Play(body=events or [b"id: 1\ndata: a\n\n"], **{"framing": "chunked", **options})
 
 
 def quiet(*events: bytes) -> Play:

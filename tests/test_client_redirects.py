@@ -16,7 +16,7 @@ import pytest
 import trustme
 from clients import HTTPX, UNREAD_UNDER_TRIO
 from eventsources import SOURCES, Way
-from stage import EVENT_STREAM, Play, Request, Stage, serve_stage
+from stage import EVENT_STREAM, Play, Request, Stage, serve_stage, stream
 
 from sse_fast import EndReason, ReconnectPolicy, ResponseError
 
@@ -70,10 +70,6 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def redirect(location: str, status: int = 302, **options: Any) -> Play:
     fields = [("Location", location)] if location else []
     return Play(status, fields, **{"framing": "length", **options})
-
-
-def stream(*events: bytes, **options: Any) -> Play:
-    return Play(body=events or [b"id: 1\ndata: a\n\n"], **{"framing": "chunked", **options})
 
 
 def named(origin: str) -> str:
