@@ -76,6 +76,8 @@ class Request:
     body: bytes
     connection: int  # its number, from 0
     arrived: float  # time.monotonic()
+    # When the first byte of the answer was about to be sent; None: nothing was.
+    began: float | None = None
     # When the last byte of the answer, or the end of the connection, was about to be sent, or the
     # client was seen to have left. None: the answer is still being played.
     ended: float | None = None
@@ -320,6 +322,7 @@ class _Player(socketserver.BaseRequestHandler):
         return length + {"length-short": 50, "length-long": -9}.get(play.framing, 0)
 
     def send(self, play: Play, request: Request) -> None:
+        request.began = time.monotonic()
         unsent = self.head(play, request)
         # What the client expects, where it need not wait for the end of the connection.
         left = self.length(play) if play.framing.startswith("length") else sys.maxsize
