@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -22,7 +21,7 @@ from sse_fast._errors import StreamTimeout
 from sse_fast._reconnect import ReadyState, ReconnectPolicy
 from sse_fast._source import without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
-from sse_fast.adapters import acheck_response, check_response
+from sse_fast.adapters import acheck_response, check_response, running_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -602,8 +601,7 @@ async def _in_short(close: Callable[[], Awaitable[Any]]) -> None:
 def _event_loop() -> tuple[Any, Any]:
     """What runs a function in the present event loop, from any thread, and what starts a coroutine
     function there, from within."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if (trio := running_trio()) is not None:
         token = trio.lowlevel.current_trio_token()
         return token.run_sync_soon, lambda work: trio.lowlevel.spawn_system_task(_in_short, work)
     import asyncio

@@ -15,13 +15,14 @@ from clients import UNREAD_UNDER_TRIO
 from eventsources import SOURCES, Way, everywhere
 from stage import Play, Request, serve_stage
 
-from sse_fast import EndReason, ReadyState, ReconnectPolicy
+from sse_fast import EndReason, ReadyState, ReconnectPolicy, StreamTimeout
 
 pytestmark = UNREAD_UNDER_TRIO
 
 EVENTS = 500
 CONNECTIONS = 60
-IDLE = 0.2
+SILENT = 4  # of the acts
+IDLE = 0.5
 POLICY = ReconnectPolicy(
     initial_attempts=None,
     initial_delay=0.01,
@@ -128,7 +129,7 @@ ACTS: list[Act] = [
 
 
 class Chaos:
-    """Plays the acts in a random order; then what is left, and then there is no more."""
+    """Plays the acts in a random order; then what is left, until nothing is."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -138,7 +139,7 @@ class Chaos:
         after = int(request.get("Last-Event-ID") or 0)
         if index < len(self._acts):
             return self._acts[index](self._random, log(after, self._random.randint(3, 10)))
-        if index == len(self._acts):
+        if after < EVENTS:
             return served("chunked")(self._random, log(after, EVENTS))
         return Play(204, fields=())
 
@@ -178,10 +179,13 @@ def check(way: Way, by_callback: bool) -> None:
     assert [each.data for each in seen] == [text(number) for number in range(1, EVENTS + 1)]
     assert [each.id for each in seen] == [str(number) for number in range(1, EVENTS + 1)]
     assert reason is EndReason.NO_CONTENT
-    assert len(stage.requests) == CONNECTIONS
+    # More only where a busy machine was itself as quiet as the silent acts.
+    late = sum(isinstance(error, StreamTimeout) for error in errors) - SILENT
+    assert late >= 0
+    assert CONNECTIONS <= len(stage.requests) <= CONNECTIONS + late
     # One at a time: the one before is closed, or is the same.
-    assert [request.playing for request in stage.requests] == [0] * CONNECTIONS
-    assert [request.open for request in stage.requests] == [0] * CONNECTIONS
+    assert {request.playing for request in stage.requests} == {0}
+    assert {request.open for request in stage.requests} == {0}
     # Most of it went wrong.
     assert len(errors) > CONNECTIONS / 2
 

@@ -512,8 +512,7 @@ async def _aread_refused(opened: Source, response: Response) -> None:
 
 async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
     """Await it for so long; what it is cut short of raises, or ends quietly."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if (trio := running_trio()) is not None:
         with trio.move_on_after(seconds):
             await what
         return
@@ -530,6 +529,14 @@ async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait({task})
     if not task.cancelled():
         task.result()
+
+
+def running_trio() -> Any:
+    """The module `trio`, within a run of its; else None."""
+    # It may be in the midst of its import, by another thread.
+    trio = sys.modules.get("trio")
+    lowlevel = getattr(trio, "lowlevel", None)
+    return trio if lowlevel is not None and lowlevel.in_trio_run() else None
 
 
 def object_to(response: Response) -> str:
