@@ -360,8 +360,12 @@ class Reconnection:
         if hopeless or not within or isinstance(error, _AS_THEY_ARE):
             return error
         incomplete = StreamIncomplete(
-            "Expected the rest of the stream, got a connection that broke off, and a request that "
-            "may not be sent again: see resend, resume and the policy"
+            "Expected the rest of the stream, got a connection that broke off, and "
+            + (
+                "no attempt that the policy has left: see its max_attempts and max_elapsed"
+                if repeatable
+                else "a request that may not be sent again: see resend and resume"
+            )
         )
         incomplete.__cause__ = error
         return incomplete

@@ -407,7 +407,9 @@ def test_an_error_on_a_reconnect_is_that_of_a_stream_cut_off() -> None:
     driver = Driver(method="POST").open()
     driver.reconnect()
     driver.begin()
-    assert isinstance(driver.fail(reset_in_head()), StreamIncomplete)
+    incomplete = driver.fail(reset_in_head())
+    assert isinstance(incomplete, StreamIncomplete)
+    assert "resend" in str(incomplete)
 
 
 def test_head_is_not_get_at_a_clean_end() -> None:
@@ -480,7 +482,9 @@ def test_max_attempts(make: Any, limit: int) -> None:
             verdict = driver.fail(cut_off()) if number % 2 else driver.end()
             assert isinstance(verdict, float)
             driver.open()
-    assert isinstance(driver.fail(cut_off()), StreamIncomplete)
+    incomplete = driver.fail(cut_off())
+    assert isinstance(incomplete, StreamIncomplete)
+    assert "max_attempts" in str(incomplete)
 
 
 @pytest.mark.parametrize("failure", [refused, lambda: bad_status(503)])
