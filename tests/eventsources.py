@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -109,7 +109,9 @@ async def amake_aiohttp(
         if ca is not None:
             # Closing waits for the server to take its leave of TLS, and nothing waits for that.
             for transport in connector.transports:
-                transport.abort()
+                # CPython 3.11.2 knows no protocol any more of one that was closed twice.
+                with suppress(AttributeError):
+                    transport.abort()
         # Transports are closed by the loop, at its next turn.
         await asyncio.sleep(0)
 
