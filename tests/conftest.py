@@ -53,14 +53,14 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every way to read a URL, as `clients` has them, for the tests that ask for one."""
-    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way"}
+    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "manner"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
     for mark in metafunc.definition.iter_markers("parametrize"):
         wanted -= {mark.args[0]} if isinstance(mark.args[0], str) else set(mark.args[0])
     if not wanted:
         return
-    clients, eventsources = import_module("clients"), import_module("eventsources")
+    clients, eventsources, manners = map(import_module, ("clients", "eventsources", "manners"))
     ways = {
         "reader": clients.READERS,
         # Also those of HTTP/2, which want TLS.
@@ -70,6 +70,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # The same for the client that comes back, as `eventsources` has them.
         "way": eventsources.SOURCES,
         "async_way": eventsources.ASYNC_SOURCES,
+        # With callbacks, awaited or not, as `manners` has them.
+        "manner": {str(manner): manner for manner in manners.MANNERS},
     }
     for name in sorted(wanted):
         metafunc.parametrize(name, ways[name].values(), ids=ways[name])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Answer, Server
+from server import Answer, Server, nobody
 from stage import Play, serve_stage
 
 COMMAND = [sys.executable, "-m", "sse_fast"]
@@ -236,7 +235,7 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
     ("arguments", "status", "message"),
     [
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
-        (["http://127.0.0.1:{closed}/?secret"], 1, "sse-fast: Expected a connection to http://127"),
+        (["{closed}/?secret"], 1, "sse-fast: Expected a connection to http://127"),
         (["http://127.0.0.1:99999/"], 2, "Expected a URL, got one whose user, host, port"),
         (["http://[::1/"], 2, "Invalid IPv6 URL"),
         (["http:///path"], 2, "Expected a URL with a host"),
@@ -244,20 +243,17 @@ def test_cat_prints_an_event_when_it_arrives(server: Server) -> None:
         (["ftp://host/"], 2, "expected a URL of http or https, got one of 'ftp'"),
         (["-", "-X", "POST"], 2, "-X, -H and -d go with a URL"),
         (["-", "--no-reconnect"], 2, "--no-reconnect and --last-event-id go with a URL"),
-        (["http://127.0.0.1:{closed}/", "-X", "a b"], 2, "Expected a request method"),
-        (["http://127.0.0.1:{closed}/", "--last-event-id", "a\nb"], 2, "Expected last_event_id"),
-        (["http://127.0.0.1:{closed}/", "-H", "secret"], 2, "expected a header line 'Name: value'"),
-        (["http://127.0.0.1:{closed}/", "-H", ";"], 2, "expected a header line 'Name: value'"),
-        (["http://127.0.0.1:{closed}/", "-H", ": x"], 2, "expected a header line 'Name: value'"),
-        (["http://127.0.0.1:{closed}/", "-d", "@missing"], 1, "missing: No such file"),
+        (["{closed}/", "-X", "a b"], 2, "Expected a request method"),
+        (["{closed}/", "--last-event-id", "a\nb"], 2, "Expected last_event_id"),
+        (["{closed}/", "-H", "secret"], 2, "expected a header line 'Name: value'"),
+        (["{closed}/", "-H", ";"], 2, "expected a header line 'Name: value'"),
+        (["{closed}/", "-H", ": x"], 2, "expected a header line 'Name: value'"),
+        (["{closed}/", "-d", "@missing"], 1, "missing: No such file"),
     ],
 )
 def test_cat_fails_with_one_line(arguments: list[str], status: int, message: str) -> None:
-    with socket.socket() as unused:
-        # Bound and not listening: nobody answers there.
-        unused.bind(("127.0.0.1", 0))
-        closed = unused.getsockname()[1]
-        done = run("cat", *(argument.format(closed=closed) for argument in arguments))
+    with nobody() as origin:
+        done = run("cat", *(argument.format(closed=origin) for argument in arguments))
     assert done.returncode == status
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import anyio
 import pytest
 from clients import UNREAD_UNDER_TRIO
 from eventsources import SOURCES, Outcome, Way, everywhere
+from server import nobody
 from stage import Play, Request, Stage, serve_stage
 
 from sse_fast import (
@@ -316,10 +316,7 @@ def test_an_event_that_is_too_large_is_asked_for_again_if_on_error_says_so(way: 
 @pytest.mark.parametrize("method", [{}, POST], ids=["GET", "POST"])
 def test_attempts_where_nobody_listens(way: Way, method: dict[str, Any]) -> None:
     """Also to send what must not be sent twice: it was not sent at all."""
-    with socket.socket() as taken:
-        # Bound, so that nobody else is, and not listening.
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    with nobody() as url:
         for attempts in [1, 3, 5]:
             errors = Errors()
             policy = ReconnectPolicy(initial_delay=0.0, min_delay=0.0, initial_attempts=attempts)
@@ -355,9 +352,7 @@ def test_whatwg_goes_on_where_nobody_listens(way: Way) -> None:
 
     errors: list[Exception] = []
     policy = ReconnectPolicy.whatwg(initial_delay=0.0, min_delay=0.0)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    with nobody() as url:
         outcome = way.read(url, policy=policy, on_error=on_error)
     assert isinstance(outcome.error, KeyError)
 

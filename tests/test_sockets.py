@@ -25,7 +25,7 @@ from asgi import Answer as AsgiAnswer
 from asgi import AsgiServer
 from clients import tls
 from faults import CHUNKED, LEFT, RST, FaultServer, chunk, framed, head
-from server import Answer, Server
+from server import Answer, Server, nobody
 
 from sse_fast import (
     EndReason,
@@ -245,12 +245,9 @@ def test_socket_options(faults: FaultServer) -> None:
 
 
 def test_nobody_listens(reading: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(
-        TransportError, match=r"a connection to http://127.0.0.1:\d+/, got"
-    ) as caught:
-        reading(f"http://user:secret@127.0.0.1:{port}/?secret")
+    expected = r"a connection to http://127.0.0.1:\d+/, got"
+    with nobody() as origin, pytest.raises(TransportError, match=expected) as caught:
+        reading(f"{origin.replace('//', '//user:secret@')}/?secret")
     assert (caught.value.phase, caught.value.sent) == ("connect", False)
     assert isinstance(caught.value.__cause__, OSError)
     assert "secret" not in str(caught.value)
