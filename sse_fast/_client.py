@@ -10,7 +10,7 @@ import contextvars
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import Empty
@@ -21,7 +21,7 @@ from sse_fast._errors import StreamTimeout
 from sse_fast._reconnect import ReadyState, ReconnectPolicy
 from sse_fast._source import without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
-from sse_fast.adapters import acheck_response, check_response, running_trio
+from sse_fast.adapters import acheck_response, as_async, check_response, running_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -209,16 +209,18 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             on_close: called at each clean end of a connection.
         """
         refuse_async(on_message=on_message, on_close=on_close)
-        self._on_close = on_close
-        for event in self:
-            try:
-                _refuse_awaitable(on_message(event))
-            except BaseException as error:
-                failure = error
-            else:
-                self._take()
-                continue
-            _at_once(self._not_taken(failure))
+        before, self._on_close = self._on_close, on_close
+        try:
+            for event in self:
+                try:
+                    _refuse_awaitable(on_message(event))
+                except BaseException as error:
+                    failure = error
+                else:
+                    continue
+                _at_once(self._not_taken(failure))
+        finally:
+            self._on_close = before
         assert self.end_reason is not None
         return self.end_reason
 
@@ -295,13 +297,14 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                     source.close()
 
         # Most libraries show nothing of a connection before its response has come.
-        return self._elsewhere(
+        source = self._elsewhere(
             lambda: cast(
                 "Source",
                 self._send_by(request, self._connect_timeout, min(quiet, default=None), **options),
             ),
             discard,
         )
+        return source._replace(chunks=iter(cast("Iterable[bytes]", source.chunks)))
 
     async def _check(self, source: Source, objection: str) -> EndReason | None:
         if not objection:
@@ -416,6 +419,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def __aenter__(self) -> Self:
         try:
             await self._open()
+        except GeneratorExit:
+            raise
         except BaseException:
             # There will be no __aexit__.
             await self.aclose()
@@ -451,16 +456,21 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             on_message: called with each event.
             on_close: called at each clean end of a connection.
         """
-        self._on_close = on_close
-        async for event in self:
-            try:
-                await self._call(on_message, event)
-            except BaseException as error:
-                failure = error
-            else:
-                self._take()
-                continue
-            await self._not_taken(failure)
+        before, self._on_close = self._on_close, on_close
+        try:
+            async for event in self:
+                try:
+                    await self._call(on_message, event)
+                except GeneratorExit:
+                    # Nothing can be awaited any more.
+                    raise
+                except BaseException as error:
+                    failure = error
+                else:
+                    continue
+                await self._not_taken(failure)
+        finally:
+            self._on_close = before
         assert self.end_reason is not None
         return self.end_reason
 
@@ -501,9 +511,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         with anyio.move_on_after(self._event_timeout) as self._scope:
             if self._closed:
                 raise Over
-            return cast(
-                "Source", await self._send_by(request, self._connect_timeout, self._idle_timeout)
-            )
+            source = await self._send_by(request, self._connect_timeout, self._idle_timeout)
+            return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
         if self._closed:
             raise Over
         raise StreamTimeout(
@@ -545,7 +554,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
         answer = callback(*arguments)
-        return await answer if inspect.isawaitable(answer) else answer
+        if answer is not None and inspect.isawaitable(answer):
+            answer = await answer
+        return answer
 
 
 def fetch_event_source(

@@ -10,6 +10,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from sse_fast._request import Data, Fields, HeaderFields
     from sse_fast._source import Response, Source
 
-    D = TypeVar("D")
-    R = TypeVar("R")
     T = TypeVar("T", default=str)
 
     Headers: TypeAlias = (
@@ -370,10 +369,10 @@ class ClientBase(Generic[T]):
                 await self._sleep(min(seconds, _MAX_SECONDS))
                 continue
             error = await self._attempt()
-            # Whoever wanted to be connected anew meanwhile, has been.
-            self._asked = None
             # Not within an `except`, where it would be the context of all that follows.
             if error is not None:
+                # Whoever wanted to be connected anew meanwhile, was about to be.
+                self._asked = None
                 await self._failed(error, self._retry_after)
 
     async def _attempt(self) -> Exception | None:
@@ -506,10 +505,6 @@ class ClientBase(Generic[T]):
             raise Over
         if self._asked is not None:
             return
-        if stream.end_reason is EndReason.CLOSED:
-            # By a reconnect() that came too late for what it was to end.
-            self._asked = 0.0
-            return
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
             raise Over
@@ -549,7 +544,9 @@ class ClientBase(Generic[T]):
         """`on_message` raised: its event is for the next connection to bring again."""
         await self._drop()
         if isinstance(error, RetriableError):
-            await self._failed(_Raised(error))
+            # Over: the next event says so.
+            with suppress(Over):
+                await self._failed(_Raised(error))
             return
         delay = await self._ask(error) if isinstance(error, Exception) else None
         if delay is None:
@@ -597,12 +594,6 @@ class ClientBase(Generic[T]):
             await self._drop()
             self._finish(EndReason.ERROR)
             raise
-
-    def _take(self) -> None:
-        """The event that was handed over last is done with."""
-        stream = self._stream
-        if stream is not None:
-            stream.take()
 
     async def _drop(self) -> None:
         """Give the connection free, and keep what crosses to the next one."""

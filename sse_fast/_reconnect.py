@@ -22,6 +22,7 @@ from sse_fast._errors import (
     layers,
 )
 from sse_fast._request import Request, follow, parse_url, without_credentials
+from sse_fast._source import REDIRECTS
 from sse_fast._stream import EndReason
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sse_fast._source import Response
 
 _SAFE_METHODS = {"GET", "HEAD"}
-_REDIRECTS = {301, 302, 303, 307, 308}
 _PERMANENT = {301, 308}
 _KEEP_METHOD = {307, 308}
 _REFUSED = {425, 429, 503, 529}
@@ -265,13 +265,14 @@ class Reconnection:
             request = request._replace(method="GET", body=None)
             fields = [each for each in fields if not each[0].lower().startswith("content-")]
         request = request._replace(fields=tuple(fields))
-        self._current = without_credentials(request) if request.foreign else request
+        redirected = request.foreign and resumed is None
+        self._current = without_credentials(request) if redirected else request
         return self._current
 
     def follow(self, response: Response) -> tuple[Request | None, str]:
         """The request that a redirect asks for; None, and why not, if it is not followed."""
         request, location = self._current, response.headers.get("location")
-        if request is None or response.status not in _REDIRECTS or location is None:
+        if request is None or response.status not in REDIRECTS or location is None:
             return None, ""
         status = response.status
         url = follow(request.url, location)
@@ -292,7 +293,7 @@ class Reconnection:
             return None, f"Expected at most {self.policy.max_redirects} redirects, got more"
         hop = request._replace(url=url, redirected=True)
         if not same_origin:
-            hop = without_credentials(hop)._replace(body=None)
+            hop = without_credentials(hop)
         if status in _PERMANENT and (self._hops == 1 or self._moved is request):
             self._moved = hop
             # A request that was built for this time says nothing of the others.
@@ -389,9 +390,8 @@ class Reconnection:
         self.state = ReadyState.CLOSED
         return EndReason.END
 
-    def asked(self, now: float, delay: float | None = None) -> None:
-        """The program wants to be connected anew, after so many seconds (None: as the policy has
-        it): no limit applies."""
+    def asked(self, now: float, delay: float) -> None:
+        """The program wants to be connected anew, after so many seconds: no limit applies."""
         self._lose(now)
         self.state = ReadyState.CONNECTING
         self.due = now + self._wait(delay, None)

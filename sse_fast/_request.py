@@ -26,7 +26,7 @@ _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[0-9A-Za-z._~-]+")
 _FRAMING = {"content-length", "transfer-encoding"}
-_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 _FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
 _RESUMED = {"url", "method", "headers", "json", "data"}
 _PORTS = {"http": 80, "https": 443}
@@ -88,9 +88,9 @@ def parse_url(url: str) -> Target:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
-        path = quote(parts.path or "/", safe=_URL_CHARACTERS)
+        path = quote(parts.path or "/", safe=URL_CHARACTERS)
         if "?" in url.partition("#")[0]:
-            path += "?" + quote(parts.query, safe=_URL_CHARACTERS)
+            path += "?" + quote(parts.query, safe=URL_CHARACTERS)
         user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         user.encode()
     except ValueError:
@@ -214,7 +214,12 @@ def given_fields(headers: Any) -> list[tuple[str, bytes | None]]:
     """
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     given = check_fields([(name, value) for name, value in pairs if value is not None])
-    return [*given, *((name, None) for name, value in pairs if value is None)]
+    # In the first spelling of each name: requests and aiohttp keep one field for another.
+    spelled: dict[str, str] = {}
+    return [
+        *((spelled.setdefault(name.lower(), name), value) for name, value in given),
+        *((name, None) for name, value in pairs if value is None),
+    ]
 
 
 def own_fields(
@@ -257,13 +262,14 @@ def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: 
     body, kind = encode_body(answer.get("json"), answer.get("data"))
     own = own_fields(defaults, parse_url(url).user, kind)
     given: Any = [each for each in fields if not _is_of_the_first(each[0].lower())]
+    # There goes what the program has built for it, and nothing of what it did not say again.
+    foreign = parse_url(url).origin != parse_url(first_url).origin
     if answer.get("headers") is not None:
         given = given_fields(answer["headers"])
+    elif foreign:
+        given = [each for each in given if each[0].lower() in _FOREIGN_FIELDS]
     method = check_method(answer.get("method", "GET"))
-    request = Request(method, without_user(url), merged(own, given), body)
-    if answer.get("headers") is None and parse_url(url).origin != parse_url(first_url).origin:
-        return without_credentials(request)
-    return request
+    return Request(method, without_user(url), merged(own, given), body, foreign=foreign)
 
 
 def _is_of_the_first(name: str) -> bool:
@@ -274,7 +280,7 @@ def without_credentials(request: Request) -> Request:
     """What another origin gets: nothing of the caller's but what says which stream is wanted."""
     kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
     encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
-    return request._replace(fields=(*kept, encoding), foreign=True)
+    return request._replace(fields=(*kept, encoding), body=None, foreign=True)
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -15,6 +15,9 @@ READ_SIZE = 64 * 1024
 """The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
 events is ever held."""
 
+REDIRECTS = {301, 302, 303, 307, 308}
+"""The statuses that lead elsewhere, where there is a Location."""
+
 
 class Headers(Mapping[str, str]):
     """The fields of a response head: names in any case; fields of one name joined by ", "."""

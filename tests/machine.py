@@ -117,7 +117,7 @@ class Driver:
         reason = self.machine.ended(self.now)
         return self._wait() if reason is None else reason
 
-    def reconnect(self, delay: float | None = 0.0) -> float:
+    def reconnect(self, delay: float = 0.0) -> float:
         """`reconnect()`, or a number from `on_error`."""
         self._drop()
         self.machine.asked(self.now, delay)

@@ -151,6 +151,27 @@ def test_no_on_close_where_the_program_closed(stage: Stage) -> None:
         assert len(stage.requests) == 1
 
 
+def test_on_close_is_for_one_run(manner: Manner, stage: Stage) -> None:
+    """Not for what is read behind it, whichever way that run ended."""
+    stage.plays = [stream(), stream(), B]
+    closes: list[int] = []
+
+    def on_message(event: Any) -> None:
+        if event.data == "a" and len(stage.requests) == 2:
+            raise MyError
+
+    async def use(source: Any) -> None:
+        def on_close() -> None:
+            closes.append(len(stage.requests))
+
+        with pytest.raises(MyError):
+            await source.run(manner(on_message), on_close=manner(on_close))
+        assert [event.data async for event in source] == ["b"]
+
+    manner.way.use(use, stage.url, policy=FAST)
+    assert closes == [1]
+
+
 def test_on_close_may_want_more(manner: Manner, stage: Stage) -> None:
     """As often as it likes: each time it is asked again, also by POST."""
     stage.plays = [stream(), stream(), B]

@@ -155,6 +155,33 @@ def test_trio_in_the_midst_of_its_import(
     way.use(use, stage.url, policy=AT_ONCE)
 
 
+@pytest.mark.parametrize("while_", ["on_message", "quiet", "head", "__aenter__"])
+def test_a_loop_that_ends_before_its_task(while_: str, stage: Stage) -> None:
+    """It is closed where it stands, and nothing can be awaited any more."""
+    stage.plays = [quiet(b"data: a\n\n") if while_ in ("on_message", "quiet") else MUTE]
+    source = sse_fast.AsyncEventSource(stage.url)
+    got: list[Any] = []
+
+    async def on_message(event: Any) -> None:
+        got.append(event)
+        if while_ == "on_message":
+            await asyncio.Event().wait()
+
+    async def begin() -> Any:
+        work = source.__aenter__() if while_ == "__aenter__" else source.run(on_message)
+        task = asyncio.ensure_future(work)
+        await settled(lambda: stage.requests if stage.plays == [MUTE] else got)
+        return task.get_coro()
+
+    loop = asyncio.new_event_loop()
+    # Of the task that never ends.
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.run_until_complete(begin()).close()
+    loop.run_until_complete(source.aclose())
+    loop.close()
+    wait_until(lambda: stage.open == 0)
+
+
 def counting(number: int, request: Request) -> Play:
     """Events from the id on, a few of them at a time."""
     first = int(request.get("Last-Event-ID") or 0) + 1

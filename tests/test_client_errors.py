@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from clients import UNREAD_UNDER_TRIO
@@ -361,6 +361,31 @@ def test_an_event_that_failed_comes_again(manner: Manner, stage: Stage) -> None:
     run(manner, stage.url, seen, on_message=manner(on_message))
     assert seen.data == ["a", "failed", "b"]
     assert [request.get("Last-Event-ID") for request in stage.requests] == [None, b"1", b"2"]
+
+
+@pytest.mark.parametrize("by", ["on_message", "on_error"])
+def test_retriable_of_a_source_that_was_closed(manner: Manner, stage: Stage, by: str) -> None:
+    """Nothing is asked again, and the run comes to its end."""
+    stage.plays = [stream(), B]
+
+    async def use(source: Any) -> EndReason:
+        def on_message(event: Any) -> None:
+            if by == "on_message":
+                source.close()
+            raise RetriableError
+
+        box.append(source)
+        reason = await source.run(manner(on_message))
+        return cast("EndReason", reason)
+
+    def on_error(error: Exception) -> None:
+        assert isinstance(error, RetriableError)
+        box[0].close()
+
+    box: list[Any] = []
+    reason = manner.way.use(use, stage.url, policy=FAST, on_error=manner(on_error))
+    assert reason is EndReason.CLOSED
+    assert len(stage.requests) == 1
 
 
 def test_a_run_can_be_taken_up_again(manner: Manner, stage: Stage) -> None:

@@ -155,6 +155,27 @@ def test_reconnect_while_an_attempt_is_under_way(way: Way, stage: Stage) -> None
     assert reading.data == ["a"]
 
 
+def test_reconnect_as_soon_as_there_is_a_stream(stage: Stage) -> None:
+    """By another thread, before the reader has looked at it: the delay counts."""
+
+    class Source(EventSource):
+        streams = 0
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_stream" and value is not None:
+                self.streams += 1
+                if self.streams == 1:
+                    thread = threading.Thread(target=self.reconnect, args=(0.2,))
+                    thread.start()
+                    thread.join()
+
+    stage.plays = [quiet(b"id: 1\ndata: a\n\n"), quiet(b"id: 2\ndata: b\n\n")]
+    with Source(stage.url, policy=FAST) as source:
+        assert next(source).data == "b"
+    assert stage.requests[1].arrived - stage.requests[0].arrived > 0.2
+
+
 @EVERY
 def test_reconnect_before_anything_was_asked(way: Way, stage: Stage) -> None:
     async def use(source: Any) -> None:

@@ -300,12 +300,55 @@ def test_where_later_attempts_begin(
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert outcome.source.end_reason is EndReason.NO_CONTENT
     asked = [CREDENTIALS[kind].shown(request) for request in here.requests]
-    assert asked == [True] if status in FOR_GOOD else [True] * 3
+    assert asked == ([True] if status in FOR_GOOD else [True] * 3)
     assert len(there.requests) == 3
     assert_bare(there.requests[0])
     for number, request in enumerate(there.requests[1:], 1):
         assert_bare(request, "last-event-id")
         assert request.get("Last-Event-ID") == str(number).encode()
+
+
+@pytest.mark.parametrize(("way", "kind"), OF_A_WAY)
+def test_the_rest_may_be_elsewhere(
+    way: Way, kind: str, netrc: Path, here: Stage, there: Stage
+) -> None:
+    """Another origin gets what `resume` has built for it, and nothing else; not even of that once
+    it leads further."""
+    json = {"from": 1}
+    again: dict[str, Any] = {"url": there.url.replace("://", "://me:pw@"), "method": "PUT"}
+    given: dict[str, Any] = {"headers": {"X-Given": "1", "Accept": "a/b"}}
+    rest = iter([{**again, "json": json}, {**again, **given, "data": b"x"}, there.url])
+    here.plays = [stream(framing="chunked-truncated")]
+    there.plays = [Play(503, ()), Play(503, ()), redirect(named(there.url) + "/1"), stream()]
+    outcome = read_with(
+        way, kind, here.url, netrc, resume=lambda last_event_id: next(rest), stop_after=2
+    )
+    assert outcome.plain == [("message", "a", "1")] * 2
+    assert CREDENTIALS[kind].shown(here.requests[0])
+    first, second, third, fourth = there.requests
+    of_a_body = {"authorization", "content-type", "content-length", "last-event-id"}
+    assert_bare(first, *of_a_body)
+    assert (first.method, first.body) == ("PUT", b'{"from": 1}')
+    assert first.get("Content-Type") == b"application/json"
+    assert (second.method, second.body) == ("PUT", b"x")
+    assert not shows_secret(second)
+    assert (second.get("X-Given"), second.get("Accept")) == (b"1", b"a/b")
+    for request in (first, second):
+        assert request.get("Authorization") == b"Basic " + base64.b64encode(b"me:pw")
+    for request in (third, fourth):
+        assert_bare(request, "last-event-id")
+        assert (request.method, request.body) == ("GET", b"")
+    assert {request.get("Last-Event-ID") for request in there.requests} == {b"1"}
+
+
+def test_the_body_of_a_get_goes_no_further(way: Way, here: Stage, there: Stage) -> None:
+    """Nor with a later attempt, where the stream has moved for good."""
+    here.plays = [redirect(there.url, 301)]
+    there.plays = [stream(), stream()]
+    outcome = way.read(here.url, data=SECRET, policy=FAST)
+    assert len(outcome.events) == 2
+    assert here.requests[0].body == SECRET.encode()
+    assert [(request.method, request.body) for request in there.requests] == [("GET", b"")] * 3
 
 
 @pytest.mark.parametrize(

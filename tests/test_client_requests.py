@@ -25,6 +25,8 @@ from sse_fast import (
     EndReason,
     EventSource,
     ReconnectPolicy,
+    ResponseError,
+    SSEError,
     StreamIncomplete,
     TransportError,
 )
@@ -111,6 +113,71 @@ def test_none_leaves_a_default_out(way: Way, stage: Stage, called: bool) -> None
         if not way.has_client:
             names = {name.decode() for name, _ in request.fields}
             assert names - {"Last-Event-ID"} == {"Host", "User-Agent"}
+
+
+@pytest.mark.parametrize("way", SOURCES.values(), ids=SOURCES)
+def test_fields_of_one_name_are_all_sent(way: Way, stage: Stage) -> None:
+    way.read(stage.url, headers=[("X-Own", "1"), ("x-own", "2"), ("X-Own", "3")])
+    values = b", ".join(stage.requests[0].all("X-Own"))
+    assert values == b"1, 2, 3"
+
+
+# -- Hooks of the user's client --------------------------------------------------------------------
+
+
+def reading_hook(way: Way) -> dict[str, Any]:
+    """The options of a client whose hook reads each body."""
+    if way.library == "requests":
+        return {
+            "hooks": {"response": [lambda response, *args, **kwargs: response.content and None]}
+        }
+
+    async def aread(response: Any) -> None:
+        await response.aread()
+
+    hook = aread if way.is_async else lambda response: response.read()
+    return {"event_hooks": {"response": [hook]}}
+
+
+def raising_hook(way: Way) -> dict[str, Any]:
+    """One whose hook raises at a bad status."""
+    if way.library == "requests":
+
+        def check(response: Any, *args: Any, **kwargs: Any) -> None:
+            response.raise_for_status()
+
+        return {"hooks": {"response": [check]}}
+
+    async def acheck(response: Any) -> None:
+        response.raise_for_status()
+
+    hook = acheck if way.is_async else lambda response: response.raise_for_status()
+    return {"event_hooks": {"response": [hook]}}
+
+
+WITH_HOOKS = [way for way in SOURCES.values() if way.library in {"requests", "httpx", "httpx2"}]
+
+
+@pytest.mark.parametrize("event_timeout", [None, 5.0])
+@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
+def test_a_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | None) -> None:
+    stage.plays = [stream(), stream(), Play(404, (), framing="length", body=[b"why"])]
+    outcome = way.read(
+        stage.url, client_options=reading_hook(way), policy=FAST, event_timeout=event_timeout
+    )
+    assert [event.data for event in outcome.events] == ["a", "a"]
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == b"why"
+
+
+@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
+def test_what_a_hook_raises_ends_it(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(), Play(404, (), framing="length"), B]
+    outcome = way.read(stage.url, client_options=raising_hook(way), policy=FAST)
+    assert [event.data for event in outcome.events] == ["a"]
+    assert type(outcome.error) is SSEError
+    assert "404" in str(outcome.error.__cause__)
+    assert len(stage.requests) == 2
 
 
 # -- Asking for the rest ---------------------------------------------------------------------------

@@ -522,7 +522,7 @@ def test_until(way: Way, until: Any) -> None:
     for apart in [False, True]:
         with serve_stage([stream(NUMBERED, apart)]) as stage:
             outcome = way.read(stage.url, until=until, policy=AT_ONCE)
-        assert data(outcome.events) == [1, 2] if until == "3" else [1, 2, 3]
+        assert data(outcome.events) == ([1, 2] if until == "3" else [1, 2, 3])
         assert outcome.source.end_reason is EndReason.UNTIL
         assert outcome.source.last_event_id == "3"
         assert len(stage.requests) == 1

@@ -58,7 +58,7 @@ def test_what_is_sent_again_is_the_same() -> None:
 CONSENT: dict[str, Callable[[Driver], Any]] = {
     "RetriableError": lambda driver: driver.fail(RetriableError()),
     "RetriableError, delay": lambda driver: driver.fail(RetriableError(delay=1)),
-    "reconnect": lambda driver: driver.reconnect(None),
+    "reconnect": lambda driver: driver.reconnect(),
     "number": lambda driver: driver.reconnect(1.0),
 }
 

@@ -22,8 +22,7 @@ from sse_fast import (
     ResponseError,
     iter_events,
 )
-
-_URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
+from sse_fast._request import URL_CHARACTERS
 
 
 def add_to(commands: Any) -> None:
@@ -133,7 +132,7 @@ def _source(arguments: argparse.Namespace) -> EventSource:
         parts = urlsplit(url)
         # Bytes that were no UTF-8 on the command line are sent as they are.
         path, query = (
-            quote(part, safe=_URL_CHARACTERS, errors="surrogateescape")
+            quote(part, safe=URL_CHARACTERS, errors="surrogateescape")
             for part in (parts.path, parts.query)
         )
         return EventSource(

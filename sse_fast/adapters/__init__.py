@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._errors import ResponseError, StreamTimeout, TransportError, layers
 from sse_fast._parser import Parser
-from sse_fast._source import READ_SIZE, Response, Source, without_secrets
+from sse_fast._source import READ_SIZE, REDIRECTS, Response, Source, without_secrets
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "acheck_response",
     "aiter_events",
+    "as_async",
     "check_response",
     "iter_events",
     "object_to",
@@ -43,6 +44,7 @@ __all__ = [
     "open_source",
     "register",
     "request_failed",
+    "running_trio",
     "sender",
     "waker",
 ]
@@ -70,7 +72,6 @@ _CLIENTS: dict[str, tuple[str, bool]] = {
 }
 """Type name of a client -> the module here that sends by it, and whether that is awaited."""
 
-_REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_BODY = 64 * 1024
 _MAX_BODY_SECONDS = 2.0
 _WANTED = (
@@ -218,7 +219,7 @@ def aiter_events(
                 "synchronous client, which would hold up the event loop: use iter_events, "
                 "or an async client"
             )
-        opened = _as_async(opened)
+        opened = as_async(opened)
 
     async def begin() -> tuple[Source, EndReason | None]:
         return opened, await acheck_response(opened)
@@ -425,7 +426,8 @@ def _open_file(file: Any) -> Source:
     return Source(iter(lambda: read(READ_SIZE), b""))
 
 
-def _as_async(opened: Source) -> Source:
+def as_async(opened: Source) -> Source:
+    """The same, with chunks that are awaited."""
     chunks = iter(cast("Iterable[bytes]", opened.chunks))
     close = opened.close or getattr(chunks, "close", None)
 
@@ -544,7 +546,7 @@ def object_to(response: Response) -> str:
     where = f": {without_secrets(response.url)}" if response.url else ""
     if response.status == 204:
         return ""
-    if response.status in _REDIRECTS and "location" in response.headers:
+    if response.status in REDIRECTS and "location" in response.headers:
         return (
             f"Expected status 200 and no redirect, got {response.status}{where}; "
             "response.headers['location'] says where it leads"

@@ -179,7 +179,7 @@ def _prepare(
     if request.foreign:
         # Without anything of the client's, but of the same module.
         prepared = type(prepared)(
-            request.method, request.url, headers=fields, extensions=extensions
+            request.method, request.url, headers=fields, content=request.body, extensions=extensions
         )
         return prepared, {"auth": None}
     if request.redirected:

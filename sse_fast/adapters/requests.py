@@ -74,6 +74,11 @@ def send(
     except ValueError:
         # A URL or a header that it does not send.
         raise
+    except requests.HTTPError as error:
+        # By a hook of the user's: nobody else will close that response.
+        if error.response is not None:
+            error.response.close()
+        raise
     except requests.RequestException as error:
         raise request_failed(request.url, error, _UNSENT) from error
     return open_source(response)
