@@ -342,6 +342,9 @@ SOURCES: dict[str, Way] = {
     ]
 }
 ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if way.is_async}
+# What does not hang on the library is tried without one.
+OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
+BY_US = pytest.mark.parametrize("way", OURS, ids=str)
 
 
 @cache

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.client import responses
 from typing import Any, Literal, TypeAlias
 
@@ -103,6 +104,11 @@ class Request:
         return values[0] if values else None
 
 
+def in_two_seconds() -> str:
+    """A date for Retry-After; to the second, so that it is in one at least."""
+    return formatdate(time.time() + 2, usegmt=True)
+
+
 class Stage(socketserver.ThreadingTCPServer):
     """Plays `plays[n]` to the request number n, from whichever connection; afterwards, 204.
 
@@ -145,6 +151,11 @@ class Stage(socketserver.ThreadingTCPServer):
         """How many connections the client has not closed."""
         with self._lock:
             return sum(not _has_left(connection) for connection in self._connections.values())
+
+    def sent(self, name: str = "Last-Event-ID") -> list[str | None]:
+        """The field of that name of each request."""
+        values = [request.get(name) for request in self.requests]
+        return [None if value is None else value.decode() for value in values]
 
     def pause(self, milliseconds: float) -> None:
         self._ending.wait(milliseconds / 1000)

@@ -4,16 +4,14 @@ every event once, in order.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from email.utils import formatdate
 from random import Random
 from typing import Any
 
 import pytest
 from clients import UNREAD_UNDER_TRIO
 from eventsources import SOURCES, Way, everywhere
-from stage import Play, Request, serve_stage
+from stage import Play, Request, in_two_seconds, serve_stage
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy, StreamTimeout
 
@@ -85,10 +83,6 @@ def refused(status: int, retry_after: Callable[[], str] | None = None) -> Act:
 def pieces(random: Random, data: bytes) -> list[bytes]:
     cuts = sorted(random.sample(range(1, len(data)), min(5, len(data) - 1)))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-
-
-def in_two_seconds() -> str:
-    return formatdate(time.time() + 2, usegmt=True)
 
 
 ACTS: list[Act] = [

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from clients import UNREAD_UNDER_TRIO
-from eventsources import SOURCES, Way
+from eventsources import BY_US, OURS, SOURCES, Way
 from stage import Play, Request, Stage, serve_stage
 
 import sse_fast
@@ -25,9 +25,6 @@ from sse_fast import DecodeError, EndReason, ReadyState, ReconnectPolicy, Retria
 
 pytestmark = UNREAD_UNDER_TRIO
 
-# What does not hang on the library is tried without one.
-OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
-BY_US = pytest.mark.parametrize("way", OURS, ids=str)
 AT_ONCE = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
 ONCE = ReconnectPolicy.never()
 
@@ -67,12 +64,6 @@ def until_event(k: int, **options: Any) -> Play:
 
 def from_event(k: int, **options: Any) -> Play:
     return stream(BLOCKS[AT[k - 1] :], **{"end": "fin", **options})
-
-
-def sent(stage: Stage) -> list[str | None]:
-    """The Last-Event-ID of each request."""
-    values = [request.get("Last-Event-ID") for request in stage.requests]
-    return [None if value is None else value.decode() for value in values]
 
 
 def data(events: list[Any]) -> list[int]:
@@ -131,7 +122,7 @@ def check_left(way: Way, how: str, apart: bool) -> None:
             stored = leave(way, stage.url, k, how)
             outcome = way.read(stage.url, last_event_id=stored, policy=ONCE)
         assert stored == IDS[k - 1]
-        assert sent(stage) == [None, IDS[k - 1] or None]
+        assert stage.sent() == [None, IDS[k - 1] or None]
         assert data(outcome.events) == numbers(k, COUNT)
         assert [event.id for event in outcome.events] == EVENT_IDS[k - 1 :]
         assert outcome.source.last_event_id == IDS[-1]
@@ -189,21 +180,22 @@ def test_reconnect_within_an_event(way: Way) -> None:
         assert data(events) == numbers(1, COUNT)
         # Of what comes behind the event in its chunk, nothing was there for the consumer.
         after = IDS[k]
-        assert sent(stage)[:2] == [None, after or None]
+        assert stage.sent()[:2] == [None, after or None]
 
 
 # -- The consumer stops while it waits for an event ------------------------------------------------
 
 
 @contextmanager
-def interrupted(seconds: float) -> Iterator[None]:
+def interrupted(seconds: float, condition: Callable[[], bool]) -> Iterator[None]:
     """What a blocking wait can be left by: the handler of a signal raises."""
 
     def fire(*_: Any) -> None:
-        raise KeyboardInterrupt
+        if condition():
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, fire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         with pytest.raises(KeyboardInterrupt):
             yield
@@ -213,14 +205,25 @@ def interrupted(seconds: float) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def cut_short(way: Way, seconds: float) -> AsyncIterator[None]:
+async def cut_short(
+    way: Way, seconds: float, condition: Callable[[], bool] = lambda: True
+) -> AsyncIterator[None]:
+    """After so many seconds, or any multiple of them by which the condition holds."""
     if not way.is_async:
-        with interrupted(seconds):
+        with interrupted(seconds, condition):
             yield
         return
-    with anyio.move_on_after(seconds) as scope:
+
+    async def cancel() -> None:
+        await anyio.sleep(seconds)
+        while not condition():
+            await anyio.sleep(seconds)
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
         yield
-    assert scope.cancelled_caught
+        pytest.fail("it was not cut short")
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such signal")
@@ -230,7 +233,7 @@ def test_a_wait_that_is_cut_short_loses_nothing(way: Way, where: str) -> None:
         # That it is made does not count among what is to be cut short.
         await source.open()
         events = [await source.__anext__() for _ in range(k)]
-        async with cut_short(way, 0.05):
+        async with cut_short(way, 0.05, lambda: len(stage.requests) >= least):
             await source.__anext__()
         # All of them are taken: the next one was asked for.
         assert source.last_event_id == IDS[k]
@@ -248,10 +251,12 @@ def test_a_wait_that_is_cut_short_loses_nothing(way: Way, where: str) -> None:
             plays = [first, Play(framing="none", end="hang")] if where == "head" else [first]
         policy = AT_ONCE if where != "backoff" else ReconnectPolicy(min_delay=0.1, initial_delay=0)
         plays.append(from_event(k + 1) if k < COUNT else Play(204))
+        # Else the cut might come before the request that is to be cut short.
+        least = 2 if where == "head" else 1
         with serve_stage(plays) as stage:
             events = way.use(use, stage.url, policy=policy)
         assert data(events) == numbers(1, COUNT)
-        assert sent(stage)[: len(plays)] == [None, *[IDS[k] or None] * (len(plays) - 1)]
+        assert stage.sent()[: len(plays)] == [None, *[IDS[k] or None] * (len(plays) - 1)]
 
 
 def test_a_wait_of_asyncio_with_a_limit() -> None:
@@ -267,9 +272,17 @@ def test_a_wait_of_asyncio_with_a_limit() -> None:
             except StopAsyncIteration:
                 return seen
 
-    with serve_stage([until_event(3), stream([b": ping\n"]), from_event(3)]) as stage:
+    plays = [until_event(3), stream([b": ping\n"])]
+
+    def play(index: int, request: Request) -> Play:
+        """On a busy machine a head, too, may be late: all the same, nothing is lost."""
+        if index < len(plays):
+            return plays[index]
+        return from_event(3) if request.get("Last-Event-ID") == b"c" else Play(204, fields=())
+
+    with serve_stage(play) as stage:
         assert SOURCES["sse_fast asyncio"].use(use, stage.url, policy=AT_ONCE) == numbers(1, COUNT)
-    assert sent(stage)[:3] == [None, "c", "c"]
+    assert stage.sent()[:3] == [None, "c", "c"]
 
 
 # -- Callbacks -------------------------------------------------------------------------------------
@@ -308,7 +321,7 @@ class Handler:
 def check_twice(stage: Stage, events: list[Any], k: int) -> None:
     """The event k came twice, no other did."""
     assert data(events) == [*numbers(1, k), *numbers(k, COUNT)]
-    assert sent(stage) == [None, IDS[k - 1] or None, IDS[-1]]
+    assert stage.sent() == [None, IDS[k - 1] or None, IDS[-1]]
 
 
 @APART
@@ -372,7 +385,7 @@ def test_run_that_is_cut_short_while_it_waits(way: Way) -> None:
 
     async def use(source: Any) -> None:
         await source.open()
-        async with cut_short(way, 0.1):
+        async with cut_short(way, 0.1, lambda: len(handler.events) == 3):
             await source.run(handler.call)
         assert source.last_event_id == IDS[3]
         await source.run(handler.call)
@@ -381,7 +394,7 @@ def test_run_that_is_cut_short_while_it_waits(way: Way) -> None:
         handler = Handler(way, 0, None)
         way.use(use, stage.url, policy=AT_ONCE)
     assert data(handler.events) == numbers(1, COUNT)
-    assert sent(stage) == [None, IDS[3], IDS[-1]]
+    assert stage.sent() == [None, IDS[3], IDS[-1]]
 
 
 @pytest.mark.parametrize("how", ["reconnect", "close"])
@@ -409,7 +422,7 @@ def test_stopped_within_on_message(way: Way, how: str) -> None:
             assert len(stage.requests) == 1
         else:
             assert data(seen) == numbers(1, COUNT)
-            assert sent(stage)[:2] == [None, IDS[k] or None]
+            assert stage.sent()[:2] == [None, IDS[k] or None]
 
 
 def fetch(way: Way, url: str, handler: Handler, **options: Any) -> Any:
@@ -449,7 +462,7 @@ def test_a_starting_id(way: Way, start: str) -> None:
     with serve_stage([Play(body=body)]) as stage:
         outcome = way.read(stage.url, last_event_id=start, policy=AT_ONCE)
     # Of several clients, none sends bytes by itself: the id is UTF-8 on the wire.
-    assert sent(stage) == [start or None, None]
+    assert stage.sent() == [start or None, None]
     assert [event.id for event in outcome.events] == [start, "x", "", ""]
     assert outcome.source.last_event_id == ""
 
@@ -468,7 +481,7 @@ def test_an_id_in_an_unfinished_block_does_not_count(way: Way) -> None:
         with serve_stage([Play(body=[b"id: 1\ndata: a\n\n" + end])]) as stage:
             outcome = way.read(stage.url, policy=AT_ONCE)
         assert [event.data for event in outcome.events] == ["a"]
-        assert sent(stage) == [None, "1"]
+        assert stage.sent() == [None, "1"]
 
 
 @BY_US
@@ -491,7 +504,7 @@ def test_only_id_and_retry_cross_to_the_next_connection(way: Way) -> None:
         outcome = way.read(stage.url, policy=AT_ONCE)
     # The unfinished field g is one that no event has: the name begins with half a mark.
     assert outcome.plain == [("message", each, "1") for each in "abcdfh"]
-    assert sent(stage) == [None, *["1"] * 7]
+    assert stage.sent() == [None, *["1"] * 7]
     assert outcome.source.retry == 20
     for request in stage.requests[1:]:
         assert request.waited is not None
@@ -543,7 +556,7 @@ def test_until_is_sought_on_every_connection(way: Way) -> None:
     with serve_stage(plays) as stage:
         outcome = way.read(stage.url, until="5", policy=AT_ONCE)
     assert data(outcome.events) == numbers(1, 4)
-    assert sent(stage) == [None, "2"]
+    assert stage.sent() == [None, "2"]
     assert outcome.source.end_reason is EndReason.UNTIL
 
 
@@ -682,6 +695,7 @@ class Moments:
         self._only = only
         with serve_stage(self._answer) as stage:
             way.use(self._use, stage.url, policy=AT_ONCE)
+        self.requests = len(stage.requests)
 
     async def _use(self, source: Any) -> None:
         def now(place: str) -> None:
@@ -739,24 +753,30 @@ def test_the_id_may_be_stored_at_any_moment(way: Way) -> None:
 
 @BY_US
 def test_closed_by_another_thread_at_any_moment(way: Way) -> None:
-    ahead = []
+    ahead, closed = [], []
     for place, consumer in each_moment(way, lambda consumer: elsewhere(consumer.source.close)):
+        closed.append(consumer.source.end_reason is EndReason.CLOSED)
         assert consumer.seen == numbers(1, len(consumer.seen))
         stored = consumer.source.last_event_id
         if int(stored) > len(consumer.seen):
             ahead.append(f"{place}: {stored}, of which {len(consumer.seen)} have come")
     assert not ahead, "\n".join(ahead)
+    # At the last of the moments it may all be over.
+    assert sum(closed) > 0.9 * len(closed)
 
 
 @BY_US
 def test_reconnect_by_another_thread_at_any_moment(way: Way) -> None:
     """Every event comes, in order; those that were not taken by then may come twice."""
-    lost = []
+    lost, again = [], []
     for place, consumer in each_moment(way, lambda consumer: elsewhere(consumer.source.reconnect)):
+        again.append(consumer.requests == 3)
         steps = zip([0, *consumer.seen], consumer.seen, strict=False)
         if any(after > before + 1 for before, after in steps) or consumer.seen[-1] != 5:
             lost.append(f"{place}: {consumer.seen}")
     assert not lost, "\n".join(lost)
+    # At the last of the moments there is nothing left to be asked for.
+    assert sum(again) > 0.9 * len(again)
 
 
 # -- A consumer that dies, and dies again ----------------------------------------------------------
