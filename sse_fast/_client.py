@@ -85,8 +85,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         decode: as in `Parser`.
         resume: how to ask for the rest after a first response: "get" (a GET of the same URL with
             Last-Event-ID, as MCP has it), a callable that gets the last event ID and returns the
-            URL to GET or a mapping of url, method, headers, json, data (where the URL is of another
-            origin, your headers go there only if they are in it); None: by the same request.
+            URL to GET or a mapping of url, method, headers, json, data (to another origin goes
+            nothing else of yours or of the client's); None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the `Response` of each attempt that was answered, before it is judged.
