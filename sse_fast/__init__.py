@@ -8,7 +8,8 @@ The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lin
 `_dispatch` (`_parser_c.pyx`). `_parser_py.py` is the same in plain Python, under the same names.
 `_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
 is in `adapters/`, where `sockets.py` is HTTP over sockets of our own. `_client.py` reconnects, as
-`_reconnect.py` decides.
+`_reconnect.py` decides. `compat/` has names and decoders of other libraries; `_dialect.py` is what
+they do otherwise than the standard.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         afetch_event_source,
         fetch_event_source,
     )
+    from sse_fast.compat import install, uninstall
 
 __all__ = [
     "ACCELERATED",
@@ -66,26 +68,30 @@ __all__ = [
     "afetch_event_source",
     "aiter_events",
     "fetch_event_source",
+    "install",
     "iter_events",
     "register",
+    "uninstall",
 ]
 
-_CLIENT = {
-    "AsyncEventSource",
-    "EventSource",
-    "ReadyState",
-    "ReconnectPolicy",
-    "afetch_event_source",
-    "fetch_event_source",
+_LATER = {
+    "AsyncEventSource": "_client",
+    "EventSource": "_client",
+    "ReadyState": "_client",
+    "ReconnectPolicy": "_client",
+    "afetch_event_source": "_client",
+    "fetch_event_source": "_client",
+    "install": "compat",
+    "uninstall": "compat",
 }
-"""What is loaded when it is first named: most programs only parse."""
+"""What is loaded when it is first named, and from where: most programs only parse."""
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CLIENT:
-        return getattr(import_module("sse_fast._client"), name)
+    if name in _LATER:
+        return getattr(import_module(f"sse_fast.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

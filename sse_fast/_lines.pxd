@@ -26,7 +26,8 @@ cdef extern from "_scan.h" nogil:
 cdef enum Step:
     NEED_INPUT      # the chunk is used up
     DISPATCH        # a blank line: with `has_data` an event is complete, with `has_id` an id
-    COMMENT         # `comment` is one; only with `keep_comments`
+    COMMENT         # `handed_out` is one; only with `keep_comments`
+    RETRY           # `handed_out` is its value; only with `keep_retries`
     TOO_LARGE       # `size` went over `max_size`
     NO_MEMORY
 
@@ -61,6 +62,7 @@ cdef struct Stream:
     Text event_type
     Text id
     bint has_data
+    bint has_event_type
     bint has_id
     bint in_block           # a byte of something other than a comment came
     int64_t block_retry     # ms; -1: none
@@ -77,10 +79,12 @@ cdef struct Stream:
     # The stream.
     int bom                 # bytes of the byte order mark seen; 3: it is behind us
     int64_t retry           # the reconnection time, ms; -1: never set
-    Text comment
+    Text handed_out         # at COMMENT and RETRY
     size_t size             # at TOO_LARGE
     size_t max_size
     bint keep_comments
+    bint keep_retries       # their values are for the caller to read
+    bint every_block        # a DISPATCH at every blank line
 
 
 cdef inline void _reset_stream(Stream* s) noexcept nogil:
@@ -102,6 +106,7 @@ cdef inline void _end_block(Stream* s) noexcept nogil:
     s.event_type.length = 0
     s.id.length = 0
     s.has_data = False
+    s.has_event_type = False
     s.has_id = False
     s.in_block = False
     s.block_retry = -1
@@ -208,6 +213,7 @@ cdef inline Step _process_value(
     if field == EVENT_FIELD:
         s.kept += length - s.event_type.length
         _refer(&s.event_type, value, length, non_ascii)
+        s.has_event_type = True
     elif field == ID_FIELD:
         # "If the field value does not contain U+0000 NULL": else the field is ignored.
         if length == 0 or memchr(value, 0, length) == NULL:
@@ -215,6 +221,9 @@ cdef inline Step _process_value(
             _refer(&s.id, value, length, non_ascii)
             s.has_id = True
     elif field == RETRY_FIELD:
+        if s.keep_retries:
+            _refer(&s.handed_out, value, length, non_ascii)
+            return RETRY
         # "Consists of only ASCII digits": an empty value is ignored. Without a bound in the
         # standard, what does not fit stays at the largest value there is.
         if length == 0:
@@ -229,7 +238,7 @@ cdef inline Step _process_value(
         s.block_retry = milliseconds
         s.retry = milliseconds
     else:
-        _refer(&s.comment, value, length, non_ascii)
+        _refer(&s.handed_out, value, length, non_ascii)
         return COMMENT
     return NEED_INPUT
 
@@ -415,7 +424,7 @@ cdef inline Step _split_lines(
                 step = _finish_line(s)
         elif line_end > at:
             step = _process_field(s, at, line_end - at, non_ascii)
-        elif s.has_data or s.has_id:
+        elif s.has_data or s.has_id or s.every_block:
             step = DISPATCH
         else:
             step = NEED_INPUT

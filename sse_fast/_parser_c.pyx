@@ -21,7 +21,8 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sse_fast._lines cimport (
-    COMMENT, DISPATCH, NEED_INPUT, NO_MEMORY, TOO_LARGE, Step, Stream, Text,
+    COMMENT, DATA_FIELD, DISPATCH, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE, Step,
+    Stream, Text,
     _end_block, _is_pending, _keep_block, _reset_stream, _split_lines,
 )
 
@@ -35,8 +36,10 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     bint PyUnicode_CheckExact(object text)
     void PyObject_GC_UnTrack(void* op)
+    int PyObject_GenericSetAttr(object instance, object name, object value) except -1
     ctypedef struct PyTypeObject:
         const char* tp_name
+        object (*tp_new)(type cls, tuple arguments, void* keywords)
 
 
 # The classes go by their public names: in pickles, in repr, in messages.
@@ -440,14 +443,17 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                 self._dispatch()
                 if self._done:
                     return 0
-            elif step == COMMENT:
-                self._on_comment(_new_text(&self._stream.comment))
             else:
-                self._refusal = step
-                if step == TOO_LARGE:
-                    raise EventTooLarge(
-                        self._stream.size, self._stream.max_size, self._take_events())
-                raise MemoryError()
+                self._attend_to(step)
+
+    cdef int _attend_to(self, Step step) except -1:
+        if step == COMMENT:
+            self._on_comment(_new_text(&self._stream.handed_out))
+            return 0
+        self._refusal = step
+        if step == TOO_LARGE:
+            raise EventTooLarge(self._stream.size, self._stream.max_size, self._take_events())
+        raise MemoryError()
 
     cdef int _dispatch(self) except -1:
         """The blank line after at least one `data` or `id` (9.2.6, "dispatch the event")."""
@@ -514,6 +520,156 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             return latest
         self._event_type = _new_text(text)
         return self._event_type
+
+
+cdef tuple _NO_ARGUMENTS = ()
+
+
+@cython.final
+cdef class DialectParser(Parser):
+    """A parser that differs from the standard as its `Dialect` says: for `compat` alone.
+
+    `last_event_id` is None where the dialect has none before the first.
+    """
+
+    cdef type _event_class
+    cdef tuple _attributes
+    cdef object _default_event
+    cdef bint _dispatch_fields
+    cdef bint _dispatch_values
+    cdef bint _forget_id
+    cdef object _read_retry
+    cdef bint _keep_lines
+    cdef bint _has_no_id        # `id` is None as yet
+    cdef object _retry          # what `_read_retry` made of this block's
+    # Only with `_keep_lines`: the block's bytes, less those of this chunk from `_start` to `_cursor`.
+    cdef bytearray _block
+    cdef const uint8_t* _start
+    cdef const uint8_t** _cursor
+    cdef bint _is_first_block   # it may begin with the byte order mark
+
+    def __init__(self, dialect, *, last_event_id=None, max_event_size=16 * 2**20):
+        Parser.__init__(self, last_event_id=last_event_id or "", max_event_size=max_event_size)
+        self._event_class = dialect.event_class
+        self._attributes = tuple(map(sys.intern, dialect.attributes))
+        self._default_event = dialect.default_event
+        self._dispatch_fields = dialect.dispatch_fields
+        self._dispatch_values = dialect.dispatch_values
+        self._forget_id = dialect.forget_id
+        self._read_retry = dialect.read_retry
+        self._keep_lines = dialect.keep_lines
+        self._has_no_id = dialect.none_before_id and last_event_id is None
+        self._stream.keep_retries = dialect.read_retry is not None
+        self._stream.every_block = True
+
+    @property
+    def last_event_id(self):
+        return None if self._has_no_id else self._last_event_id
+
+    @property
+    def data_lines(self):
+        """The values of the block's data lines so far, complete ones only."""
+        cdef list lines
+        if not self._stream.has_data:
+            return []
+        lines = _new_text(&self._stream.data).split("\n")
+        if self._stream.place == FIELD_VALUE and self._stream.field == DATA_FIELD:
+            lines.pop()
+        return lines
+
+    def reset(self):
+        Parser.reset(self)
+        self._retry = None
+        self._block = bytearray()
+        self._is_first_block = True
+
+    cdef int _parse(self, const uint8_t** at, const uint8_t* end) except -1:
+        self._start = at[0]
+        self._cursor = at
+        try:
+            return Parser._parse(self, at, end)
+        finally:
+            if self._keep_lines:
+                self._keep_bytes()
+
+    cdef int _keep_bytes(self) except -1:
+        """Add what was read since the last call to the block's bytes."""
+        self._block += PyBytes_FromStringAndSize(
+            <const char*>self._start, self._cursor[0] - self._start)
+        self._start = self._cursor[0]
+        return 0
+
+    cdef int _attend_to(self, Step step) except -1:
+        if step != RETRY:
+            return Parser._attend_to(self, step)
+        try:
+            self._retry = self._read_retry(_new_text(&self._stream.handed_out))
+        except ValueError:
+            pass
+        return 0
+
+    cdef list _take_lines(self):
+        cdef bytearray block
+        self._keep_bytes()
+        block = self._block
+        self._block = bytearray()
+        if self._is_first_block and block.startswith(b"\xef\xbb\xbf"):
+            del block[:3]
+        self._is_first_block = False
+        return [line.decode("utf-8", "replace") for line in block.splitlines() if line]
+
+    cdef int _dispatch(self) except -1:
+        """A blank line, whatever stands before it."""
+        cdef Stream* stream = &self._stream
+        cdef Text raw_data = stream.data
+        cdef Text raw_type = stream.event_type
+        cdef Text raw_id = stream.id
+        cdef bint has_data = stream.has_data
+        cdef bint has_event_type = stream.has_event_type
+        cdef bint has_id = stream.has_id
+        cdef object event
+        cdef object event_type = self._default_event
+        cdef object data
+        cdef object id
+        cdef object retry = self._retry
+        cdef list lines = self._take_lines() if self._keep_lines else None
+        if self._read_retry is None and stream.block_retry >= 0:
+            retry = stream.block_retry
+        _end_block(stream)
+        self._retry = None
+        if has_id:
+            self._last_event_id = _new_text(&raw_id)
+            self._has_no_id = False
+        if not has_data:
+            if self._dispatch_values:
+                if raw_type.length == 0 and retry is None and not self._last_event_id:
+                    return 0
+            elif not self._dispatch_fields or not (
+                    has_event_type or has_id or retry is not None):
+                return 0
+        data = _new_text(&raw_data)
+        if raw_type.length:
+            event_type = self._new_event_type(&raw_type)
+        if self._has_no_id or (self._forget_id and not has_id):
+            id = None
+        else:
+            id = self._last_event_id
+        if self._event_class is None:
+            event = _new_event(event_type, data, id, retry)
+        else:
+            event = (<PyTypeObject*>self._event_class).tp_new(
+                self._event_class, _NO_ARGUMENTS, NULL)
+            PyObject_GenericSetAttr(event, self._attributes[0], event_type)
+            PyObject_GenericSetAttr(event, self._attributes[1], data)
+            PyObject_GenericSetAttr(event, self._attributes[2], id)
+            PyObject_GenericSetAttr(event, self._attributes[3], retry)
+            if lines is not None:
+                PyObject_GenericSetAttr(event, self._attributes[4], lines)
+        if self._events is None:
+            self._events = [event]
+        else:
+            self._events.append(event)
+        return 0
 
 
 cdef int _get_buffer(object chunk, Py_buffer* view) except -1:

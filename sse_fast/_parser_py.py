@@ -12,12 +12,15 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 from sse_fast._errors import DecodeError, EventTooLarge
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, TypeVar
+
+    from sse_fast._dialect import Dialect
 
     T_co = TypeVar("T_co", default=str, covariant=True)
     D = TypeVar("D")
@@ -205,6 +208,8 @@ class Parser(Generic[T_co]):
     One parser serves one stream and one thread at a time.
     HTML standard, 9.2.5 and 9.2.6.
     """
+
+    _every_block = False
 
     __slots__ = (
         "__weakref__",
@@ -444,7 +449,7 @@ class Parser(Generic[T_co]):
                 line = lines.pop()
                 if line:
                     self._process_field(line)
-                elif self._data or self._id is not None:
+                elif self._data or self._id is not None or self._every_block:
                     self._dispatch()
                     if self._done:
                         return
@@ -458,7 +463,7 @@ class Parser(Generic[T_co]):
     def _end_block(self) -> None:
         """What a blank line does to the buffers (9.2.6, "dispatch the event", steps 2 and 7)."""
         self._data: list[bytes] = []
-        self._event_type = b""
+        self._event_type: bytes | None = None
         self._id: bytes | None = None
         self._block_retry: int | None = None
         self._in_block = False
@@ -490,7 +495,7 @@ class Parser(Generic[T_co]):
             self._data.append(value)
             self._kept += len(value) + 1
         elif name == b"event":
-            self._kept += len(value) - len(self._event_type)
+            self._kept += len(value) - len(self._event_type or b"")
             self._event_type = value
         elif name == b"id":
             # "If the field value does not contain U+0000 NULL": else the field is ignored.
@@ -498,14 +503,17 @@ class Parser(Generic[T_co]):
                 self._kept += len(value) - len(self._id or b"")
                 self._id = value
         elif name == b"retry":
-            # "Consists of only ASCII digits": an empty value is ignored. Without a bound in the
-            # standard, what does not fit stays at the largest value there is.
-            if value.isdigit():
-                digits = value.lstrip(b"0")
-                self._retry = min(int(digits or b"0"), _MAX_INT) if len(digits) < 20 else _MAX_INT
-                self._block_retry = self._retry
+            self._process_retry(value)
         elif self._on_comment is not None:
             self._on_comment(value.decode("utf-8", "replace"))
+
+    def _process_retry(self, value: bytes) -> None:
+        # "Consists of only ASCII digits": an empty value is ignored. Without a bound in the
+        # standard, what does not fit stays at the largest value there is.
+        if value.isdigit():
+            digits = value.lstrip(b"0")
+            self._retry = min(int(digits or b"0"), _MAX_INT) if len(digits) < 20 else _MAX_INT
+            self._block_retry = self._retry
 
     def _raise_too_large(self, size: int) -> NoReturn:
         self._size = size
@@ -548,10 +556,7 @@ class Parser(Generic[T_co]):
         if rest.startswith(chunk):
             self._bom += len(chunk)
             return b""
-        if self._bom:
-            # The bytes passed belong to a field name that no known one begins with.
-            self._ignored = True
-            self._in_block = True
+        chunk = _BOM[: self._bom] + chunk
         self._bom = 3
         return chunk
 
@@ -617,6 +622,103 @@ class Parser(Generic[T_co]):
         self._events.append(event)
         if self._until is not None and self._until(event):
             self._done = True
+
+
+class DialectParser(Parser[Any]):
+    """A parser that differs from the standard as its `Dialect` says: for `compat` alone.
+
+    `last_event_id` is None where the dialect has none before the first.
+    """
+
+    __slots__ = ("_block", "_dialect", "_has_no_id")
+
+    _every_block = True
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        last_event_id: str | None = None,
+        max_event_size: int = 16 * 2**20,
+    ) -> None:
+        self._dialect = dialect
+        self._has_no_id = dialect.none_before_id and last_event_id is None
+        super().__init__(last_event_id=last_event_id or "", max_event_size=max_event_size)
+
+    @property
+    def last_event_id(self) -> str | None:  # type: ignore[override]  # as the dialect has it
+        return None if self._has_no_id else self._last_event_id
+
+    @property
+    def data_lines(self) -> list[str]:
+        """The values of the block's data lines so far, complete ones only."""
+        return [line.decode("utf-8", "replace") for line in self._data]
+
+    def _end_block(self) -> None:
+        super()._end_block()
+        self._block: list[str] = []
+
+    def _process_field(self, line: bytes) -> None:
+        if self._dialect.keep_lines:
+            self._block.append(line.decode("utf-8", "replace"))
+        super()._process_field(line)
+
+    def _process_retry(self, value: bytes) -> None:
+        read_retry = self._dialect.read_retry
+        if read_retry is None:
+            super()._process_retry(value)
+            return
+        with suppress(ValueError):
+            self._block_retry = read_retry(value.decode("utf-8", "replace"))
+
+    def _end_chunk(self) -> None:
+        if not self._dialect.keep_lines or not self._tail:
+            super()._end_chunk()
+            return
+        # As there, but that nothing is dropped.
+        self._line += self._tail
+        self._tail = b""
+        name, colon, _ = bytes(self._line[:6]).partition(b":")
+        self._in_block |= bool(name)
+        if colon and name in _FIELD_NAMES and len(self._line) + self._kept > self._max_size:
+            self._raise_too_large(len(self._line) + self._kept)
+
+    def _dispatch(self) -> None:
+        """A blank line, whatever stands before it."""
+        dialect = self._dialect
+        data = self._data
+        event_type = self._event_type
+        has_id = self._id is not None
+        retry = self._block_retry
+        lines = self._block
+        if self._id is not None:
+            self._last_event_id = self._id.decode("utf-8", "replace")
+            self._has_no_id = False
+        self._end_block()
+        if not data:
+            if dialect.dispatch_values:
+                if not event_type and retry is None and not self._last_event_id:
+                    return
+            elif not dialect.dispatch_fields or not (
+                event_type is not None or has_id or retry is not None
+            ):
+                return
+        values: list[Any] = [
+            event_type.decode("utf-8", "replace") if event_type else dialect.default_event,
+            b"\n".join(data).decode("utf-8", "replace"),
+            None if self._has_no_id or (dialect.forget_id and not has_id) else self._last_event_id,
+            retry,
+        ]
+        if dialect.event_class is None:
+            self._events.append(_new_event(*values))
+            return
+        if dialect.keep_lines:
+            values.append(lines)
+        event: Any = object.__new__(dialect.event_class)
+        for name, value in zip(dialect.attributes, values, strict=True):
+            # Also where the class lets nobody set them.
+            object.__setattr__(event, name, value)
+        self._events.append(event)
 
 
 def _read_buffer(chunk: object) -> bytes:

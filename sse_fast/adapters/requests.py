@@ -29,9 +29,10 @@ def open_source(response: requests.Response) -> Source:
         response.status_code, Headers(response.headers.items()), response.url or "", response
     )
     # Nothing public tells whether the body was read; `content` would read it to its end.
-    if response._content is not False:
+    private: Any = response
+    if private._content is not False:
         return Source((response.content or b"",), None, face)
-    if response._content_consumed:
+    if private._content_consumed:
         return Source(Unreadable(), None, face)
     below = open_below(response.raw)
 

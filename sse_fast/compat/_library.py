@@ -1,0 +1,97 @@
+"""The parts of another library: looked up, held against what is known of them, replaced."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module, metadata
+from typing import Any, NamedTuple
+
+from sse_fast._errors import SSEError
+
+__all__ = ["Hook", "Library", "UnknownLayout"]
+
+
+class UnknownLayout(SSEError):
+    """The installed version of a library is not laid out as any that sse_fast knows."""
+
+
+class Hook(NamedTuple):
+    """What `install()` puts in place of a part of a library."""
+
+    owner: Any
+    """The module or class."""
+    name: str
+    replacement: Any
+
+
+class Library(NamedTuple):
+    """A library as it is known here.
+
+    Attributes:
+        name: what `install()` calls it.
+        distribution: what pip calls it.
+        versions: those that have the layout, as pip would write them.
+    """
+
+    name: str
+    distribution: str
+    versions: str
+
+    def version(self) -> str | None:
+        """The version that is installed; None: none is."""
+        try:
+            return metadata.version(self.distribution)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def module(self, path: str) -> Any:
+        """Import a module of the library.
+
+        Raises:
+            ImportError: the library is not installed.
+            UnknownLayout: it is, without this module.
+        """
+        try:
+            return import_module(path)
+        except ModuleNotFoundError as error:
+            package = path.partition(".")[0]
+            if error.name == package:
+                raise ImportError(
+                    f"Expected the library {package!r}, which is not installed: "
+                    f"pip install '{self.distribution}{self.versions}'"
+                ) from None
+            if error.name is None or not error.name.startswith(f"{package}."):
+                raise
+            raise self.unknown(f"a module {path}", "none") from None
+
+    def part(self, owner: Any, name: str, parameters: str | None = None) -> Any:
+        """Return a part of a module or class; if it is to be called, with these parameters.
+
+        Raises:
+            UnknownLayout: it is not there, or is called otherwise.
+        """
+        path = (
+            f"{getattr(owner, '__module__', '')}.{owner.__qualname__}"
+            if inspect.isclass(owner)
+            else owner.__name__
+        )
+        what = f"{path}.{name}"
+        try:
+            found = inspect.getattr_static(owner, name)
+        except AttributeError:
+            raise self.unknown(what, "nothing of that name") from None
+        if parameters is not None:
+            try:
+                names = ", ".join(inspect.signature(found).parameters)
+            except (TypeError, ValueError):
+                raise self.unknown(f"{what}({parameters})", repr(found)) from None
+            if names != parameters:
+                raise self.unknown(f"{what}({parameters})", f"({names})")
+        return found
+
+    def unknown(self, expected: str, found: str) -> UnknownLayout:
+        return UnknownLayout(
+            f"Expected {expected}, as {self.distribution} {self.versions} has it, "
+            f"found {found} in {self.distribution} {self.version()}: "
+            f"leave {self.name!r} out, or look for a newer sse_fast"
+        )

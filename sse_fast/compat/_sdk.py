@@ -1,0 +1,88 @@
+"""The decoder protocol of the SDKs that Stainless generates: openai's and anthropic's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, ClassVar
+
+from sse_fast._dialect import Dialect
+from sse_fast._parser import DialectParser
+from sse_fast.compat._strict import Strict
+
+__all__ = ["BytesDecoder"]
+
+
+class BytesDecoder:
+    """`iter_bytes` and `aiter_bytes`, to be mixed into a subclass of the SDK's `SSEDecoder`.
+
+    What their code and tests look at, the lines of data so far and the last event ID, is what the
+    parser holds while one of the two runs. The size of an event has no limit, as with theirs.
+    """
+
+    _dialect: ClassVar[Dialect]
+    _parser: DialectParser | None = None
+
+    def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[Any]:
+        """Yield the events of a stream that comes as bytes.
+
+        Raises:
+            UnicodeDecodeError: bytes that are no UTF-8, behind the events before them.
+        """
+        strict = self._begin()
+        try:
+            for chunk in iterator:
+                yield from strict.feed(chunk)
+            strict.end()
+        finally:
+            self._end()
+
+    async def aiter_bytes(self, iterator: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """The same for an async iterator."""
+        strict = self._begin()
+        try:
+            async for chunk in iterator:
+                for event in strict.feed(chunk):
+                    yield event
+            strict.end()
+        finally:
+            self._end()
+
+    def _begin(self) -> Strict:
+        self._parser = DialectParser(
+            self._dialect, last_event_id=self._last_event_id, max_event_size=sys.maxsize
+        )
+        return Strict(self._parser)
+
+    def _end(self) -> None:
+        last_event_id = self._last_event_id
+        self._parser = None
+        self._last_event_id = last_event_id
+        # Which later versions have: they forget what an interrupted stream left.
+        reset = getattr(self, "_reset", None)
+        if reset is not None:
+            reset()
+
+    # Of their own `decode(line)`, which is still there, these are the variables.
+
+    @property
+    def _data(self) -> list[str]:
+        if self._parser is not None:
+            return self._parser.data_lines
+        lines: list[str] = self.__dict__["_data"]
+        return lines
+
+    @_data.setter
+    def _data(self, lines: list[str]) -> None:
+        self.__dict__["_data"] = lines
+
+    @property
+    def _last_event_id(self) -> str | None:
+        if self._parser is not None:
+            return self._parser.last_event_id
+        last_event_id: str | None = self.__dict__["_last_event_id"]
+        return last_event_id
+
+    @_last_event_id.setter
+    def _last_event_id(self, last_event_id: str | None) -> None:
+        self.__dict__["_last_event_id"] = last_event_id

@@ -1,0 +1,53 @@
+"""The decoder of the Anthropic SDK.
+
+`sse_fast.install("anthropic")` has every client use it. For one client:
+
+    class Client(anthropic.Anthropic):
+        def _make_sse_decoder(self):
+            return sse_fast.compat.anthropic.SSEDecoder()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sse_fast._dialect import Dialect
+from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._sdk import BytesDecoder
+
+__all__ = ["SSEDecoder"]
+
+LIBRARY = Library("anthropic", "anthropic", ">=0.75,<3")
+_client = LIBRARY.module("anthropic._base_client")
+_streaming = LIBRARY.module("anthropic._streaming")
+_Original: Any = LIBRARY.part(_streaming, "SSEDecoder", "")
+_event = LIBRARY.part(_streaming, "ServerSentEvent")
+# Since version 1 an event has the lines that it was read from.
+_HAS_LINES = hasattr(_event, "raw")
+LIBRARY.part(_client, "SSEDecoder", "")
+LIBRARY.part(_Original, "iter_bytes", "self, iterator")
+LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
+
+
+class SSEDecoder(BytesDecoder, _Original):  # type: ignore[misc]  # known at run time
+    """The SDK's decoder, with the parser of sse_fast."""
+
+    _dialect = Dialect(
+        _event,
+        ("_event", "_data", "_id", "_retry", *(["_raw"] if _HAS_LINES else [])),
+        default_event=None,
+        dispatch_values=True,
+        none_before_id=True,
+        read_retry=int,
+        keep_lines=_HAS_LINES,
+    )
+
+
+def hooks() -> list[Hook]:
+    return [Hook(_client, "SSEDecoder", SSEDecoder), Hook(_streaming, "SSEDecoder", SSEDecoder)]
+
+
+def read(chunks: Iterable[bytes]) -> list[Any]:
+    """The events of a stream, by whichever decoder a client would use now."""
+    return list(_client.SSEDecoder().iter_bytes(iter(chunks)))

@@ -1,0 +1,232 @@
+"""The names of httpx-sse 0.4: `import sse_fast.compat.httpx_sse as httpx_sse`.
+
+What differs from the original is in docs/compat.md.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+
+from sse_fast._dialect import Dialect
+from sse_fast._parser import DialectParser
+from sse_fast.compat._library import Hook, Library
+
+__all__ = ["EventSource", "SSEError", "ServerSentEvent", "aconnect_sse", "connect_sse"]
+
+LIBRARY = Library("httpx_sse", "httpx-sse", ">=0.4,<0.5")
+
+
+class SSEError(httpx.TransportError):
+    """The response is not an event stream."""
+
+
+class ServerSentEvent:
+    """One event.
+
+    Attributes:
+        event: the event type; "message" where the stream names none.
+        data: the values of the data lines joined with LF.
+        id: the last event ID in force; "" if there is none.
+        retry: the reconnection time that the lines of this event set, in ms, or None.
+    """
+
+    def __init__(
+        self,
+        event: str | None = None,
+        data: str | None = None,
+        id: str | None = None,
+        retry: int | None = None,
+    ) -> None:
+        self._event = event or "message"
+        self._data = data or ""
+        self._id = id or ""
+        self._retry = retry
+
+    @property
+    def event(self) -> str:
+        return self._event
+
+    @property
+    def data(self) -> str:
+        return self._data
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def retry(self) -> int | None:
+        return self._retry
+
+    def json(self) -> Any:
+        """Return what `json.loads` makes of the data."""
+        return json.loads(self._data)
+
+    def __repr__(self) -> str:
+        shown = {"event": self._event}
+        shown.update({"data": self._data} if self._data else {})
+        shown.update({"id": self._id} if self._id else {})
+        values = [f"{name}={value!r}" for name, value in shown.items()]
+        if self._retry is not None:
+            values.append(f"retry={self._retry!r}")
+        return f"ServerSentEvent({', '.join(values)})"
+
+
+def _dialect(event_class: type) -> Dialect:
+    return Dialect(
+        event_class,
+        ("_event", "_data", "_id", "_retry"),
+        dispatch_values=True,
+        read_retry=int,
+    )
+
+
+def _parser(dialect: Dialect) -> DialectParser:
+    # As with the original, an event may be of any size.
+    return DialectParser(dialect, max_event_size=sys.maxsize)
+
+
+def _is_utf8(response: Any) -> bool:
+    return codecs.lookup(response.encoding or "utf-8").name == "utf-8"
+
+
+def _iter_events(response: Any, dialect: Dialect) -> Iterator[Any]:
+    feed = _parser(dialect).feed
+    if _is_utf8(response):
+        for chunk in response.iter_bytes():
+            yield from feed(chunk)
+    else:
+        for text in response.iter_text():
+            yield from feed(text.encode("utf-8", "surrogatepass"))
+
+
+async def _aiter_events(response: Any, dialect: Dialect) -> AsyncGenerator[Any, None]:
+    feed = _parser(dialect).feed
+    if _is_utf8(response):
+        async for chunk in response.aiter_bytes():
+            for event in feed(chunk):
+                yield event
+    else:
+        async for text in response.aiter_text():
+            for event in feed(text.encode("utf-8", "surrogatepass")):
+                yield event
+
+
+class EventSource:
+    """The events of a response.
+
+    Args:
+        response: of `httpx`, or anything like it, with its body not read yet or read.
+    """
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    @property
+    def response(self) -> httpx.Response:
+        return self._response
+
+    def _check_content_type(self) -> None:
+        content_type = self._response.headers.get("content-type", "").partition(";")[0]
+        if "text/event-stream" not in content_type:
+            raise SSEError(
+                "Expected response header Content-Type to contain 'text/event-stream', "
+                f"got {content_type!r}"
+            )
+
+    def iter_sse(self) -> Iterator[ServerSentEvent]:
+        """Yield the events of a response of `httpx.Client`.
+
+        Raises:
+            SSEError: the content type is another.
+            httpx.HTTPError: what reading the body raises.
+        """
+        self._check_content_type()
+        yield from _iter_events(self._response, _DIALECT)
+
+    async def aiter_sse(self) -> AsyncGenerator[ServerSentEvent, None]:
+        """The same for a response of `httpx.AsyncClient`."""
+        self._check_content_type()
+        events = _aiter_events(self._response, _DIALECT)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+
+_DIALECT = _dialect(ServerSentEvent)
+
+
+def _event_stream_headers(headers: Any) -> httpx.Headers:
+    """A copy of the caller's, which stay as they are."""
+    fields = httpx.Headers(headers)
+    fields["Accept"] = "text/event-stream"
+    fields["Cache-Control"] = "no-store"
+    return fields
+
+
+@contextmanager
+def connect_sse(
+    client: httpx.Client, method: str, url: str | httpx.URL, **kwargs: Any
+) -> Iterator[EventSource]:
+    """Send a request for an event stream, and give the response as an `EventSource`.
+
+    Args:
+        client: sends it, by its `stream()`, which gets `kwargs`.
+        method: "GET", "POST" ...
+        url: absolute, or relative to the client's `base_url`.
+    """
+    headers = _event_stream_headers(kwargs.pop("headers", None))
+    with client.stream(method, url, headers=headers, **kwargs) as response:
+        yield EventSource(response)
+
+
+@asynccontextmanager
+async def aconnect_sse(
+    client: httpx.AsyncClient, method: str, url: str | httpx.URL, **kwargs: Any
+) -> AsyncIterator[EventSource]:
+    """The same by an `httpx.AsyncClient`."""
+    headers = _event_stream_headers(kwargs.pop("headers", None))
+    async with client.stream(method, url, headers=headers, **kwargs) as response:
+        yield EventSource(response)
+
+
+def hooks() -> list[Hook]:
+    """Of the original, for `install()`: its own classes, with this parser."""
+    api = LIBRARY.module("httpx_sse._api")
+    original = LIBRARY.part(api, "EventSource", "response")
+    LIBRARY.part(original, "_check_content_type", "self")
+    LIBRARY.part(original, "iter_sse", "self")
+    LIBRARY.part(original, "aiter_sse", "self")
+    dialect = _dialect(LIBRARY.part(api, "ServerSentEvent", "event, data, id, retry"))
+
+    def iter_sse(self: Any) -> Iterator[Any]:
+        self._check_content_type()
+        yield from _iter_events(self._response, dialect)
+
+    async def aiter_sse(self: Any) -> AsyncGenerator[Any, None]:
+        self._check_content_type()
+        events = _aiter_events(self._response, dialect)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    return [Hook(original, "iter_sse", iter_sse), Hook(original, "aiter_sse", aiter_sse)]
+
+
+def read(chunks: Iterable[bytes]) -> list[Any]:
+    """The events of a stream, by the original as it is now."""
+    response = httpx.Response(
+        200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
+    )
+    return list(LIBRARY.module("httpx_sse").EventSource(response).iter_sse())
