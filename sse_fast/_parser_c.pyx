@@ -23,7 +23,7 @@ from libc.string cimport memcmp, memcpy, memset
 from sse_fast._lines cimport (
     COMMENT, DATA_FIELD, DISPATCH, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE, Step,
     Stream, Text,
-    _end_block, _is_pending, _keep_block, _reset_stream, _split_lines,
+    _end_block, _is_pending, _keep_block, _reset_stream, _split_lines, find_end_of_line,
 )
 
 from sse_fast._errors import DecodeError, EventTooLarge
@@ -609,14 +609,32 @@ cdef class DialectParser(Parser):
         return 0
 
     cdef list _take_lines(self):
-        cdef bytearray block
-        self._keep_bytes()
-        block = self._block
-        self._block = bytearray()
-        if self._is_first_block and block.startswith(b"\xef\xbb\xbf"):
-            del block[:3]
+        """The text of the block's lines; what comes next is another block's."""
+        cdef const uint8_t* at = self._start
+        cdef const uint8_t* end = self._cursor[0]
+        cdef const uint8_t* line_end
+        cdef bytearray block = self._block
+        cdef list lines = []
+        cdef Text line
+        if len(block):
+            # It began in an earlier chunk.
+            self._keep_bytes()
+            self._block = bytearray()
+            at = <const uint8_t*>PyByteArray_AS_STRING(block)
+            end = at + len(block)
+        self._start = self._cursor[0]
+        if self._is_first_block and end - at >= 3 and memcmp(at, b"\xef\xbb\xbf", 3) == 0:
+            at += 3
         self._is_first_block = False
-        return [line.decode("utf-8", "replace") for line in block.splitlines() if line]
+        while at < end:
+            line.non_ascii = 0
+            line_end = find_end_of_line(at, end, &line.non_ascii)
+            if line_end > at:
+                line.at = at
+                line.length = line_end - at
+                lines.append(_new_text(&line))
+            at = line_end + 1
+        return lines
 
     cdef int _dispatch(self) except -1:
         """A blank line, whatever stands before it."""

@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "_cli/__init__.py": PUBLIC | {"_cli"},
     "_cli/cat.py": PUBLIC,
     "_cli/demo.py": PUBLIC,
+    "_cli/doctor.py": PUBLIC,
 }
 BELOW_THE_ADAPTERS = [
     name

@@ -14,15 +14,12 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sse_fast.compat._library import Hook, Library, UnknownLayout
+from sse_fast.compat._library import LIBRARIES, Hook, UnknownLayout
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["LIBRARIES", "Installation", "UnknownLayout", "install", "uninstall"]
-
-LIBRARIES = ("openai", "anthropic", "httpx2", "httpx_sse", "cohere", "mistralai")
-"""What `install()` takes."""
 
 # Each way in which the originals differ from the standard, and each end-of-line; nothing that this
 # package reads otherwise.
@@ -129,7 +126,6 @@ def _check_names(names: tuple[str, ...]) -> None:
 
 def _put_in_place(name: str) -> None:
     module = import_module(f"sse_fast.compat.{name}")
-    library: Library = module.LIBRARY
     replaced = [(hook, vars(hook.owner)[hook.name]) for hook in module.hooks()]
     before = _read(module)
     _installed[name] = replaced
@@ -138,7 +134,7 @@ def _put_in_place(name: str) -> None:
     try:
         after = _read(module)
         if before != after:
-            raise library.unknown(f"the events {after} of {_PROBE!r}", str(before))
+            raise LIBRARIES[name].unknown(f"the events {after} of {_PROBE!r}", str(before))
     except BaseException:
         _put_back(name)
         raise

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sse_fast._errors import SSEError
 
-__all__ = ["Hook", "Library", "UnknownLayout"]
+__all__ = ["LIBRARIES", "Hook", "Library", "UnknownLayout"]
 
 
 class UnknownLayout(SSEError):
@@ -95,3 +95,17 @@ class Library(NamedTuple):
             f"found {found} in {self.distribution} {self.version()}: "
             f"leave {self.name!r} out, or look for a newer sse_fast"
         )
+
+
+LIBRARIES = {
+    library.name: library
+    for library in (
+        Library("openai", "openai", ">=2,<4"),
+        Library("anthropic", "anthropic", ">=0.75,<3"),
+        Library("httpx2", "httpx2", ">=2.10,<3"),
+        Library("httpx_sse", "httpx-sse", ">=0.4,<0.5"),
+        Library("cohere", "cohere", ">=7.1,<8"),
+        Library("mistralai", "mistralai", ">=2.9,<4"),
+    )
+}
+"""What `install()` takes, by name."""

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from sse_fast._dialect import Dialect
-from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._library import LIBRARIES, Hook
 from sse_fast.compat._sdk import BytesDecoder
 
 __all__ = ["SSEDecoder"]
 
-LIBRARY = Library("anthropic", "anthropic", ">=0.75,<3")
+LIBRARY = LIBRARIES["anthropic"]
 _client = LIBRARY.module("anthropic._base_client")
 _streaming = LIBRARY.module("anthropic._streaming")
 _Original: Any = LIBRARY.part(_streaming, "SSEDecoder", "")

@@ -9,11 +9,11 @@ from typing import Any
 from sse_fast._dialect import Dialect
 from sse_fast._errors import EventTooLarge
 from sse_fast._parser import DialectParser
-from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._library import LIBRARIES, Hook
 
 __all__: list[str] = []
 
-LIBRARY = Library("cohere", "cohere", ">=7.1,<8")
+LIBRARY = LIBRARIES["cohere"]
 _api = LIBRARY.module("cohere.core.http_sse._api")
 _original = LIBRARY.part(_api, "EventSource")
 _PARAMETERS = "self, response, decoder, text_decoder"

@@ -9,11 +9,11 @@ from typing import Any
 from sse_fast._dialect import Dialect
 from sse_fast._errors import EventTooLarge
 from sse_fast._parser import DialectParser
-from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._library import LIBRARIES, Hook
 
 __all__: list[str] = []
 
-LIBRARY = Library("httpx2", "httpx2", ">=2.10,<3")
+LIBRARY = LIBRARIES["httpx2"]
 _sse = LIBRARY.module("httpx2._sse")
 _original = LIBRARY.part(_sse, "_SSEParser", "max_event_size")
 LIBRARY.part(_original, "decode", "self, text")
@@ -33,6 +33,7 @@ class SSEParser:
         self._parser = DialectParser(
             _DIALECT, max_event_size=sys.maxsize if max_event_size is None else max_event_size
         )
+        self._is_after_cr = False
 
     def decode(self, text: str) -> Iterator[Any]:
         """Yield the events that the text completes.
@@ -40,6 +41,8 @@ class SSEParser:
         Raises:
             httpx2.SSEError: an event over `max_event_size` bytes, behind the events before it.
         """
+        if text:
+            self._is_after_cr = text.endswith("\r")
         try:
             # Lone surrogates are what some encodings can hold: the parser replaces them.
             yield from self._parser.feed(text.encode("utf-8", "surrogatepass"))
@@ -48,8 +51,9 @@ class SSEParser:
             raise _SSEError(f"Server-sent event exceeded the {error.limit} byte limit.") from error
 
     def flush(self) -> Iterator[Any]:
-        """Nothing: an event that the stream ends within is none."""
-        return iter(())
+        """Yield the event that the stream ends within, if it ends with a CR: the original does."""
+        # The first LF belongs to that CR.
+        return self.decode("\n\n" if self._is_after_cr else "")
 
 
 def hooks() -> list[Hook]:

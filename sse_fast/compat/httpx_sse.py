@@ -16,11 +16,11 @@ import httpx
 
 from sse_fast._dialect import Dialect
 from sse_fast._parser import DialectParser
-from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._library import LIBRARIES, Hook
 
 __all__ = ["EventSource", "SSEError", "ServerSentEvent", "aconnect_sse", "connect_sse"]
 
-LIBRARY = Library("httpx_sse", "httpx-sse", ">=0.4,<0.5")
+LIBRARY = LIBRARIES["httpx_sse"]
 
 
 class SSEError(httpx.TransportError):

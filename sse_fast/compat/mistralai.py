@@ -10,12 +10,12 @@ from typing import Any
 
 from sse_fast._dialect import Dialect
 from sse_fast._parser import DialectParser
-from sse_fast.compat._library import Hook, Library, UnknownLayout
+from sse_fast.compat._library import LIBRARIES, Hook, UnknownLayout
 from sse_fast.compat._strict import Strict
 
 __all__: list[str] = []
 
-LIBRARY = Library("mistralai", "mistralai", ">=2.9,<4")
+LIBRARY = LIBRARIES["mistralai"]
 _PARAMETERS = "response, decoder, sentinel, data_required"
 _modules = [LIBRARY.module("mistralai.client.utils.eventstreaming")]
 for _service in ("azure", "gcp"):

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from sse_fast._dialect import Dialect
-from sse_fast.compat._library import Hook, Library
+from sse_fast.compat._library import LIBRARIES, Hook
 from sse_fast.compat._sdk import BytesDecoder
 
 __all__ = ["SSEDecoder"]
 
-LIBRARY = Library("openai", "openai", ">=2,<4")
+LIBRARY = LIBRARIES["openai"]
 _client = LIBRARY.module("openai._base_client")
 _streaming = LIBRARY.module("openai._streaming")
 _Original: Any = LIBRARY.part(_streaming, "SSEDecoder", "")

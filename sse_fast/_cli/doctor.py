@@ -1,0 +1,95 @@
+"""`sse-fast doctor`: which libraries `install()` can speed up here, and by how much."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from importlib import import_module
+from typing import Any
+
+from sse_fast import ACCELERATED, Event, SSEError, __version__, install
+from sse_fast.compat import LIBRARIES
+
+EVENTS = 1000
+ROUNDS = 5
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="which libraries parse event streams here, and what install() would gain",
+        description="Each library that sse_fast.install() knows: whether it is there, in which "
+        "version, whether it can be sped up, and by how much on this machine. Nothing is changed.",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    core = (
+        "Cython" if ACCELERATED else "plain Python: no compiler was there, or SSE_FAST_PURE is set"
+    )
+    print(f"sse_fast {__version__}, {core} core")
+    rows = [("library", "version", "what install() would do to its parsing")]
+    rows += [(name, *examine(name)) for name in LIBRARIES]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, version, verdict in rows:
+        print(f"{name:<{widths[0]}}  {version:<{widths[1]}}  {verdict}")
+    return 0
+
+
+def examine(name: str) -> tuple[str, str]:
+    """The version of a library, and what there is to say about it."""
+    version = LIBRARIES[name].version()
+    if version is None:
+        return "-", "nothing: it is not installed"
+    try:
+        theirs, ours = measure(name)
+    except (ImportError, SSEError) as error:
+        return version, f"nothing: {error}"
+    return (
+        version,
+        f"make it {theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)",
+    )
+
+
+def measure(name: str) -> tuple[float, float]:
+    """CPU for an event, in microseconds: by the library alone, and installed. The best of some."""
+    module = import_module(f"sse_fast.compat.{name}")
+    chunks = sample()
+    theirs, ours = [], []
+    for _ in range(ROUNDS):
+        theirs.append(cpu(module, chunks))
+        with install(name):
+            ours.append(cpu(module, chunks))
+    return min(theirs), min(ours)
+
+
+def cpu(module: Any, chunks: list[bytes]) -> float:
+    gc.collect()
+    started = time.process_time()
+    events = module.read(chunks)
+    spent = time.process_time() - started
+    if len(events) != EVENTS:
+        raise SSEError(f"Expected {EVENTS} events, got {len(events)} from {module.LIBRARY.name}")
+    return spent / EVENTS * 1e6
+
+
+def sample() -> list[bytes]:
+    """Like the stream of a chat completion: some 330 bytes an event, one in each chunk."""
+    return [
+        Event(
+            "message",
+            json.dumps(
+                {
+                    "id": "chatcmpl-0123456789",
+                    "object": "chat.completion.chunk",
+                    "model": "any",
+                    "choices": [{"index": 0, "delta": {"content": f" {number}"}}],
+                    "padding": "x" * 180,
+                }
+            ),
+        ).encode()
+        for number in range(EVENTS)
+    ]
