@@ -69,7 +69,7 @@ def measure(name: str) -> tuple[float, float]:
 def cpu(module: Any, chunks: list[bytes]) -> float:
     gc.collect()
     started = time.process_time()
-    events = module.read(chunks)
+    events = list(module.read(chunks))
     spent = time.process_time() - started
     if len(events) != EVENTS:
         raise SSEError(f"Expected {EVENTS} events, got {len(events)} from {module.LIBRARY.name}")

@@ -105,7 +105,7 @@ LIBRARIES = {
         Library("httpx2", "httpx2", ">=2.10,<3"),
         Library("httpx_sse", "httpx-sse", ">=0.4,<0.5"),
         Library("cohere", "cohere", ">=7.1,<8"),
-        Library("mistralai", "mistralai", ">=2.9,<4"),
+        Library("mistralai", "mistralai", ">=2.1,<4"),
     )
 }
 """What `install()` takes, by name."""

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sse_fast._dialect import Dialect
@@ -48,6 +48,7 @@ def hooks() -> list[Hook]:
     return [Hook(_client, "SSEDecoder", SSEDecoder), Hook(_streaming, "SSEDecoder", SSEDecoder)]
 
 
-def read(chunks: Iterable[bytes]) -> list[Any]:
+def read(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The events of a stream, by whichever decoder a client would use now."""
-    return list(_client.SSEDecoder().iter_bytes(iter(chunks)))
+    events: Iterator[Any] = _client.SSEDecoder().iter_bytes(iter(chunks))
+    return events

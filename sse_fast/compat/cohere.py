@@ -74,9 +74,10 @@ def hooks() -> list[Hook]:
     ]
 
 
-def read(chunks: Iterable[bytes]) -> list[Any]:
+def read(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The events of a stream, by whichever decoding is in place now."""
     response = LIBRARY.module("httpx").Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
-    return list(_original(response).iter_sse())
+    events: Iterator[Any] = _original(response).iter_sse()
+    return events

@@ -60,7 +60,7 @@ def hooks() -> list[Hook]:
     return [Hook(_sse, "_SSEParser", SSEParser)]
 
 
-def read(chunks: Iterable[bytes]) -> list[Any]:
+def read(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The events of a stream, by whichever parser is in place now."""
     httpx2 = LIBRARY.module("httpx2")
     response = httpx2.Response(
@@ -69,4 +69,4 @@ def read(chunks: Iterable[bytes]) -> list[Any]:
         content=iter(chunks),
         request=httpx2.Request("GET", "http://localhost"),
     )
-    return list(httpx2.EventSource(response))
+    return iter(httpx2.EventSource(response))

@@ -224,9 +224,10 @@ def hooks() -> list[Hook]:
     return [Hook(original, "iter_sse", iter_sse), Hook(original, "aiter_sse", aiter_sse)]
 
 
-def read(chunks: Iterable[bytes]) -> list[Any]:
+def read(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The events of a stream, by the original as it is now."""
     response = httpx.Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
-    return list(LIBRARY.module("httpx_sse").EventSource(response).iter_sse())
+    events: Iterator[Any] = LIBRARY.module("httpx_sse").EventSource(response).iter_sse()
+    return events

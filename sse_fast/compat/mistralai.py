@@ -141,8 +141,9 @@ def hooks() -> list[Hook]:
     ]
 
 
-def read(chunks: Iterable[bytes]) -> list[Any]:
+def read(chunks: Iterable[bytes]) -> Iterator[Any]:
     """What a decoder gets of the events of a stream, by whichever function is in place now."""
     module = _modules[0]
     response = module.httpx.Response(200, content=iter(chunks))
-    return list(module.stream_events(response, json.loads, data_required=False))
+    events: Iterator[Any] = module.stream_events(response, json.loads, data_required=False)
+    return events

@@ -1,0 +1,194 @@
+"""Every library that `compat` stands in for, and one way to read a stream by it and by ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import nullcontext
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import sse_fast
+from sse_fast.compat import LIBRARIES
+
+EVENT_STREAM = {"content-type": "text/event-stream"}
+
+
+class Outcome(NamedTuple):
+    """What came of a stream: comparable, where the events of some libraries are not."""
+
+    events: list[Any]
+    """(class, attributes) of each, or what goes to the SDK."""
+    error: str | None
+    """The class of what was raised behind them."""
+
+    @property
+    def data(self) -> list[Any]:
+        return [event["data"] for event in self.attributes()]
+
+    def attributes(self) -> list[dict[str, Any]]:
+        """Without the underscore that some put before them."""
+        return [
+            {name.lstrip("_"): value for name, value in attributes.items()}
+            for _, attributes in self.events
+        ]
+
+
+class Reader(NamedTuple):
+    read: Callable[[Iterable[bytes]], Iterable[Any]]
+    aread: Callable[[AsyncIterator[bytes]], AsyncIterator[Any]] | None
+
+
+class Original(NamedTuple):
+    name: str
+    theirs: Callable[[], Reader]
+    """Called where it is to read, so that it is what is in place then."""
+    ours: Callable[[], Reader]
+    installed: bool
+    """Ours is what `install(name)` makes of theirs."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def read(self, chunks: Iterable[bytes], *, ours: bool) -> Outcome:
+        with sse_fast.install(self.name) if ours and self.installed else nullcontext():
+            reader = self.ours() if ours else self.theirs()
+            return _outcome(reader.read(chunks))
+
+    def aread(self, chunks: Iterable[bytes], *, ours: bool) -> Outcome:
+        with sse_fast.install(self.name) if ours and self.installed else nullcontext():
+            reader = self.ours() if ours else self.theirs()
+            assert reader.aread is not None
+            return asyncio.run(_aoutcome(reader.aread(_aiter(chunks))))
+
+
+def state(event: Any) -> tuple[str, dict[str, Any]]:
+    return type(event).__name__, event if isinstance(event, dict) else vars(event)
+
+
+def _outcome(events: Iterable[Any]) -> Outcome:
+    seen: list[Any] = []
+    try:
+        for event in events:
+            seen.append(state(event))
+    except Exception as error:
+        return Outcome(seen, type(error).__name__)
+    return Outcome(seen, None)
+
+
+async def _aoutcome(events: AsyncIterator[Any]) -> Outcome:
+    seen: list[Any] = []
+    try:
+        async for event in events:
+            seen.append(state(event))
+    except Exception as error:
+        return Outcome(seen, type(error).__name__)
+    return Outcome(seen, None)
+
+
+async def _aiter(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def _sdk(name: str) -> Callable[[], Reader]:
+    def reader() -> Reader:
+        decoder = import_module(f"{name}._base_client").SSEDecoder()
+        return Reader(lambda chunks: decoder.iter_bytes(iter(chunks)), decoder.aiter_bytes)
+
+    return reader
+
+
+def _httpx2() -> Reader:
+    httpx2 = import_module("httpx2")
+
+    def source(chunks: Any) -> Any:
+        request = httpx2.Request("GET", "http://localhost")
+        response = httpx2.Response(200, headers=EVENT_STREAM, content=chunks, request=request)
+        return httpx2.EventSource(response)
+
+    return Reader(lambda chunks: source(iter(chunks)), lambda chunks: source(chunks).__aiter__())
+
+
+def _httpx_sse(path: str) -> Callable[[], Reader]:
+    def reader() -> Reader:
+        httpx, module = import_module("httpx"), import_module(path)
+
+        def source(chunks: Any) -> Any:
+            return module.EventSource(httpx.Response(200, headers=EVENT_STREAM, content=chunks))
+
+        return Reader(
+            lambda chunks: source(iter(chunks)).iter_sse(),
+            lambda chunks: source(chunks).aiter_sse(),
+        )
+
+    return reader
+
+
+def _cohere() -> Reader:
+    httpx, api = import_module("httpx"), import_module("cohere.core.http_sse._api")
+
+    def source(chunks: Any) -> Any:
+        return api.EventSource(httpx.Response(200, headers=EVENT_STREAM, content=chunks))
+
+    return Reader(
+        lambda chunks: source(iter(chunks)).iter_sse(), lambda chunks: source(chunks).aiter_sse()
+    )
+
+
+def mistralai(data_required: bool, sentinel: str | None = None) -> Callable[[], Reader]:
+    def reader() -> Reader:
+        module = import_module("mistralai.client.utils.eventstreaming")
+
+        def options(chunks: Any) -> tuple[Any, ...]:
+            return module.httpx.Response(200, content=chunks), json.loads, sentinel, data_required
+
+        return Reader(
+            lambda chunks: module.stream_events(*options(iter(chunks))),
+            lambda chunks: module.stream_events_async(*options(chunks)),
+        )
+
+    return reader
+
+
+class Body:
+    """What sseclient-py wants: chunks, and a way to close."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.chunks = chunks
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.chunks)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _sseclient(path: str) -> Callable[[], Reader]:
+    return lambda: Reader(lambda chunks: import_module(path).SSEClient(Body(chunks)).events(), None)
+
+
+def _all() -> Iterator[Original]:
+    yield Original("openai", _sdk("openai"), _sdk("openai"), True)
+    yield Original("anthropic", _sdk("anthropic"), _sdk("anthropic"), True)
+    if sys.version_info >= (3, 11):
+        yield Original("httpx2", _httpx2, _httpx2, True)
+    yield Original("httpx_sse", _httpx_sse("httpx_sse"), _httpx_sse("httpx_sse"), True)
+    yield Original("cohere", _cohere, _cohere, True)
+    yield Original("mistralai", mistralai(False), mistralai(False), True)
+    # The modules to be imported instead.
+    yield Original(
+        "compat.httpx_sse", _httpx_sse("httpx_sse"), _httpx_sse("sse_fast.compat.httpx_sse"), False
+    )
+    yield Original(
+        "compat.sseclient", _sseclient("sseclient"), _sseclient("sse_fast.compat.sseclient"), False
+    )
+
+
+ORIGINALS = {original.name: original for original in _all()}
+ASYNC = {name: each for name, each in ORIGINALS.items() if name != "compat.sseclient"}
+INSTALLED = [name for name, each in ORIGINALS.items() if each.installed]
+assert set(INSTALLED) | {"httpx2"} == set(LIBRARIES)
