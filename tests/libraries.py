@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import sse_fast
@@ -174,7 +174,7 @@ def _sseclient(path: str) -> Callable[[], Reader]:
 def _all() -> Iterator[Original]:
     yield Original("openai", _sdk("openai"), _sdk("openai"), True)
     yield Original("anthropic", _sdk("anthropic"), _sdk("anthropic"), True)
-    if sys.version_info >= (3, 11):
+    if find_spec("httpx2"):
         yield Original("httpx2", _httpx2, _httpx2, True)
     yield Original("httpx_sse", _httpx_sse("httpx_sse"), _httpx_sse("httpx_sse"), True)
     yield Original("cohere", _cohere, _cohere, True)

@@ -1,9 +1,9 @@
 """The originals beside ours: the same events, but for the rows of "What is not kept".
 
 Each library that `compat` stands in for reads streams by its own code and by ours: those that
-hypothesis makes of what the libraries differ in, and those recorded from browsers. `is_a_row` leaves
-out the streams that a row of the table is about. Each row has a test of its own, which runs the
-original too: one that is no longer true fails.
+hypothesis makes of what the libraries differ in, and those recorded from browsers. `is_a_row`
+leaves out the streams that a row of the table is about. Each row has a test of its own, which runs
+the original too: one that is no longer true fails.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ TWO = lines(b"data: 1", b"", b"data: 2", b"")
 )
 def test_byte_order_mark(name: str) -> None:
     if name not in ORIGINALS:
-        pytest.skip("needs Python 3.11")
+        pytest.skip("is not for this Python")
     original = ORIGINALS[name]
     stream = BOM + TWO
     assert original.read([stream], ours=False).data == ["2"]
@@ -267,7 +267,7 @@ def test_digits_that_are_no_number(name: str) -> None:
 @row("the size of an event", "httpx2")
 def test_the_size_of_an_event(name: str) -> None:
     if name not in ORIGINALS:
-        pytest.skip("needs Python 3.11")
+        pytest.skip("is not for this Python")
     parser = import_module("httpx2._sse")._SSEParser
     refused = import_module("httpx2").SSEError
 

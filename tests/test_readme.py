@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anthropic
 import anyio
 import anyio.abc
 import httpx
+import openai
 import pytest
 import requests
 import urllib3
@@ -25,6 +27,7 @@ from server import Answer, Server
 from stage import Play, serve_stage
 
 import sse_fast
+from sse_fast.compat import LIBRARIES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,7 +53,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (7, 7, 19)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 8, 19)
 
 
 def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
@@ -67,12 +70,37 @@ def test_the_first_example(example: Server, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "tick 1\nmessage 2\n"
 
 
+def test_the_modules_to_import_instead(example: Server) -> None:
+    names = run_block(1, example)
+    with requests.get(example.url + "/events", stream=True) as response:
+        client = names["sseclient"].SSEClient(response)
+        assert [event.data for event in client.events()] == ["1", "2"]
+    with (
+        httpx.Client() as client,
+        names["httpx_sse"].connect_sse(client, "GET", example.url + "/events") as source,
+    ):
+        assert [event.event for event in source.iter_sse()] == ["tick", "message"]
+
+
+def test_the_sdks_ask_for_it_once(example: Server) -> None:
+    client = openai.OpenAI(api_key="any", max_retries=0)
+    before = client._make_sse_decoder()
+    try:
+        run_block(2, example)
+        for sdk in (client, anthropic.Anthropic(api_key="any")):
+            assert type(sdk._make_sse_decoder()).__module__.startswith("sse_fast.compat.")
+            sdk.close()
+    finally:
+        sse_fast.uninstall()
+    assert type(client._make_sse_decoder()) is type(before)
+
+
 def test_the_stream_of_json(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(1, example)
+    run_block(3, example)
     assert capsys.readouterr().out == "Hello"
     # Without its end, the stream is told to be cut off.
     example.answers["/v1/chat/completions"].chunks = [COMPLETION[:-20]]
-    run_block(1, example)
+    run_block(3, example)
     assert "cut off" in capsys.readouterr().out
 
 
@@ -80,7 +108,7 @@ def test_the_connection_that_heals_itself(
     example: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example.answers["/events"] = Answer([b"retry: 0\n\nid: 8\ndata: 1\n\ndata: 2\n\n"], once=True)
-    names = run_block(2, example, saved="7")
+    names = run_block(4, example, saved="7")
     assert capsys.readouterr().out == "1\n2\nEndReason.NO_CONTENT\n"
     ids = [request.headers["last-event-id"] for request in example.requests]
     assert (ids, names["saved"]) == (["7", "8"], "8")
@@ -97,7 +125,7 @@ def test_the_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
     with serve_stage() as stage:
         stage.plays = plays
         with pytest.raises(sse_fast.FatalError, match="out of luck"):
-            run_block(3, stage, fresh_token=lambda: next(tokens))
+            run_block(5, stage, fresh_token=lambda: next(tokens))
     assert capsys.readouterr().out == "a\nb\n"
     heads = [(request.method, dict(request.fields)) for request in stage.requests]
     assert [head[0] for head in heads] == ["POST"] * 3
@@ -110,19 +138,19 @@ def test_the_callbacks_give_up_where_nothing_helps() -> None:
     with serve_stage() as stage:
         stage.plays = [Play(status=403, fields=[], body=[b"no"], framing="length")]
         with pytest.raises(sse_fast.FatalError, match=r"^no$"):
-            run_block(3, stage, fresh_token=str)
+            run_block(5, stage, fresh_token=str)
     assert len(stage.requests) == 1
 
 
 def test_the_fastest_way(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(4, example)
+    run_block(6, example)
     assert capsys.readouterr().out == "200 text/event-stream\nHello"
     request = example.requests[0]
     assert (request.method, request.headers["authorization"]) == ("POST", "Bearer ...")
 
 
 def test_without_http(example: Server) -> None:
-    run_block(5, example)
+    run_block(7, example)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +167,7 @@ def test_what_can_go_wrong(
     example: Server, capsys: pytest.CaptureFixture[str], answer: Answer, printed: str
 ) -> None:
     example.answers["/events"] = answer
-    run_block(6, example, response=requests.get(f"{example.url}/events", stream=True))
+    run_block(8, example, response=requests.get(f"{example.url}/events", stream=True))
     assert re.fullmatch(printed, capsys.readouterr().out)
 
 
@@ -273,7 +301,9 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
         capture_output=True,
         check=True,
     )
-    if "completions" in line:
+    if arguments == ["doctor"]:
+        assert [row.split()[0] for row in done.stdout.decode().splitlines()[2:]] == list(LIBRARIES)
+    elif "completions" in line:
         assert done.stdout.count(b'"data"') == 2
         assert (example.requests[0].method, example.requests[0].body) == (
             "POST",
