@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ import requests
 import sseclient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from libraries import ASYNC, INSTALLED, ORIGINALS, Original, mistralai
+from libraries import ASYNC, INSTALLED, ORIGINALS, Original, Reader, mistralai
 from reference import cut
 from server import Answer, Server
 
 import sse_fast
 import sse_fast.compat.httpx_sse
 import sse_fast.compat.sseclient
+from sse_fast.compat import LIBRARIES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
@@ -360,6 +362,91 @@ def test_responses_of_requests(name: str, server: Server) -> None:
             response.iter_content = iter_content
             assert [each.data for each in client(response).events()] == ["x" * 1000]
             assert sizes == [size]
+
+
+# -- The rest of the page -----------------------------------------------------------------------
+
+KEPT = {
+    cells[0].removeprefix("the standard, "): cells[1:]
+    for cells in (
+        line.strip("| ").split(" | ")
+        for line in PAGE.partition("## What is kept")[2].partition("\n## ")[0].splitlines()
+    )
+    if len(cells) == 8 and cells[0] not in ("", "---")
+}
+CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_was_read() -> None:
+    names = {original.removeprefix("compat.") for original in ORIGINALS}
+    assert set(KEPT) == names | {"`Parser`", "httpx2"}
+    assert len(CODE) == 4
+    versions = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", PAGE, re.MULTILINE)
+    assert versions == [(library.name, library.versions) for library in LIBRARIES.values()]
+
+
+def parser_reader() -> Reader:
+    parser = sse_fast.Parser()
+
+    def read(chunks: Iterable[bytes]) -> Iterable[Any]:
+        for chunk in chunks:
+            for event in parser.feed(chunk):
+                names = ("event", "data", "id", "retry")
+                yield {name: getattr(event, name) for name in names}
+
+    return Reader(read, None)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept(name: str) -> None:
+    event, first_id, without_data, blank_line, retry, invalid, size = KEPT[name]
+    if name == "httpx2" and name not in ORIGINALS:
+        pytest.skip("is not for this Python")
+    original = ORIGINALS.get(name) or ORIGINALS.get(f"compat.{name}")
+    if original is None:
+        original = Original(name, parser_reader, parser_reader, False)
+
+    def read(*texts: bytes) -> list[dict[str, Any]]:
+        outcome = original.read([lines(*texts, b"")], ours=True)
+        assert outcome.error is None
+        return outcome.attributes()
+
+    (plain,) = read(b"data: x")
+    assert plain.get("event") == eval(event)
+    assert plain.get("id") == eval(first_id.partition(",")[0])
+    assert len(read(b"event: x")) == without_data.startswith("an event")
+    after_id = read(b"id: 1", b"data: x", b"", b"", b"data: y")
+    assert len(after_id) == 2 + (blank_line == "an event")
+    assert after_id[-1].get("id") == (None if "anew" in first_id else "1")
+    kinds = {"as text": (["6", "+5", "x"]), "`int()`": [6, 5, None]}
+    texts = (b"6", b"+5", b"x")
+    found = [read(b"retry: " + text, b"data: x")[0].get("retry") for text in texts]
+    assert found == kinds.get(retry, [6, None, None])
+    assert original.read([lines(b"data: \xff", b"")], ours=True).error == (
+        "UnicodeDecodeError" if invalid == "raises" else None
+    )
+    # More than the default of a parser.
+    large = [b"data: ", *[b"x" * 2**20] * 17, b"\n\n"]
+    error = original.read(large, ours=True).error
+    assert error == {"any": None, "16 MiB": "SSEError", "`max_event_size`": error}[size]
+    assert (error is None) == (size == "any")
+
+
+def test_the_code_of_the_page() -> None:
+    names: dict[str, Any] = {}
+    for code in CODE:
+        try:
+            exec(compile(code, "compat.md", "exec"), names)
+        except ImportError:
+            # What a Python that is too old for httpx2 makes of it.
+            assert find_spec("httpx2") is None
+            assert '"httpx2"' in code
+        finally:
+            sse_fast.uninstall()
+    assert names["httpx_sse"] is sse_fast.compat.httpx_sse
+    assert names["sseclient"] is sse_fast.compat.sseclient
+    with names["Client"](api_key="any") as client:
+        assert type(client._make_sse_decoder()) is names["SSEDecoder"]
 
 
 # -- Everything else is the same ----------------------------------------------------------------
