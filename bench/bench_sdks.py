@@ -1,0 +1,446 @@
+"""The SDKs of OpenAI and Anthropic over loopback, before and after `install`.
+
+    pytest bench/bench_sdks.py
+
+A server in a process of its own answers what an SDK asks for with the same events over and over
+(stream a, or Anthropic's of the same words). A total is the whole request: the client made, the
+connection, every object handed over, all of it closed. Of that there is measured alone:
+
+- the HTTP library: the same request by the client that the SDK uses, its bytes read by nobody;
+- the parser: the SDK's decoder, theirs and ours, over the chunks which that gave.
+
+JSON and the SDK's own models are the rest: what is left of the total after, where the parser is the
+smaller part. A parser alone is faster than one among the models (the caches, most likely; it is not
+the garbage collector): a total may lose more than the parsers differ by.
+
+CPU is user and system time of this process, without the server's; the best of three, all taking
+their turn. Outside are the imports and a request before and after, of which every object is
+compared with what was sent: an SDK that gives others gets no number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import pytest
+from loopback import DISTINCT, HOST, TIMEOUT, as_chunk, listen
+from streams import openai_chunks
+
+ROUNDS = 3
+MEASURED = 20_000  # events
+CHECKED = 2_000
+# What the server writes: in words, and whether the client finds the same in each read, however
+# slow it is.
+WRITES = {
+    "block": ("64 KiB an HTTP chunk, and a write", True),
+    "chunks": ("one event an HTTP chunk, 64 KiB and more a write", True),
+    "event": ("one event an HTTP chunk, and a write", False),
+}
+BLOCK = 65536
+
+
+# -- What is sent ----------------------------------------------------------------------------------
+
+
+class Body(NamedTuple):
+    blocks: list[bytes]
+    """The bytes of one event each."""
+    objects: list[Any]
+    """Of each event that the SDK makes an object of."""
+
+
+@cache
+def body(sdk: str, count: int) -> Body:
+    """`count` events that are objects, and what an API sends around them."""
+    if sdk == "openai":
+        stream = openai_chunks(DISTINCT)
+        objects = [json.loads(data) for _, data, _ in stream.events]
+        return Body([*cycled(stream.blocks, count), b"data: [DONE]\n\n"], cycled(objects, count))
+    words = [
+        json.loads(data)["choices"][0]["delta"]["content"]
+        for _, data, _ in openai_chunks(DISTINCT).events
+    ]
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
+        for word in words
+    ]
+    message = {
+        "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5-20250929",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 25, "output_tokens": 1},
+    }
+    block = {"type": "text", "text": ""}
+    end = {"stop_reason": "end_turn", "stop_sequence": None}
+    first = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+    ]
+    last = [
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": end, "usage": {"output_tokens": count}},
+        {"type": "message_stop"},
+    ]
+    objects = [*first, *cycled(deltas, count - len(first) - len(last)), *last]
+    blocks = [
+        b"event: %b\ndata: %b\n\n"
+        % (data["type"].encode(), json.dumps(data, separators=(",", ":")).encode())
+        for data in objects
+    ]
+    return Body(blocks, objects)
+
+
+def cycled(things: list[Any], count: int) -> list[Any]:
+    times, rest = divmod(count, len(things))
+    return things * times + things[:rest]
+
+
+# -- The server's side -----------------------------------------------------------------------------
+
+
+@contextmanager
+def start() -> Iterator[str]:
+    """Its origin."""
+    # It ends with its standard input, so also if this process is killed.
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            yield f"http://{HOST}:{int(server.stdout.readline())}"
+        finally:
+            server.stdin.close()
+            try:
+                server.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def main() -> None:
+    listener = socket.create_server((HOST, 0))
+    threading.Thread(target=listen, args=(listener, answer), daemon=True).start()
+    print(listener.getsockname()[1], flush=True)
+    sys.stdin.read()
+
+
+def answer(sock: socket.socket) -> None:
+    """POST /SDK/WRITE/COUNT/v1/..."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += sock.recv(65536)
+    head, _, rest = received.partition(b"\r\n\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    # Closed with something unread, the connection would be reset under the client.
+    missing = int(fields[b"content-length"]) - len(rest)
+    while missing:
+        missing -= len(sock.recv(missing))
+    _, sdk, write, count, *_ = head.split(b" ", 2)[1].decode().split("/")
+    sock.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    for part in writes(sdk, write, int(count)):
+        sock.sendall(part)
+    sock.sendall(b"0\r\n\r\n")
+
+
+@cache
+def writes(sdk: str, write: str, count: int) -> list[bytes]:
+    blocks = body(sdk, count).blocks
+    if write == "block":
+        return [as_chunk(part) for part in in_blocks(b"".join(blocks))]
+    chunks = [as_chunk(block) for block in blocks]
+    return chunks if write == "event" else list(in_blocks(b"".join(chunks)))
+
+
+def in_blocks(whole: bytes) -> Iterator[bytes]:
+    for at in range(0, len(whole), BLOCK):
+        yield whole[at : at + BLOCK]
+
+
+# -- The SDKs --------------------------------------------------------------------------------------
+
+
+MESSAGES = [{"role": "user", "content": "any"}]
+ASKED = {
+    "openai": {"model": "any", "messages": MESSAGES, "stream": True},
+    "anthropic": {"model": "any", "messages": MESSAGES, "stream": True, "max_tokens": 1000},
+}
+PATHS = {"openai": "/chat/completions", "anthropic": "/v1/messages"}
+CLIENTS = {"openai": ("OpenAI", "AsyncOpenAI"), "anthropic": ("Anthropic", "AsyncAnthropic")}
+# There is no TLS here, and every client would read the authorities of the web.
+UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@dataclass(frozen=True)
+class Row:
+    sdk: str
+    is_async: bool
+
+    @property
+    def name(self) -> str:
+        version = import_module(self.sdk).__version__
+        return f"{self.sdk} {version} {'async' if self.is_async else 'sync'}"
+
+    @property
+    def library(self) -> str:
+        """httpx or httpx2."""
+        client = import_module(self.sdk).DefaultHttpxClient
+        module: str = client.__mro__[1].__module__
+        return module.partition(".")[0]
+
+    def base(self, origin: str, write: str, count: int) -> str:
+        return f"{origin}/{self.sdk}/{write}/{count}" + ("/v1" if self.sdk == "openai" else "")
+
+    def http(self) -> Any:
+        module = import_module(self.sdk)
+        name = "DefaultAsyncHttpxClient" if self.is_async else "DefaultHttpxClient"
+        return getattr(module, name)(verify=UNUSED)
+
+    def client(self, base: str, http: Any) -> Any:
+        make = getattr(import_module(self.sdk), CLIENTS[self.sdk][self.is_async])
+        return make(api_key="any", base_url=base, http_client=http, max_retries=0)
+
+    def objects(self, base: str, keep: list[Any] | None = None) -> int:
+        """The whole request; how many objects came."""
+        if self.is_async:
+            return asyncio.run(self._aobjects(base, keep))
+        count = 0
+        with self.http() as http:
+            client = self.client(base, http)
+            calls = client.chat.completions if self.sdk == "openai" else client.messages
+            with calls.create(**ASKED[self.sdk]) as stream:
+                for thing in stream:
+                    count += 1
+                    if keep is not None:
+                        keep.append(thing)
+        return count
+
+    async def _aobjects(self, base: str, keep: list[Any] | None) -> int:
+        count = 0
+        async with self.http() as http:
+            client = self.client(base, http)
+            calls = client.chat.completions if self.sdk == "openai" else client.messages
+            async with await calls.create(**ASKED[self.sdk]) as stream:
+                async for thing in stream:
+                    count += 1
+                    if keep is not None:
+                        keep.append(thing)
+        return count
+
+    def bytes(self, base: str, keep: list[bytes] | None = None) -> int:
+        """The same request without the SDK; how many bytes came."""
+        if self.is_async:
+            return asyncio.run(self._abytes(base, keep))
+        size = 0
+        with (
+            self.http() as http,
+            http.stream("POST", base + PATHS[self.sdk], json=ASKED[self.sdk]) as response,
+        ):
+            for chunk in response.iter_bytes():
+                size += len(chunk)
+                if keep is not None:
+                    keep.append(chunk)
+        return size
+
+    async def _abytes(self, base: str, keep: list[bytes] | None) -> int:
+        size = 0
+        async with (
+            self.http() as http,
+            http.stream("POST", base + PATHS[self.sdk], json=ASKED[self.sdk]) as response,
+        ):
+            async for chunk in response.aiter_bytes():
+                size += len(chunk)
+                if keep is not None:
+                    keep.append(chunk)
+        return size
+
+    def events(self, chunks: list[bytes]) -> int:
+        """The decoder that a client would use now, alone; how many events came."""
+        decoder = import_module(f"{self.sdk}._base_client").SSEDecoder()
+        if self.is_async:
+            return asyncio.run(_aevents(decoder, chunks))
+        count = 0
+        for _ in decoder.iter_bytes(iter(chunks)):
+            count += 1
+        return count
+
+
+async def _aevents(decoder: Any, chunks: list[bytes]) -> int:
+    async def iterate() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    count = 0
+    async for _ in decoder.aiter_bytes(iterate()):
+        count += 1
+    return count
+
+
+def is_ours(sdk: str) -> bool:
+    return issubclass(
+        import_module(f"{sdk}._base_client").SSEDecoder,
+        import_module(f"sse_fast.compat.{sdk}").SSEDecoder,
+    )
+
+
+# -- The benchmark ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    with start() as running:
+        yield running
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("sdk", CLIENTS)
+def test_sdks(
+    origin: str, measuring: bool, transport: dict[str, list[str]], sdk: str, write: str
+) -> None:
+    pytest.importorskip(sdk)
+    sse_fast = import_module("sse_fast")
+    rows = [Row(sdk, False), Row(sdk, True)]
+    for row in rows:
+        for is_after in (False, True):
+            with sse_fast.install(sdk) if is_after else nullcontext():
+                assert is_ours(sdk) == is_after
+                check(row, origin, write, CHECKED if measuring else 300)
+    if measuring:
+        what, is_steady = WRITES[write]
+        title = f"SDKs: CPU us an event; {MEASURED:,} events, {what}"
+        note = "a slower client finds more events in a read: nothing is to be subtracted here"
+        lines = transport.setdefault(title, [header()] if is_steady else [note, header()])
+        costs = measure(rows, origin, write)
+        lines.extend(line(row, costs[row], is_steady) for row in rows)
+        if is_steady:
+            lines.extend(said(row, costs[row]) for row in rows)
+
+
+def check(row: Row, origin: str, write: str, count: int) -> None:
+    """A request of which everything is compared with what was sent."""
+    kept: list[Any] = []
+    base = row.base(origin, write, count)
+    row.objects(base, kept)
+    sent = body(row.sdk, count)
+    if [thing.to_dict() for thing in kept] != sent.objects:
+        pytest.fail(f"{row.name} gives other objects than were sent: no number")
+    chunks: list[bytes] = []
+    row.bytes(base, chunks)
+    if b"".join(chunks) != b"".join(sent.blocks):
+        pytest.fail(f"{row.library} gives other bytes than were sent: no number")
+    if row.events(chunks) != len(sent.blocks):
+        pytest.fail(f"the decoder of {row.name} gives other events than were sent: no number")
+
+
+@dataclass
+class Cost:
+    """Microseconds of CPU an event."""
+
+    http: float = float("inf")
+    theirs: float = float("inf")
+    ours: float = float("inf")
+    before: float = float("inf")
+    after: float = float("inf")
+
+    @property
+    def rest(self) -> float:
+        """JSON and models."""
+        return self.after - self.http - self.ours
+
+
+def measure(rows: list[Row], origin: str, write: str) -> dict[Row, Cost]:
+    """The best of each."""
+    import sse_fast
+
+    costs = {row: Cost() for row in rows}
+    recorded: dict[Row, list[bytes]] = {row: [] for row in rows}
+    for row in rows:
+        row.bytes(row.base(origin, write, MEASURED), recorded[row])
+    with quiet_heap():
+        for row in rows * ROUNDS:
+            base, cost = row.base(origin, write, MEASURED), costs[row]
+            events = len(body(row.sdk, MEASURED).blocks)
+            size = sum(map(len, recorded[row]))
+            parse = partial(row.events, recorded[row])
+            ask = partial(row.objects, base)
+            cost.http = min(cost.http, took(partial(row.bytes, base), size))
+            cost.theirs = min(cost.theirs, took(parse, events))
+            cost.before = min(cost.before, took(ask, MEASURED))
+            with sse_fast.install(row.sdk):
+                cost.ours = min(cost.ours, took(parse, events))
+                cost.after = min(cost.after, took(ask, MEASURED))
+    return costs
+
+
+def took(work: Callable[[], int], expected: int) -> float:
+    gc.collect()
+    begun = time.process_time()
+    got = work()
+    cpu = time.process_time() - begun
+    assert got == expected
+    return cpu / MEASURED * 1e6
+
+
+@contextmanager
+def quiet_heap() -> Iterator[None]:
+    """What pytest keeps is nothing that garbage collections should look at."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def header() -> str:
+    heads = ("HTTP library", "their parser", "ours", "JSON, models", "before", "after", "times")
+    return f"{'':<26}" + "".join(f"{head:>14}" for head in heads)
+
+
+def line(row: Row, cost: Cost, is_steady: bool) -> str:
+    http, rest = (f"{cost.http:.2f}", f"{cost.rest:.2f}") if is_steady else ("", "")
+    cells = (
+        http,
+        f"{cost.theirs:.2f}",
+        f"{cost.ours:.2f}",
+        rest,
+        f"{cost.before:.2f}",
+        f"{cost.after:.2f}",
+        f"{cost.before / cost.after:.2f}",
+    )
+    return f"{row.name:<26}" + "".join(f"{cell:>14}" for cell in cells)
+
+
+def said(row: Row, cost: Cost) -> str:
+    """Where the time goes, and what no parser can change."""
+    shares = [part / cost.after * 100 for part in (cost.rest, cost.http, cost.ours)]
+    return (
+        f"   {row.name}: {cost.before - cost.after:.2f} less (the parsers alone: "
+        f"{cost.theirs - cost.ours:.2f}). What is left is {shares[0]:.0f} % JSON and models, "
+        f"{shares[1]:.0f} % {row.library}, {shares[2]:.0f} % parser: no parser could make it "
+        f"more than {cost.before / (cost.after - cost.ours):.2f} times as fast"
+    )
+
+
+if __name__ == "__main__":
+    main()
