@@ -85,8 +85,8 @@ def install(*names: str) -> Installation:
         try:
             for name in dict.fromkeys(names):
                 if name not in _installed:
-                    _put_in_place(name)
                     done.append(name)
+                    _put_in_place(name)
         except BaseException:
             for name in done:
                 _put_back(name)
@@ -127,27 +127,28 @@ def _check_names(names: tuple[str, ...]) -> None:
 def _put_in_place(name: str) -> None:
     module = import_module(f"sse_fast.compat.{name}")
     replaced = [(hook, vars(hook.owner)[hook.name]) for hook in module.hooks()]
-    before = _read(module)
+    before = _read(name, module)
+    # From here on there is something to put back.
     _installed[name] = replaced
     for hook, _ in replaced:
         setattr(hook.owner, hook.name, hook.replacement)
-    try:
-        after = _read(module)
-        if before != after:
-            raise LIBRARIES[name].unknown(f"the events {after} of {_PROBE!r}", str(before))
-    except BaseException:
-        _put_back(name)
-        raise
+    after = _read(name, module)
+    if before != after:
+        raise LIBRARIES[name].unknown(f"the events {after} of {_PROBE!r}", str(before))
 
 
 def _put_back(name: str) -> None:
-    for hook, original in _installed.pop(name):
+    for hook, original in _installed.get(name, ()):
         setattr(hook.owner, hook.name, original)
+    _installed.pop(name, None)
 
 
-def _read(module: Any) -> list[Any]:
+def _read(name: str, module: Any) -> list[Any]:
     """The events of `_PROBE`, to be compared: some classes of events only equal themselves."""
-    return [
-        event if isinstance(event, dict) else (type(event).__name__, vars(event))
-        for event in module.read([_PROBE])
-    ]
+    try:
+        return [
+            event if isinstance(event, dict) else (type(event).__name__, vars(event))
+            for event in module.read([_PROBE])
+        ]
+    except Exception as error:
+        raise LIBRARIES[name].unknown(f"the events of {_PROBE!r}", repr(error)) from error
