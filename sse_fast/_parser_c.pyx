@@ -21,7 +21,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sse_fast._lines cimport (
-    COMMENT, DATA_FIELD, DISPATCH, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE, Step,
+    COMMENT, DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE, Step,
     Stream, Text,
     _end_block, _is_pending, _keep_block, _reset_stream, _split_lines, find_end_of_line,
 )
@@ -576,6 +576,13 @@ cdef class DialectParser(Parser):
         if self._stream.place == FIELD_VALUE and self._stream.field == DATA_FIELD:
             lines.pop()
         return lines
+
+    @property
+    def unfinished(self):
+        """How many bytes of the line that has not ended yet are kept."""
+        if self._stream.place == FIELD_NAME or self._stream.place == FIELD_VALUE:
+            return self._stream.line_length
+        return 0
 
     def reset(self):
         Parser.reset(self)

@@ -654,6 +654,11 @@ class DialectParser(Parser[Any]):
         """The values of the block's data lines so far, complete ones only."""
         return [line.decode("utf-8", "replace") for line in self._data]
 
+    @property
+    def unfinished(self) -> int:
+        """How many bytes of the line that has not ended yet are kept."""
+        return len(self._line)
+
     def _end_block(self) -> None:
         super()._end_block()
         self._block: list[str] = []

@@ -46,8 +46,11 @@ def examine(name: str) -> tuple[str, str]:
         return "-", "nothing: it is not installed"
     try:
         theirs, ours = measure(name)
-    except (ImportError, SSEError) as error:
+    except SSEError as error:
         return version, f"nothing: {error}"
+    except Exception as error:
+        # Of the library itself, most likely: the others are to have their lines.
+        return version, f"nothing: it raised {error!r}"
     return (
         version,
         f"make it {theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)",

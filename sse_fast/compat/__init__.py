@@ -10,6 +10,7 @@ What the originals do otherwise than the standard is kept, but for what loses da
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ _PROBE = (
     b"retry: 0x\r\ndata\r\n\r\nid\n\n\nevent: c\rdata: \xc3\xa9\xe2\x80\xa8\r\rdata: the end\n"
 )
 
-_lock = threading.Lock()
-_installed: dict[str, list[tuple[Hook, Any]]] = {}
+_lock = threading.RLock()
+_installed: dict[str, dict[Hook, Any]] = {}
 """By library, each hook with what it replaced."""
 
 
@@ -40,8 +41,11 @@ class Installation:
         names: the libraries; those are not among them that had been installed before.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    names: tuple[str, ...]
+
+    def __init__(self, replaced: dict[str, dict[Hook, Any]]) -> None:
+        self.names = tuple(replaced)
+        self._replaced = replaced
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +56,13 @@ class Installation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.names:
-            uninstall(*self.names)
+        with _lock:
+            # Not what was taken away meanwhile, and perhaps installed anew.
+            names = [name for name in self.names if _installed.get(name) is self._replaced[name]]
+            # What is raised already says more than that somebody else is in the way.
+            with suppress(RuntimeError) if error is not None else nullcontext():
+                if names:
+                    uninstall(*names)
 
     def __repr__(self) -> str:
         return f"Installation(names={self.names!r})"
@@ -74,24 +83,32 @@ def install(*names: str) -> Installation:
     Raises:
         ValueError: no name, or one that is not of `LIBRARIES`.
         ImportError: a library is not there.
-        UnknownLayout: it is there in a version that is not known here: a part is missing, is called
-            otherwise, or reads a stream otherwise.
+        UnknownLayout: it is there, but a part is missing, is called otherwise, reads a stream
+            otherwise, or has been replaced by somebody else.
     """
     _check_names(names)
     if not names:
         raise ValueError(f"Expected what to install: some of {', '.join(LIBRARIES)}")
+    # Before the lock is taken, the libraries first: what hangs on their import may come here too.
+    for name in names:
+        LIBRARIES[name].module(name)
+    modules = {name: import_module(f"sse_fast.compat.{name}") for name in names}
     with _lock:
-        done: list[str] = []
+        done: dict[str, dict[Hook, Any]] = {}
         try:
-            for name in dict.fromkeys(names):
-                if name not in _installed:
-                    done.append(name)
-                    _put_in_place(name)
+            for name, module in modules.items():
+                before = _installed.get(name, {})
+                if before and all(hook.is_in_place for hook in before):
+                    continue
+                # For the first time, or anew as a part of the library was loaded anew.
+                done[name] = {}
+                _put_in_place(name, module, before, done[name])
         except BaseException:
-            for name in done:
-                _put_back(name)
+            for replaced in done.values():
+                _put_back(replaced)
             raise
-        return Installation(tuple(done))
+        _installed.update(done)
+        return Installation(done)
 
 
 def uninstall(*names: str) -> None:
@@ -108,14 +125,14 @@ def uninstall(*names: str) -> None:
     with _lock:
         wanted = [name for name in _installed if name in names or not names]
         for name in wanted:
-            for hook, _ in _installed[name]:
-                if vars(hook.owner).get(hook.name) is not hook.replacement:
+            for hook in _installed[name]:
+                if not hook.is_in_place and not hook.is_original:
                     raise RuntimeError(
-                        f"Expected {hook.owner.__name__}.{hook.name} as install() left it, found "
-                        f"{vars(hook.owner).get(hook.name)!r}: take that back first"
+                        f"Expected {hook} as install() left it, found {hook.found!r}: "
+                        "take that back first"
                     )
         for name in wanted:
-            _put_back(name)
+            _put_back(_installed.pop(name))
 
 
 def _check_names(names: tuple[str, ...]) -> None:
@@ -124,23 +141,29 @@ def _check_names(names: tuple[str, ...]) -> None:
             raise ValueError(f"Expected some of {', '.join(LIBRARIES)}, got {name!r}")
 
 
-def _put_in_place(name: str) -> None:
-    module = import_module(f"sse_fast.compat.{name}")
-    replaced = [(hook, vars(hook.owner)[hook.name]) for hook in module.hooks()]
+def _put_in_place(
+    name: str, module: Any, earlier: dict[Hook, Any], replaced: dict[Hook, Any]
+) -> None:
+    hooks: list[Hook] = module.hooks()
+    for hook in hooks:
+        if not hook.is_in_place and not hook.is_original:
+            raise UnknownLayout(
+                f"Expected {hook} as {LIBRARIES[name].distribution} made it, found somebody else's "
+                f"{hook.found!r}: take that back first, or leave {name!r} out"
+            )
     before = _read(name, module)
-    # From here on there is something to put back.
-    _installed[name] = replaced
-    for hook, _ in replaced:
+    for hook in hooks:
+        replaced[hook] = earlier.get(hook, hook.found) if hook.is_in_place else hook.found
         setattr(hook.owner, hook.name, hook.replacement)
     after = _read(name, module)
     if before != after:
         raise LIBRARIES[name].unknown(f"the events {after} of {_PROBE!r}", str(before))
 
 
-def _put_back(name: str) -> None:
-    for hook, original in _installed.get(name, ()):
-        setattr(hook.owner, hook.name, original)
-    _installed.pop(name, None)
+def _put_back(replaced: dict[Hook, Any]) -> None:
+    for hook, original in replaced.items():
+        if hook.is_in_place:
+            setattr(hook.owner, hook.name, original)
 
 
 def _read(name: str, module: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module, metadata
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from sse_fast._errors import SSEError
@@ -22,6 +23,32 @@ class Hook(NamedTuple):
     """The module or class."""
     name: str
     replacement: Any
+
+    @property
+    def found(self) -> Any:
+        """What is in that place now."""
+        return vars(self.owner).get(self.name)
+
+    @property
+    def is_in_place(self) -> bool:
+        return self.found is self.replacement
+
+    @property
+    def is_original(self) -> bool:
+        """What is there is the library's own: neither ours nor anybody else's."""
+        return _package_of(self.found) == _package_of(self.owner)
+
+    def __str__(self) -> str:
+        return f"{_path_of(self.owner)}.{self.name}"
+
+
+def _path_of(owner: Any) -> str:
+    return f"{owner.__module__}.{owner.__qualname__}" if isinstance(owner, type) else owner.__name__
+
+
+def _package_of(part: Any) -> str:
+    path = part.__name__ if isinstance(part, ModuleType) else getattr(part, "__module__", None)
+    return str(path).partition(".")[0]
 
 
 class Library(NamedTuple):
@@ -51,10 +78,13 @@ class Library(NamedTuple):
             ImportError: the library is not installed.
             UnknownLayout: it is, without this module.
         """
+        package = path.partition(".")[0]
         try:
+            # The package first, as everybody else imports it: a thread that is at it meanwhile
+            # would find its parts half done otherwise.
+            import_module(package)
             return import_module(path)
         except ModuleNotFoundError as error:
-            package = path.partition(".")[0]
             if error.name == package:
                 raise ImportError(
                     f"Expected the library {package!r}, which is not installed: "
@@ -70,12 +100,7 @@ class Library(NamedTuple):
         Raises:
             UnknownLayout: it is not there, or is called otherwise.
         """
-        path = (
-            f"{getattr(owner, '__module__', '')}.{owner.__qualname__}"
-            if inspect.isclass(owner)
-            else owner.__name__
-        )
-        what = f"{path}.{name}"
+        what = f"{_path_of(owner)}.{name}"
         try:
             found = inspect.getattr_static(owner, name)
         except AttributeError:
@@ -103,9 +128,9 @@ LIBRARIES = {
         Library("openai", "openai", ">=2,<4"),
         Library("anthropic", "anthropic", ">=0.75,<3"),
         Library("httpx2", "httpx2", ">=2.10,<3"),
-        Library("httpx_sse", "httpx-sse", ">=0.4,<0.5"),
+        Library("httpx_sse", "httpx-sse", ">=0.4.2,<0.5"),
         Library("cohere", "cohere", ">=7.1,<8"),
-        Library("mistralai", "mistralai", ">=2.1,<4"),
+        Library("mistralai", "mistralai", ">=2.4.7,<4"),
     )
 }
 """What `install()` takes, by name."""

@@ -27,6 +27,9 @@ class Strict:
 
     def feed(self, chunk: bytes) -> Iterable[Any]:
         """Return the events that the chunk completes, or those before the error and then raise."""
+        if type(chunk) is not bytes:
+            # Also of what the parser refuses: text, say.
+            chunk = chunk if isinstance(chunk, (bytearray, str)) else bytes(memoryview(chunk))
         if not self._is_within and chunk.isascii():
             return self._feed_parser(chunk)
         try:

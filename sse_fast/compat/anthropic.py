@@ -26,6 +26,7 @@ _event = LIBRARY.part(_streaming, "ServerSentEvent")
 # Since version 1 an event has the lines that it was read from.
 _HAS_LINES = hasattr(_event, "raw")
 LIBRARY.part(_client, "SSEDecoder", "")
+LIBRARY.part(_Original, "decode", "self, line")
 LIBRARY.part(_Original, "iter_bytes", "self, iterator")
 LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
 
@@ -33,6 +34,7 @@ LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
 class SSEDecoder(BytesDecoder, _Original):  # type: ignore[misc]  # known at run time
     """The SDK's decoder, with the parser of sse_fast."""
 
+    _original = _Original
     _dialect = Dialect(
         _event,
         ("_event", "_data", "_id", "_retry", *(["_raw"] if _HAS_LINES else [])),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from sse_fast._dialect import Dialect
-from sse_fast._errors import EventTooLarge
 from sse_fast._parser import DialectParser
 from sse_fast.compat._library import LIBRARIES, Hook
 
@@ -19,7 +19,8 @@ _original = LIBRARY.part(_api, "EventSource")
 _PARAMETERS = "self, response, decoder, text_decoder"
 LIBRARY.part(_original, "_decode_response", _PARAMETERS)
 LIBRARY.part(_original, "_adecode_response", _PARAMETERS)
-_SSEError = LIBRARY.part(_api, "SSEError")
+LIBRARY.part(_api, "MAX_LINE_SIZE")
+LIBRARY.part(_api, "SSEError")
 _DIALECT = Dialect(
     LIBRARY.part(_api, "ServerSentEvent", "event, data, id, retry"),
     default_event="",
@@ -29,42 +30,49 @@ _DIALECT = Dialect(
 _UTF8: Any = codecs.getincrementaldecoder("utf-8")
 
 
-def _feeder(parser: DialectParser, text_decoder: Any) -> Callable[[bytes], Iterable[Any]]:
-    """What to feed chunks to. The limit, here of an event, guards against a line without end."""
+class _Feeder:
+    """One response: what the sync and the async function share."""
 
-    def feed(chunk: bytes) -> Iterator[Any]:
-        if not isinstance(text_decoder, _UTF8):
-            chunk = text_decoder.decode(chunk).encode("utf-8", "surrogatepass")
-        try:
-            yield from parser.feed(chunk)
-        except EventTooLarge as error:
-            yield from error.events
-            raise _SSEError(str(error)) from error
+    def __init__(self, decoder: Any, text_decoder: Any) -> None:
+        self._decoder = decoder
+        self._text_decoder = None if isinstance(text_decoder, _UTF8) else text_decoder
+        self._parser = DialectParser(
+            _DIALECT, last_event_id=decoder._last_event_id, max_event_size=sys.maxsize
+        )
 
-    return feed
+    def feed(self, chunk: bytes) -> Iterator[Any]:
+        if self._text_decoder is not None:
+            chunk = self._text_decoder.decode(chunk).encode("utf-8", "surrogatepass")
+        yield from self._parser.feed(chunk)
+        # Theirs is a limit of characters, which have up to four bytes.
+        if self._parser.unfinished > 4 * _api.MAX_LINE_SIZE:
+            raise _api.SSEError(
+                f"Expected the end of a line within {4 * _api.MAX_LINE_SIZE} bytes, got none"
+            )
+
+    def end(self) -> None:
+        self._decoder._last_event_id = self._parser.last_event_id
 
 
 def _decode_response(self: Any, response: Any, decoder: Any, text_decoder: Any) -> Iterator[Any]:
-    parser = DialectParser(_DIALECT, last_event_id=decoder._last_event_id)
-    feed = _feeder(parser, text_decoder)
+    feeder = _Feeder(decoder, text_decoder)
     try:
         for chunk in response.iter_bytes():
-            yield from feed(chunk)
+            yield from feeder.feed(chunk)
     finally:
-        decoder._last_event_id = parser.last_event_id
+        feeder.end()
 
 
 async def _adecode_response(
     self: Any, response: Any, decoder: Any, text_decoder: Any
 ) -> AsyncIterator[Any]:
-    parser = DialectParser(_DIALECT, last_event_id=decoder._last_event_id)
-    feed = _feeder(parser, text_decoder)
+    feeder = _Feeder(decoder, text_decoder)
     try:
         async for chunk in response.aiter_bytes():
-            for event in feed(chunk):
+            for event in feeder.feed(chunk):
                 yield event
     finally:
-        decoder._last_event_id = parser.last_event_id
+        feeder.end()
 
 
 def hooks() -> list[Hook]:

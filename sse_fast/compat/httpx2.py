@@ -29,10 +29,11 @@ _DIALECT = Dialect(
 class SSEParser:
     """`httpx2._sse._SSEParser`: text in pieces in, events out."""
 
-    def __init__(self, max_event_size: int | None = None) -> None:
-        self._parser = DialectParser(
-            _DIALECT, max_event_size=sys.maxsize if max_event_size is None else max_event_size
-        )
+    def __init__(self, max_event_size: float | None = None) -> None:
+        self._limit = max_event_size
+        # Theirs compares with whatever number it gets; below 1, nothing passes but blank lines.
+        limit = sys.maxsize if max_event_size is None else max(1, int(max_event_size))
+        self._parser = DialectParser(_DIALECT, max_event_size=limit)
         self._is_after_cr = False
 
     def decode(self, text: str) -> Iterator[Any]:
@@ -48,7 +49,7 @@ class SSEParser:
             yield from self._parser.feed(text.encode("utf-8", "surrogatepass"))
         except EventTooLarge as error:
             yield from error.events
-            raise _SSEError(f"Server-sent event exceeded the {error.limit} byte limit.") from error
+            raise _SSEError(f"Server-sent event exceeded the {self._limit} byte limit.") from error
 
     def flush(self) -> Iterator[Any]:
         """Yield the event that the stream ends within, if it ends with a CR: the original does."""

@@ -12,13 +12,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import httpx
+try:
+    import httpx
+except ModuleNotFoundError:
+    raise ImportError(
+        "Expected the library 'httpx', which is not installed: pip install 'sse-fast[httpx]'"
+    ) from None
 
 from sse_fast._dialect import Dialect
 from sse_fast._parser import DialectParser
 from sse_fast.compat._library import LIBRARIES, Hook
 
 __all__ = ["EventSource", "SSEError", "ServerSentEvent", "aconnect_sse", "connect_sse"]
+
+__version__ = "0.4.3"
+"""Of the original whose names these are."""
 
 LIBRARY = LIBRARIES["httpx_sse"]
 
@@ -45,8 +53,8 @@ class ServerSentEvent:
         retry: int | None = None,
     ) -> None:
         self._event = event or "message"
-        self._data = data or ""
-        self._id = id or ""
+        self._data = "" if data is None else data
+        self._id = "" if id is None else id
         self._retry = retry
 
     @property
@@ -67,15 +75,16 @@ class ServerSentEvent:
 
     def json(self) -> Any:
         """Return what `json.loads` makes of the data."""
-        return json.loads(self._data)
+        return json.loads(self.data)
 
     def __repr__(self) -> str:
-        shown = {"event": self._event}
-        shown.update({"data": self._data} if self._data else {})
-        shown.update({"id": self._id} if self._id else {})
-        values = [f"{name}={value!r}" for name, value in shown.items()]
-        if self._retry is not None:
-            values.append(f"retry={self._retry!r}")
+        values = [f"event={self.event!r}"]
+        if self.data != "":
+            values.append(f"data={self.data!r}")
+        if self.id != "":
+            values.append(f"id={self.id!r}")
+        if self.retry is not None:
+            values.append(f"retry={self.retry!r}")
         return f"ServerSentEvent({', '.join(values)})"
 
 
@@ -93,13 +102,20 @@ def _parser(dialect: Dialect) -> DialectParser:
     return DialectParser(dialect, max_event_size=sys.maxsize)
 
 
-def _is_utf8(response: Any) -> bool:
+def _has_bytes(response: Any, method: str) -> bool:
+    """Whether the bytes of the body are those of its text, which is what is asked for otherwise.
+
+    They are not of a stand-in, of a subclass with a text of its own, of another charset.
+    """
+    own = getattr(getattr(type(response), method, None), "__module__", None)
+    if own not in ("httpx._models", "httpx2._models"):
+        return False
     return codecs.lookup(response.encoding or "utf-8").name == "utf-8"
 
 
 def _iter_events(response: Any, dialect: Dialect) -> Iterator[Any]:
     feed = _parser(dialect).feed
-    if _is_utf8(response):
+    if _has_bytes(response, "iter_text"):
         for chunk in response.iter_bytes():
             yield from feed(chunk)
     else:
@@ -109,7 +125,7 @@ def _iter_events(response: Any, dialect: Dialect) -> Iterator[Any]:
 
 async def _aiter_events(response: Any, dialect: Dialect) -> AsyncGenerator[Any, None]:
     feed = _parser(dialect).feed
-    if _is_utf8(response):
+    if _has_bytes(response, "aiter_text"):
         async for chunk in response.aiter_bytes():
             for event in feed(chunk):
                 yield event

@@ -85,7 +85,9 @@ class _Stream:
                 values["data"] = _data(event.data)
             if event.retry is not None:
                 values["retry"] = event.retry
-            yield self._decoder(json.dumps(values))
+            made = self._decoder(json.dumps(values))
+            if made is not None:
+                yield made
 
 
 def _data(text: str) -> Any:

@@ -23,6 +23,7 @@ _client = LIBRARY.module("openai._base_client")
 _streaming = LIBRARY.module("openai._streaming")
 _Original: Any = LIBRARY.part(_streaming, "SSEDecoder", "")
 LIBRARY.part(_client, "SSEDecoder", "")
+LIBRARY.part(_Original, "decode", "self, line")
 LIBRARY.part(_Original, "iter_bytes", "self, iterator")
 LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
 
@@ -30,6 +31,7 @@ LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
 class SSEDecoder(BytesDecoder, _Original):  # type: ignore[misc]  # known at run time
     """The SDK's decoder, with the parser of sse_fast."""
 
+    _original = _Original
     _dialect = Dialect(
         LIBRARY.part(_streaming, "ServerSentEvent", "event, data, id, retry"),
         ("_event", "_data", "_id", "_retry"),

@@ -6,7 +6,7 @@ What differs from the original is in docs/compat.md.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from sse_fast._dialect import Dialect
@@ -65,7 +65,7 @@ class SSEClient:
         self._event_source = event_source
         self._char_enc = char_enc
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """Yield the events, at last the one that the stream ends within.
 
         Raises:
@@ -88,10 +88,12 @@ class SSEClient:
 def _chunks(event_source: Any) -> Iterable[bytes]:
     # requests iterates its responses in pieces of 128 bytes. Where the server says how long each
     # chunk is, larger ones do not wait for more than has come.
-    if getattr(getattr(event_source, "raw", None), "chunked", False):
-        iter_content = getattr(event_source, "iter_content", None)
-        if iter_content is not None:
-            chunks: Iterable[bytes] = iter_content(65536)
-            return chunks
+    requests = sys.modules.get("requests")
+    if (
+        requests is not None
+        and getattr(type(event_source), "__iter__", None) is requests.Response.__iter__
+        and getattr(event_source.raw, "chunked", False) is True
+    ):
+        event_source = event_source.iter_content(65536)
     source: Iterable[bytes] = event_source
     return source
