@@ -42,3 +42,17 @@ class Dialect(NamedTuple):
 
     keep_lines: bool = False
     """The text of each of the block's lines, comments and unknown fields too."""
+
+    def check(self) -> None:
+        """Refuse what would break at the first event.
+
+        Raises:
+            TypeError: `event_class` is not like those that `class` makes.
+            ValueError: too few or too many `attributes`.
+        """
+        if self.event_class is None:
+            return
+        object.__new__(self.event_class)
+        expected = 5 if self.keep_lines else 4
+        if len(self.attributes) != expected:
+            raise ValueError(f"Expected {expected} attributes, got {self.attributes!r}")

@@ -35,6 +35,7 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     bint PyUnicode_CheckExact(object text)
+    void PyObject_GC_Track(void* op)
     void PyObject_GC_UnTrack(void* op)
     int PyObject_GenericSetAttr(object instance, object name, object value) except -1
     ctypedef struct PyTypeObject:
@@ -550,6 +551,7 @@ cdef class DialectParser(Parser):
 
     def __init__(self, dialect, *, last_event_id=None, max_event_size=16 * 2**20):
         Parser.__init__(self, last_event_id=last_event_id or "", max_event_size=max_event_size)
+        dialect.check()
         self._event_class = dialect.event_class
         self._attributes = tuple(map(sys.intern, dialect.attributes))
         self._default_event = dialect.default_event
@@ -561,6 +563,9 @@ cdef class DialectParser(Parser):
         self._has_no_id = dialect.none_before_id and last_event_id is None
         self._stream.keep_retries = dialect.read_retry is not None
         self._stream.every_block = True
+
+    cdef bint _calls_back(self):
+        return self._read_retry is not None
 
     @property
     def last_event_id(self):
@@ -681,9 +686,11 @@ cdef class DialectParser(Parser):
             id = self._last_event_id
         if self._event_class is None:
             event = _new_event(event_type, data, id, retry)
+            if self._read_retry is not None:
+                # Whatever that has made may refer to the event.
+                PyObject_GC_Track(<void*>event)
         else:
-            event = (<PyTypeObject*>self._event_class).tp_new(
-                self._event_class, _NO_ARGUMENTS, NULL)
+            event = (<PyTypeObject*>object).tp_new(self._event_class, _NO_ARGUMENTS, NULL)
             PyObject_GenericSetAttr(event, self._attributes[0], event_type)
             PyObject_GenericSetAttr(event, self._attributes[1], data)
             PyObject_GenericSetAttr(event, self._attributes[2], id)

@@ -641,9 +641,10 @@ class DialectParser(Parser[Any]):
         last_event_id: str | None = None,
         max_event_size: int = 16 * 2**20,
     ) -> None:
+        super().__init__(last_event_id=last_event_id or "", max_event_size=max_event_size)
+        dialect.check()
         self._dialect = dialect
         self._has_no_id = dialect.none_before_id and last_event_id is None
-        super().__init__(last_event_id=last_event_id or "", max_event_size=max_event_size)
 
     @property
     def last_event_id(self) -> str | None:  # type: ignore[override]  # as the dialect has it

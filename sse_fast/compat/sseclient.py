@@ -39,7 +39,7 @@ class Event:
         self.retry = retry
 
     def __str__(self) -> str:
-        size = len(self.data)
+        size = len(self.data) if self.data else 0
         text = f"{self.event} event"
         if self.id:
             text += f" #{self.id}"
