@@ -658,7 +658,10 @@ class DialectParser(Parser[Any]):
     @property
     def unfinished(self) -> int:
         """How many bytes of the line that has not ended yet are kept."""
-        return len(self._line)
+        name, colon, _ = bytes(self._line[:6]).partition(b":")
+        if name in _FIELD_NAMES if colon else any(it.startswith(name) for it in _FIELD_NAMES):
+            return len(self._line)
+        return 0
 
     def _end_block(self) -> None:
         super()._end_block()

@@ -6,6 +6,8 @@ import argparse
 import gc
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -46,7 +48,7 @@ def examine(name: str) -> tuple[str, str]:
         return "-", "nothing: it is not installed"
     try:
         theirs, ours = measure(name)
-    except SSEError as error:
+    except (ImportError, SSEError) as error:
         return version, f"nothing: {error}"
     except Exception as error:
         # Of the library itself, most likely: the others are to have their lines.
@@ -62,21 +64,33 @@ def measure(name: str) -> tuple[float, float]:
     module = import_module(f"sse_fast.compat.{name}")
     chunks = sample()
     theirs, ours = [], []
-    for _ in range(ROUNDS):
-        theirs.append(cpu(module, chunks))
-        with install(name):
-            ours.append(cpu(module, chunks))
+    with without_collections():
+        for _ in range(ROUNDS):
+            theirs.append(cpu(module, chunks))
+            with install(name):
+                ours.append(cpu(module, chunks))
     return min(theirs), min(ours)
 
 
-def cpu(module: Any, chunks: list[bytes]) -> float:
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """What the libraries have loaded is nothing that each measurement should look through."""
     gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def cpu(module: Any, chunks: list[bytes]) -> float:
     started = time.process_time()
     events = list(module.read(chunks))
     spent = time.process_time() - started
     if len(events) != EVENTS:
         raise SSEError(f"Expected {EVENTS} events, got {len(events)} from {module.LIBRARY.name}")
-    return spent / EVENTS * 1e6
+    # Some clocks stand still for as long as this may take.
+    return max(spent, time.get_clock_info("process_time").resolution) / EVENTS * 1e6
 
 
 def sample() -> list[bytes]:

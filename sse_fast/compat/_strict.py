@@ -20,7 +20,6 @@ class Strict:
     def __init__(self, parser: DialectParser, encoding: str = "utf-8") -> None:
         self._feed_parser = parser.feed
         self._decoder = codecs.getincrementaldecoder(encoding)()
-        self._encoding = encoding
         # Whether an ASCII chunk can be anything but the text it looks like.
         self._is_utf8 = codecs.lookup(encoding).name == "utf-8"
         self._is_within = not self._is_utf8
@@ -32,16 +31,21 @@ class Strict:
             chunk = chunk if isinstance(chunk, (bytearray, str)) else bytes(memoryview(chunk))
         if not self._is_within and chunk.isascii():
             return self._feed_parser(chunk)
+        before = self._decoder.getstate()
         try:
             text = self._decoder.decode(chunk)
         except UnicodeDecodeError as error:
-            return self._feed_until(error)
+            return self._feed_until(error, chunk, before)
         self._is_within = not self._is_utf8 or bool(self._decoder.getstate()[0])
         # Lone surrogates are what some encodings can hold: the parser replaces them.
         return self._feed_parser(text.encode("utf-8", "surrogatepass"))
 
-    def _feed_until(self, error: UnicodeDecodeError) -> Iterator[Any]:
-        valid = error.object[: error.start].decode(self._encoding)
+    def _feed_until(
+        self, error: UnicodeDecodeError, chunk: bytes, before: tuple[bytes, int]
+    ) -> Iterator[Any]:
+        # The decoder may have held bytes back, which the error counts too.
+        self._decoder.setstate(before)
+        valid = self._decoder.decode(chunk[: max(0, error.start - len(before[0]))])
         yield from self._feed_parser(valid.encode("utf-8", "surrogatepass"))
         raise error
 

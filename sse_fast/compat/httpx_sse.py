@@ -23,7 +23,14 @@ from sse_fast._dialect import Dialect
 from sse_fast._parser import DialectParser
 from sse_fast.compat._library import LIBRARIES, Hook
 
-__all__ = ["EventSource", "SSEError", "ServerSentEvent", "aconnect_sse", "connect_sse"]
+__all__ = [
+    "EventSource",
+    "SSEError",
+    "ServerSentEvent",
+    "__version__",
+    "aconnect_sse",
+    "connect_sse",
+]
 
 __version__ = "0.4.3"
 """Of the original whose names these are."""
