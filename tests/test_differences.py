@@ -565,10 +565,12 @@ def test_recorded_streams(original: Original, run: str) -> None:
     for vector in json.loads((Path(__file__).parent / "vectors.json").read_bytes()):
         chunks = [base64.b64decode(chunk) for chunk in vector["chunks"]]
         stream = b"".join(chunks)
+        if len(stream) > 20_000:
+            # Some of the originals take a minute for one.
+            continue
         if run == "whole":
             chunks = [stream]
-        elif run == "in threes" and len(stream) < 5000:
-            # Longer ones take some of the originals a minute.
+        elif run == "in threes":
             chunks = cut(stream, range(3, len(stream), 3))
         if not is_a_row(original, chunks):
             assert_same(original, chunks)
