@@ -29,10 +29,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(arguments: argparse.Namespace) -> int:
-    core = (
-        "Cython" if ACCELERATED else "plain Python: no compiler was there, or SSE_FAST_PURE is set"
-    )
-    print(f"sse_fast {__version__}, {core} core")
+    core = "Cython core" if ACCELERATED else "plain Python core, which not every library gains by"
+    print(f"sse_fast {__version__}, {core}")
     rows = [("library", "version", "what install() would do to its parsing")]
     rows += [(name, *examine(name)) for name in LIBRARIES]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
@@ -53,10 +51,9 @@ def examine(name: str) -> tuple[str, str]:
     except Exception as error:
         # Of the library itself, most likely: the others are to have their lines.
         return version, f"nothing: it raised {error!r}"
-    return (
-        version,
-        f"make it {theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)",
-    )
+    verb = "make it" if ours < theirs else "slow it down:"
+    times = f"{theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)"
+    return version, f"{verb} {times}"
 
 
 def measure(name: str) -> tuple[float, float]:
