@@ -28,8 +28,8 @@ class Dialect(NamedTuple):
     """A block with an `event`, `id` or `retry` line is an event without a data line too."""
 
     dispatch_values: bool = False
-    """Every blank line is one while event type, `retry` or last event ID have a value: so, after an
-    id, those that nothing stands before."""
+    """A blank line is an event whenever an event type, a `retry` or a last event ID is set: so
+    every one is, once an id came."""
 
     none_before_id: bool = False
     """`id` is None until the stream has set one, if only to ""."""
@@ -41,7 +41,8 @@ class Dialect(NamedTuple):
     """Makes `retry` of the value of each such line; one it raises ValueError at does not count."""
 
     keep_lines: bool = False
-    """The text of each of the block's lines, comments and unknown fields too."""
+    """The text of each of the block's lines too, comments and unknown fields included;
+    `max_event_size` does not count it."""
 
     def check(self) -> None:
         """Refuse what would break at the first event.

@@ -533,7 +533,7 @@ cdef class DialectParser(Parser):
     `last_event_id` is None where the dialect has none before the first.
     """
 
-    cdef type _event_class
+    cdef object _event_class
     cdef tuple _attributes
     cdef object _default_event
     cdef bint _dispatch_fields
@@ -559,7 +559,7 @@ cdef class DialectParser(Parser):
         self._dispatch_values = dialect.dispatch_values
         self._forget_id = dialect.forget_id
         self._read_retry = dialect.read_retry
-        self._keep_lines = dialect.keep_lines
+        self._keep_lines = dialect.keep_lines and dialect.event_class is not None
         self._has_no_id = dialect.none_before_id and last_event_id is None
         self._stream.keep_retries = dialect.read_retry is not None
         self._stream.every_block = True
@@ -575,7 +575,8 @@ cdef class DialectParser(Parser):
     def data_lines(self):
         """The values of the block's data lines so far, complete ones only."""
         cdef list lines
-        if not self._stream.has_data:
+        # After a refusal, the chunk that the values lie in may be gone.
+        if self._refusal != NEED_INPUT or not self._stream.has_data:
             return []
         lines = _new_text(&self._stream.data).split("\n")
         if self._stream.place == FIELD_VALUE and self._stream.field == DATA_FIELD:
@@ -690,7 +691,8 @@ cdef class DialectParser(Parser):
                 # Whatever that has made may refer to the event.
                 PyObject_GC_Track(<void*>event)
         else:
-            event = (<PyTypeObject*>object).tp_new(self._event_class, _NO_ARGUMENTS, NULL)
+            event = (<PyTypeObject*>object).tp_new(
+                <type>self._event_class, _NO_ARGUMENTS, NULL)
             PyObject_GenericSetAttr(event, self._attributes[0], event_type)
             PyObject_GenericSetAttr(event, self._attributes[1], data)
             PyObject_GenericSetAttr(event, self._attributes[2], id)

@@ -653,6 +653,9 @@ class DialectParser(Parser[Any]):
     @property
     def data_lines(self) -> list[str]:
         """The values of the block's data lines so far, complete ones only."""
+        if self._size:
+            # Refused: nothing is said of what there was.
+            return []
         return [line.decode("utf-8", "replace") for line in self._data]
 
     @property

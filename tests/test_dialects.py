@@ -312,6 +312,30 @@ def test_a_list_of_lines_of_its_own(core: Any) -> None:
     assert two.lines == ["data: b"]
 
 
+def test_data_lines_after_a_refusal(core: Any) -> None:
+    """The chunk that they lay in is gone: read from it, they would be junk, or the end."""
+    parser = core.DialectParser(dialect(), max_event_size=301_000)
+    with pytest.raises(EventTooLarge):
+        parser.feed(b"data: " + b"a" * 300_000 + b"\ndata: " + b"b" * 300_000 + b"\n")
+    assert parser.data_lines == []
+    parser.reset()
+    parser.feed(b"data: a\n")
+    assert parser.data_lines == ["a"]
+
+
+def test_a_class_with_a_metaclass(core: Any) -> None:
+    class Meta(type):
+        pass
+
+    class Abstract(metaclass=Meta):
+        pass
+
+    parser = core.DialectParser(Dialect(Abstract))
+    (event,) = parser.feed(b"data: a\n\n")
+    assert type(event) is Abstract
+    assert event.data == "a"
+
+
 def test_data_lines_is_a_copy(core: Any) -> None:
     parser = core.DialectParser(dialect())
     parser.feed(b"data: a\ndata: b\ndata: c")

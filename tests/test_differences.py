@@ -270,9 +270,10 @@ def test_a_block_of_what_does_not_count(name: str) -> None:
 @row("digits that are no number", "mistralai")
 def test_digits_that_are_no_number(name: str) -> None:
     original = ORIGINALS[name]
-    stream = lines("retry: ²".encode(), b"data: 1", b"")
-    assert original.read([stream], ours=False).error == "ValueError"
-    assert original.read([stream], ours=True).attributes() == [{"data": 1}]
+    for digits in ("²", "9" * 4301):
+        stream = lines(f"retry: {digits}".encode(), b"data: 1", b"")
+        assert original.read([stream], ours=False).error == "ValueError"
+        assert original.read([stream], ours=True).attributes() == [{"data": 1}]
 
 
 @row("the size of an event", "httpx2")
@@ -463,9 +464,11 @@ def test_what_is_kept(name: str) -> None:
     texts = (b"6", b"+5", b"x")
     found = [read(b"retry: " + text, b"data: x")[0].get("retry") for text in texts]
     assert found == kinds.get(retry, [6, None, None])
-    assert original.read([lines(b"data: \xff", b"")], ours=True).error == (
-        "UnicodeDecodeError" if invalid == "raises" else None
-    )
+    broken = original.read([lines(b"data: \xff", b"")], ours=True)
+    if invalid == "raises":
+        assert (broken.events, broken.error) == ([], "UnicodeDecodeError")
+    else:
+        assert (broken.data, broken.error) == (["\ufffd"], None)
     # More than the default of a parser.
     large = [*[b"data: " + b"x" * 2**16 + b"\n"] * 260, b"\n"]
     error = original.read(large, ours=True).error
@@ -538,7 +541,7 @@ def is_a_row(original: Original, chunks: list[bytes]) -> bool:
         return any(
             text in (b"event", b"event:", b"event: ")
             or (text.startswith(b"id:") and b"\0" in text)
-            or (text.startswith(b"retry") and not re.fullmatch(r"retry: ?\d+", text.decode()))
+            or (text.startswith(b"retry") and not re.fullmatch(rb"retry: ?\d+", text))
             for text in texts
         )
     return False
@@ -588,11 +591,9 @@ def test_a_sentinel_and_data_only(data: st.DataObject) -> None:
     assert_same(original, chunks)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name != "mistralai"])
 def test_the_classes_are_the_originals_own(name: str) -> None:
     original = ORIGINALS[name]
-    if name == "mistralai":
-        return
     for ours in (False, True):
         with sse_fast.install(name) if ours else nullcontext():
             (event,) = original.theirs().read([lines(b"data: 1", b"")])

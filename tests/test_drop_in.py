@@ -65,10 +65,20 @@ def mocked(**options: Any) -> Any:
     return response
 
 
+def patched() -> httpx.Response:
+    """With a text of its own, where the class has none."""
+    response = httpx.Response(200, headers=EVENT_STREAM, content=STREAM)
+    response.iter_text = OnlyText().iter_text  # type: ignore[method-assign]
+    response.aiter_text = OnlyText().aiter_text  # type: ignore[method-assign]
+    response.iter_bytes = response.aiter_bytes = None  # type: ignore[method-assign, assignment]
+    return response
+
+
 RESPONSES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "only text": (OnlyText, ["a", "secret"]),
     "a mock": (mocked, ["a", "secret"]),
     "a mock of httpx": (lambda: mocked(spec=httpx.Response), ["a", "secret"]),
+    "patched": (patched, ["a", "secret"]),
     "a subclass": (
         lambda: Redacting(200, headers=EVENT_STREAM, content=STREAM),
         ["a", "***"],
@@ -175,6 +185,23 @@ def test_a_decoder_that_reads_lines_by_itself(sdk: str) -> None:
     assert seen == [["a", "***"]] * 4
 
 
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_a_decoder_with_other_parts_of_its_own(where: str) -> None:
+    streaming = import_module("anthropic._streaming")
+
+    def redacted(chunks: Iterator[bytes]) -> Iterator[bytes]:
+        return (chunk.replace(b"secret", b"***") for chunk in chunks)
+
+    with sse_fast.install("anthropic"):
+        decoder = streaming.SSEDecoder()
+        if where == "instance":
+            decoder._iter_chunks = redacted
+        else:
+            own = {"_iter_chunks": lambda self, chunks: redacted(chunks)}
+            decoder = type("Decoder", (streaming.SSEDecoder,), own)()
+        assert [event.data for event in decoder.iter_bytes(iter([STREAM]))] == ["a", "***"]
+
+
 @pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("kind", [bytearray, memoryview])
 def test_chunks_that_are_not_bytes(sdk: str, kind: Any) -> None:
@@ -183,7 +210,7 @@ def test_chunks_that_are_not_bytes(sdk: str, kind: Any) -> None:
     assert ORIGINALS[sdk].read(chunks, ours=True).data == ["é", "b"]
 
 
-@pytest.mark.parametrize("limit", [0, 20, 20.9, 1e6, True])
+@pytest.mark.parametrize("limit", [0, 20, 20.9, 1e6, True, float("inf")])
 def test_limits_of_httpx2(limit: float) -> None:
     sse = pytest.importorskip("httpx2._sse")
     outcomes = []

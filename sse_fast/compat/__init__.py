@@ -37,6 +37,9 @@ _installed: dict[str, dict[Hook, Any]] = {}
 class Installation:
     """What one `install()` has put in place; as a context manager it takes that away again.
 
+    Also from blocks within that came later, in another thread say: whoever wants to keep a library
+    installed for the whole program installs it before.
+
     Attributes:
         names: the libraries; those are not among them that had been installed before.
     """
@@ -84,7 +87,8 @@ def install(*names: str) -> Installation:
         ValueError: no name, or one that is not of `LIBRARIES`.
         ImportError: a library is not there.
         UnknownLayout: it is there, but a part is missing, is called otherwise, reads a stream
-            otherwise, or has been replaced by somebody else.
+            otherwise, or is somebody else's. A wrapper by `functools.wraps` cannot be told from the
+            original: it is passed by until `uninstall()`.
     """
     _check_names(names)
     if not names:

@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Iterable, Iterator
+from types import FunctionType
+from typing import Any, ClassVar, NamedTuple
 
 from sse_fast._dialect import Dialect
 from sse_fast._parser import DialectParser
+from sse_fast.compat._library import Hook, Library
 from sse_fast.compat._strict import Strict
 
-__all__ = ["BytesDecoder"]
+__all__ = ["BytesDecoder", "Sdk"]
+
+
+class Sdk(NamedTuple):
+    """Where an SDK has its decoder."""
+
+    client: Any
+    streaming: Any
+    original: Any
+
+    @classmethod
+    def find(cls, library: Library) -> Sdk:
+        """Look it up, and hold it against what is known of it.
+
+        Raises:
+            ImportError, UnknownLayout: as `Library` does.
+        """
+        client = library.module(f"{library.name}._base_client")
+        streaming = library.module(f"{library.name}._streaming")
+        original = library.part(streaming, "SSEDecoder", "")
+        library.part(client, "SSEDecoder", "")
+        library.part(original, "decode", "self, line")
+        library.part(original, "iter_bytes", "self, iterator")
+        library.part(original, "aiter_bytes", "self, iterator")
+        return cls(client, streaming, original)
+
+    def hooks(self, decoder: type) -> list[Hook]:
+        return [Hook(module, "SSEDecoder", decoder) for module in (self.client, self.streaming)]
+
+    def read(self, chunks: Iterable[bytes]) -> Iterator[Any]:
+        """The events of a stream, by whichever decoder a client would use now."""
+        events: Iterator[Any] = self.client.SSEDecoder().iter_bytes(iter(chunks))
+        return events
 
 
 class BytesDecoder:
@@ -22,6 +57,7 @@ class BytesDecoder:
 
     _dialect: ClassVar[Dialect]
     _original: ClassVar[Any]
+    """The SDK's decoder."""
     _parser: DialectParser | None = None
 
     def iter_bytes(self, iterator: Iterator[bytes]) -> Iterator[Any]:
@@ -57,8 +93,14 @@ class BytesDecoder:
             self._end()
 
     def _is_changed(self) -> bool:
-        """A subclass has a say in each line: then they are read as before."""
-        return type(self).decode is not self._original.decode  # type: ignore[attr-defined]
+        """A subclass, or whoever set an attribute, reads lines by itself: then it goes on to."""
+        return any(
+            inspect.getattr_static(self, name, None) is not part
+            for name, part in vars(self._original).items()
+            if isinstance(part, FunctionType)
+            and not name.startswith("__")
+            and name not in vars(BytesDecoder)
+        )
 
     def _begin(self) -> Strict:
         self._parser = DialectParser(

@@ -1,42 +1,35 @@
 """The decoder of the Anthropic SDK.
 
-`sse_fast.install("anthropic")` has every client use it. For one client:
+`sse_fast.install("anthropic")` has every client use it. For one client alone:
 
-    class Client(anthropic.Anthropic):
+    from sse_fast.compat.anthropic import SSEDecoder
+
+    class Client(anthropic.Anthropic):  # or anthropic.AsyncAnthropic
         def _make_sse_decoder(self):
-            return sse_fast.compat.anthropic.SSEDecoder()
+            return SSEDecoder()
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
 from sse_fast._dialect import Dialect
 from sse_fast.compat._library import LIBRARIES, Hook
-from sse_fast.compat._sdk import BytesDecoder
+from sse_fast.compat._sdk import BytesDecoder, Sdk
 
 __all__ = ["SSEDecoder"]
 
 LIBRARY = LIBRARIES["anthropic"]
-_client = LIBRARY.module("anthropic._base_client")
-_streaming = LIBRARY.module("anthropic._streaming")
-_Original: Any = LIBRARY.part(_streaming, "SSEDecoder", "")
-_event = LIBRARY.part(_streaming, "ServerSentEvent")
+_sdk = Sdk.find(LIBRARY)
+_event_class = LIBRARY.part(_sdk.streaming, "ServerSentEvent")
 # Since version 1 an event has the lines that it was read from.
-_HAS_LINES = hasattr(_event, "raw")
-LIBRARY.part(_client, "SSEDecoder", "")
-LIBRARY.part(_Original, "decode", "self, line")
-LIBRARY.part(_Original, "iter_bytes", "self, iterator")
-LIBRARY.part(_Original, "aiter_bytes", "self, iterator")
+_HAS_LINES = hasattr(_event_class, "raw")
 
 
-class SSEDecoder(BytesDecoder, _Original):  # type: ignore[misc]  # known at run time
+class SSEDecoder(BytesDecoder, _sdk.original):  # type: ignore[misc, name-defined]  # at run time
     """The SDK's decoder, with the parser of sse_fast."""
 
-    _original = _Original
+    _original = _sdk.original
     _dialect = Dialect(
-        _event,
+        _event_class,
         ("_event", "_data", "_id", "_retry", *(["_raw"] if _HAS_LINES else [])),
         default_event=None,
         dispatch_values=True,
@@ -46,11 +39,8 @@ class SSEDecoder(BytesDecoder, _Original):  # type: ignore[misc]  # known at run
     )
 
 
+read = _sdk.read
+
+
 def hooks() -> list[Hook]:
-    return [Hook(_client, "SSEDecoder", SSEDecoder), Hook(_streaming, "SSEDecoder", SSEDecoder)]
-
-
-def read(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """The events of a stream, by whichever decoder a client would use now."""
-    events: Iterator[Any] = _client.SSEDecoder().iter_bytes(iter(chunks))
-    return events
+    return _sdk.hooks(SSEDecoder)

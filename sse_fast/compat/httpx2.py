@@ -32,8 +32,8 @@ class SSEParser:
     def __init__(self, max_event_size: float | None = None) -> None:
         self._limit = max_event_size
         # Theirs compares with whatever number it gets; below 1, nothing passes but blank lines.
-        limit = sys.maxsize if max_event_size is None else max(1, int(max_event_size))
-        self._parser = DialectParser(_DIALECT, max_event_size=limit)
+        limit = sys.maxsize if max_event_size is None else min(max_event_size, sys.maxsize)
+        self._parser = DialectParser(_DIALECT, max_event_size=max(1, int(limit)))
         self._is_after_cr = False
 
     def decode(self, text: str) -> Iterator[Any]:

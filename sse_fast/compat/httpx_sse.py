@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from typing import Any
 
 try:
@@ -114,7 +115,7 @@ def _has_bytes(response: Any, method: str) -> bool:
 
     They are not of a stand-in, of a subclass with a text of its own, of another charset.
     """
-    own = getattr(getattr(type(response), method, None), "__module__", None)
+    own = getattr(getattr(response, method, None), "__module__", None)
     if own not in ("httpx._models", "httpx2._models"):
         return False
     return codecs.lookup(response.encoding or "utf-8").name == "utf-8"
@@ -222,14 +223,10 @@ async def aconnect_sse(
         yield EventSource(response)
 
 
-def hooks() -> list[Hook]:
-    """Of the original, for `install()`: its own classes, with this parser."""
-    api = LIBRARY.module("httpx_sse._api")
-    original = LIBRARY.part(api, "EventSource", "response")
-    LIBRARY.part(original, "_check_content_type", "self")
-    LIBRARY.part(original, "iter_sse", "self")
-    LIBRARY.part(original, "aiter_sse", "self")
-    dialect = _dialect(LIBRARY.part(api, "ServerSentEvent", "event, data, id, retry"))
+@cache
+def _methods(event_class: type) -> tuple[Any, Any]:
+    """`iter_sse` and `aiter_sse` of an `EventSource` with these events; the same ones each time."""
+    dialect = _dialect(event_class)
 
     def iter_sse(self: Any) -> Iterator[Any]:
         self._check_content_type()
@@ -244,6 +241,17 @@ def hooks() -> list[Hook]:
         finally:
             await events.aclose()
 
+    return iter_sse, aiter_sse
+
+
+def hooks() -> list[Hook]:
+    """Of the original, for `install()`: its own classes, with this parser."""
+    api = LIBRARY.module("httpx_sse._api")
+    original = LIBRARY.part(api, "EventSource", "response")
+    LIBRARY.part(original, "_check_content_type", "self")
+    LIBRARY.part(original, "iter_sse", "self")
+    LIBRARY.part(original, "aiter_sse", "self")
+    iter_sse, aiter_sse = _methods(LIBRARY.part(api, "ServerSentEvent", "event, data, id, retry"))
     return [Hook(original, "iter_sse", iter_sse), Hook(original, "aiter_sse", aiter_sse)]
 
 

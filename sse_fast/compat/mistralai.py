@@ -72,8 +72,10 @@ class _Stream:
     def _decode(self, events: Iterable[Any]) -> Iterator[Any]:
         for event in events:
             # "" may be the value of a data line, or mean that there was none.
-            has_data = self._data_required or any(
-                line.partition(":")[0] == "data" for line in event.lines
+            has_data = (
+                self._data_required
+                or event.data != ""
+                or any(line.partition(":")[0] == "data" for line in event.lines)
             )
             if has_data and self._sentinel and event.data == self._sentinel:
                 self.done = True
