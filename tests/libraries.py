@@ -65,7 +65,7 @@ class Original(NamedTuple):
 
 
 def state(event: Any) -> tuple[str, dict[str, Any]]:
-    return type(event).__name__, event if isinstance(event, dict) else vars(event)
+    return type(event).__name__, event if isinstance(event, dict) else dict(vars(event))
 
 
 def _outcome(events: Iterable[Any]) -> Outcome:

@@ -174,7 +174,7 @@ def _read(name: str, module: Any) -> list[Any]:
     """The events of `_PROBE`, to be compared: some classes of events only equal themselves."""
     try:
         return [
-            event if isinstance(event, dict) else (type(event).__name__, vars(event))
+            event if isinstance(event, dict) else (type(event).__name__, dict(vars(event)))
             for event in module.read([_PROBE])
         ]
     except Exception as error:
