@@ -16,20 +16,26 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sse_fast._lines cimport (
-    COMMENT, DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE, Step,
-    Stream, Text,
-    _end_block, _is_pending, _keep_block, _reset_stream, _split_lines, find_end_of_line,
+    COMMENT, DATA, DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE,
+    Scan, Step, Stream, Text,
+    _begin_chunk, _end_block, _is_pending, _keep_block, _reset_stream, _split_lines, choose_scan, find_end_of_line,
 )
 
 from sse_fast._errors import DecodeError, EventTooLarge
 
 
 cdef extern from "Python.h":
+    list PyList_New(Py_ssize_t size)
+    void PyList_SET_ITEM(object items, Py_ssize_t at, object item)
+    int PyUnicode_KIND(object text)
+    Py_UCS4 PyUnicode_MAX_CHAR_VALUE(object text)
     str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
     void* PyUnicode_DATA(object text)
     bint PyUnicode_IS_ASCII(object text)
@@ -40,12 +46,29 @@ cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object instance, object name, object value) except -1
     ctypedef struct PyTypeObject:
         const char* tp_name
+        Py_ssize_t tp_basicsize
         object (*tp_new)(type cls, tuple arguments, void* keywords)
+        void (*tp_dealloc)(PyObject*)
 
+
+cdef extern from "_text.h":
+    str decode_utf_8 "sse_fast_decode"(const uint8_t* at, Py_ssize_t length)
+
+
+cdef extern from "_event.h":
+    ctypedef struct sse_fast_event:
+        pass
+    Event _new_event "(struct __pyx_obj_8sse_fast_9_parser_c_Event *)sse_fast_new_event"(PyTypeObject* cls, str event_type, object data, str id, object retry)
+    void sse_fast_free_event(PyObject* event)
+
+
+choose_scan()
 
 # The classes go by their public names: in pickles, in repr, in messages.
 (<PyTypeObject*>Event).tp_name = "sse_fast.Event"
 (<PyTypeObject*>Parser).tp_name = "sse_fast.Parser"
+assert (<PyTypeObject*>Event).tp_basicsize == sizeof(sse_fast_event)
+(<PyTypeObject*>Event).tp_dealloc = sse_fast_free_event
 
 cdef object _END_OF_LINE = re.compile(r"\r\n|\n|\r")
 cdef str _MESSAGE = "message"
@@ -69,7 +92,6 @@ cdef _refuse(str name, str value, str forbidden):
 
 
 @cython.final
-@cython.freelist(256)
 cdef class Event:
     """Event(event='message', data='', id='', retry=None)
 --
@@ -183,22 +205,10 @@ One event of an event stream, immutable.
         return "".join(lines).encode()
 
 
-cdef Event _new_event(str event_type, object data, str id, object retry):
-    cdef Event event = Event.__new__(Event)
-    event.event = event_type
-    event.data = data
-    event.id = id
-    event.retry = retry
-    if PyUnicode_CheckExact(data):
-        # Text refers to nothing, so no cycle can go through this event.
-        PyObject_GC_UnTrack(<void*>event)
-    return event
-
-
 cdef inline str _new_text(const Text* text):
     cdef str result
     if text.non_ascii or text.length < 2:
-        return PyUnicode_DecodeUTF8(<const char*>text.at, text.length, "replace")
+        return decode_utf_8(text.at, text.length)
     result = PyUnicode_New(text.length, 127)
     memcpy(PyUnicode_DATA(result), text.at, text.length)
     return result
@@ -239,6 +249,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef readonly dict _lone_ids
     cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
     cdef bint _busy
+    cdef bint _has_options      # `decode` or `until`
     cdef bint _done
     cdef Step _refusal          # why no input is taken until reset(), or NEED_INPUT
 
@@ -301,6 +312,8 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             raise TypeError(
                 f"Expected until to be a str, callable or None, got {type(until).__name__}"
             )
+        self._has_options = decode is not None or until is not None
+        self._stream.data_alone = not self._has_options
         self._stream.max_size = min(max_event_size, INT64_MAX)
         self._stream.keep_comments = on_comment is not None
         self._stream.retry = -1
@@ -385,9 +398,11 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         finally:
             PyBuffer_Release(&view)
 
+    @cython.final
     cdef list _feed(self, const uint8_t* at, Py_ssize_t length):
         cdef const uint8_t* end
         cdef bytearray rest
+        cdef bint is_parsed = False
         if self._busy:
             raise RuntimeError(
                 "Expected one feed() at a time, got a second one within the first: "
@@ -408,39 +423,53 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             length = len(rest)
         end = at + length
         self._busy = True
+        # `finally` alone: a clause that catches makes Cython save and restore, at each feed, what
+        # exception is being handled.
         try:
             self._parse(&at, end)
-        except:
-            if self._refusal == NEED_INPUT:
-                if not _keep_block(&self._stream):
-                    self._refusal = NO_MEMORY
-                if rest is None:
-                    rest = bytearray(PyBytes_FromStringAndSize(<const char*>at, end - at))
-                else:
-                    # Cheap: a bytearray moves its start, not its bytes.
-                    del rest[:length - (end - at)]
-                self._rest = rest
-            raise
+            is_parsed = True
         finally:
             self._busy = False
+            if not is_parsed and self._refusal == NEED_INPUT:
+                self._keep_rest(rest, at, end)
         return self._take_events()
+
+    @cython.final
+    cdef int _keep_rest(self, bytearray rest, const uint8_t* at, const uint8_t* end) except -1:
+        """What an exception left of a chunk, for the next feed; `rest` has it, if it came so."""
+        if not _keep_block(&self._stream):
+            self._refusal = NO_MEMORY
+        if rest is None:
+            rest = bytearray(PyBytes_FromStringAndSize(<const char*>at, end - at))
+        else:
+            # Cheap: a bytearray moves its start, not its bytes.
+            del rest[:len(rest) - (end - at)]
+        self._rest = rest
+        return 0
 
     cdef bint _calls_back(self):
         return not (self._on_comment is None and self._decode is None
                     and self._decode_types is None and self._until is None)
 
-    cdef list _take_events(self):
+    @cython.final
+    cdef inline list _take_events(self):
         cdef list events = self._events
         self._events = None
         return [] if events is None else events
 
     cdef int _parse(self, const uint8_t** at, const uint8_t* end) except -1:
         cdef Step step
+        cdef Scan scan
+        _begin_chunk(&self._stream, &scan, at, end)
         while True:
-            step = _split_lines(&self._stream, at, end)
+            step = _split_lines(&self._stream, &scan, at, end)
             if step == NEED_INPUT:
                 return 0
-            if step == DISPATCH:
+            if step == DATA:
+                self._add_event(_new_event(
+                    <PyTypeObject*>Event, _MESSAGE, _new_text(&self._stream.handed_out),
+                    self._last_event_id, None))
+            elif step == DISPATCH:
                 self._dispatch()
                 if self._done:
                     return 0
@@ -459,26 +488,50 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef int _dispatch(self) except -1:
         """The blank line after at least one `data` or `id` (9.2.6, "dispatch the event")."""
         cdef Stream* stream = &self._stream
-        cdef Text raw_data = stream.data
-        cdef Text raw_type = stream.event_type
-        cdef Text raw_id = stream.id
+        cdef Text raw_data
         cdef bint has_data = stream.has_data
-        cdef bint has_id = stream.has_id
-        cdef int64_t block_retry = stream.block_retry
-        cdef str event_type
-        cdef object data
+        cdef str event_type = _MESSAGE
+        cdef object data = None
         cdef object retry = None
-        cdef object decode
-        cdef Event event
-        # The block is over whatever raises from here on; the bytes of its values stay in place.
-        _end_block(stream)
-        if has_id:
-            self._last_event_id = _new_text(&raw_id)
+        # The block is over whatever raises; the bytes of its values stay in place.
+        try:
+            if stream.has_id:
+                self._last_event_id = _new_text(&stream.id)
+            if stream.event_type.length and has_data:
+                event_type = self._new_event_type(&stream.event_type)
+            if stream.block_retry >= 0:
+                retry = stream.block_retry
+            if self._has_options:
+                raw_data = stream.data
+            elif has_data:
+                data = _new_text(&stream.data)
+        finally:
+            _end_block(stream)
         if not has_data:
             if self._lone_ids is None:
                 self._lone_ids = {}
             self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
-            return 0
+        elif self._has_options:
+            self._dispatch_by_options(&raw_data, event_type, retry)
+        else:
+            self._add_event(
+                _new_event(<PyTypeObject*>Event, event_type, data, self._last_event_id, retry))
+        return 0
+
+    @cython.final
+    cdef inline int _add_event(self, object event) except -1:
+        if self._events is None:
+            self._events = [event]
+        else:
+            self._events.append(event)
+        return 0
+
+    cdef int _dispatch_by_options(
+            self, const Text* raw_data, str event_type, object retry) except -1:
+        """The same with `decode` and `until`."""
+        cdef object data
+        cdef object decode
+        cdef Event event
         if (self._until_data is not None
                 and raw_data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
                 and (raw_data.length == 0
@@ -486,35 +539,28 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                                raw_data.length) == 0)):
             self._done = True
             return 0
-        event_type = self._new_event_type(&raw_type)
-        if block_retry >= 0:
-            retry = block_retry
         decode = self._decode
         if self._decode_types is not None:
             decode = self._decode_types.get(event_type)
         if decode is None:
-            data = _new_text(&raw_data)
+            data = _new_text(raw_data)
         else:
             raw = PyBytes_FromStringAndSize(<const char*>raw_data.at, raw_data.length)
             try:
                 data = decode(raw)
             except Exception as error:
                 text = raw.decode("utf-8", "replace")
-                event = _new_event(event_type, text, self._last_event_id, retry)
+                event = _new_event(<PyTypeObject*>Event, event_type, text, self._last_event_id, retry)
                 raise DecodeError(event, self._take_events()) from error
-        event = _new_event(event_type, data, self._last_event_id, retry)
-        if self._events is None:
-            self._events = [event]
-        else:
-            self._events.append(event)
+        event = _new_event(<PyTypeObject*>Event, event_type, data, self._last_event_id, retry)
+        self._add_event(event)
         if self._until is not None and self._until(event):
             self._done = True
         return 0
 
+    @cython.final
     cdef inline str _new_event_type(self, const Text* text):
         cdef str latest = self._event_type
-        if text.length == 0:
-            return _MESSAGE
         if (PyUnicode_IS_ASCII(latest)
                 and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
                 and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
@@ -563,6 +609,7 @@ cdef class DialectParser(Parser):
         self._has_no_id = dialect.none_before_id and last_event_id is None
         self._stream.keep_retries = dialect.read_retry is not None
         self._stream.every_block = True
+        self._stream.data_alone = False
 
     cdef bint _calls_back(self):
         return self._read_retry is not None
@@ -686,7 +733,7 @@ cdef class DialectParser(Parser):
         else:
             id = self._last_event_id
         if self._event_class is None:
-            event = _new_event(event_type, data, id, retry)
+            event = _new_event(<PyTypeObject*>Event, event_type, data, id, retry)
             if self._read_retry is not None:
                 # Whatever that has made may refer to the event.
                 PyObject_GC_Track(<void*>event)
@@ -785,3 +832,6 @@ cdef class Flow:
                 continue
             self._batch = batch
             self._read_is_due = not self._parser._done
+
+
+include "_floor.pxi"
