@@ -25,7 +25,7 @@ from libc.string cimport memcmp, memcpy, memset
 from sse_fast._lines cimport (
     COMMENT, DATA, DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE,
     Scan, Step, Stream, Text,
-    _begin_chunk, _end_block, _is_pending, _keep_block, _reset_stream, _split_lines, choose_scan, find_end_of_line,
+    _begin_chunk, _end_block, _extend_data, _is_pending, _keep_block, _reset_stream, _split_lines, choose_scan, find_end_of_line,
 )
 
 from sse_fast._errors import DecodeError, EventTooLarge
@@ -460,6 +460,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef int _parse(self, const uint8_t** at, const uint8_t* end) except -1:
         cdef Step step
         cdef Scan scan
+        if _extend_data(&self._stream, at[0], end):
+            at[0] = end
+            return 0
         _begin_chunk(&self._stream, &scan, at, end)
         while True:
             step = _split_lines(&self._stream, &scan, at, end)

@@ -1,5 +1,5 @@
-/* Holds `sse_fast_find_end_of_line` against a loop too plain to be wrong; test_scan.py
- * builds it for each body, with and without sanitizers. */
+/* Holds the scan of `_scan.h` against a loop too plain to be wrong; test_scan.py builds it for each
+ * body, with and without sanitizers. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -131,14 +131,76 @@ static void every_alignment(int length)
     free(start);
 }
 
-int main(void)
+/* The same sequence in each run, on every machine. */
+static uint32_t dice(void)
 {
-    int length;
+    static uint32_t state = 1;
+    state ^= state << 13;
+    state ^= state >> 17;
+    return state ^= state << 5;
+}
 
+/* All the ends of line of a range, one after the other, of which some are passed over, as those of
+ * blank lines are; in one and the same window, at its borders and far apart. */
+static void one_after_the_other(int length, int density)
+{
+    uint8_t *start = allocate(length);
+    const uint8_t *at = start, *end = start + length;
+    sse_fast_scan scan;
+    int i;
+
+    for (i = 0; i < length; i++) {
+        int here = (int)(dice() % 1000) < density;
+        start[i] = here ? LINE_ENDS[dice() % 2] : FILLERS[dice() % 16 ? 0 : dice() % COUNT(FILLERS)];
+    }
+    sse_fast_start(&scan, at, end);
+    for (;;) {
+        int expected_flag = 0, flag = 0;
+        const uint8_t *expected = naive(at, end, &expected_flag);
+        const uint8_t *found = sse_fast_next_end_of_line(&scan, &flag);
+        comparisons++;
+        if (found != expected || flag != expected_flag) {
+            printf("%s: length %d, density %d, from %ld: found %ld, flag %d; expected %ld, flag %d\n",
+                   BODY, length, density, (long)(at - start), (long)(found - start), flag,
+                   (long)(expected - start), expected_flag);
+            exit(1);
+        }
+        if (found == end)
+            break;
+        at = found + 1;
+        if (at < end && (*at == '\n' || *at == '\r') && dice() % 2) {
+            sse_fast_pass_end_of_line(&scan);
+            at++;
+        }
+    }
+    free(start);
+}
+
+static void every_comparison(const char *body)
+{
+    static const int DENSITIES[] = {1, 5, 20, 100, 500, 1000};
+    int length, round;
+    size_t i;
+
+    comparisons = 0;
     for (length = 0; length <= LONGEST; length++) {
         whole_allocation(length);
         every_alignment(length);
     }
-    printf("%lu comparisons: %s\n", comparisons, BODY);
+    for (length = 0; length <= 4 * LONGEST; length++)
+        for (i = 0; i < COUNT(DENSITIES); i++)
+            for (round = 0; round < 10; round++)
+                one_after_the_other(length, DENSITIES[i]);
+    printf("%lu comparisons: %s\n", comparisons, body);
+}
+
+int main(void)
+{
+    every_comparison(BODY);
+#if defined(SSE_FAST_AVX2)
+    sse_fast_choose();
+    if (sse_fast_has_avx2)
+        every_comparison("AVX2");
+#endif
     return 0;
 }
