@@ -27,7 +27,12 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
 
     if (sse_fast_free_event_count > 0) {
         self = sse_fast_free_events[--sse_fast_free_event_count];
+#if defined(Py_DEBUG) || defined(Py_TRACE_REFS)
         PyObject_Init((PyObject *)self, type);
+#else
+        /* It still has its type. */
+        Py_SET_REFCNT((PyObject *)self, 1);
+#endif
     }
     else {
         self = PyObject_GC_New(sse_fast_event, type);
@@ -64,6 +69,17 @@ sse_fast_drop_event(sse_fast_event *self)
     PyObject_GC_Del(self);
 }
 
+/* An empty list with room: to grow one by appending took 1 to 4 % of the time of 64 KiB. */
+static inline PyObject *
+sse_fast_new_list(Py_ssize_t room)
+{
+    PyObject *list = PyList_New(room);
+
+    if (list != NULL)
+        Py_SET_SIZE((PyVarObject *)list, 0);
+    return list;
+}
+
 /* Event's tp_dealloc. */
 static void
 sse_fast_free_event(PyObject *object)
@@ -71,12 +87,13 @@ sse_fast_free_event(PyObject *object)
     sse_fast_event *self = (sse_fast_event *)object;
 
     PyObject_GC_UnTrack(object);
-    if (self->data != NULL && PyUnicode_CheckExact(self->data)) {
+    if (self->data != NULL && PyUnicode_CheckExact(self->data)
+        && (self->retry == Py_None || PyLong_CheckExact(self->retry))) {
         sse_fast_drop_event(self);
         return;
     }
-    /* Data may hold an event, whose data holds another: a million of them is no reason to run out
-     * of stack. */
+    /* Data may hold an event, whose data holds another (and retry, of events that a program makes):
+     * a million of them is no reason to run out of stack. */
     Py_TRASHCAN_BEGIN(object, sse_fast_free_event)
     sse_fast_drop_event(self);
     Py_TRASHCAN_END

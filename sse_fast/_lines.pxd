@@ -13,7 +13,7 @@ however the stream is cut.
 The clauses are those of the HTML standard: 9.2.5 (parsing) and 9.2.6 (interpreting).
 """
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -21,19 +21,21 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 cdef extern from "_scan.h" nogil:
     ctypedef struct Scan "sse_fast_scan":
         const uint8_t* end
-    void choose_scan "sse_fast_choose"() noexcept
     void start_scan "sse_fast_start"(Scan* scan, const uint8_t* at, const uint8_t* end) noexcept
     const uint8_t* next_end_of_line "sse_fast_next_end_of_line"(
         Scan* scan, int* non_ascii) noexcept
     void pass_end_of_line "sse_fast_pass_end_of_line"(Scan* scan) noexcept
     const uint8_t* find_end_of_line "sse_fast_find_end_of_line"(
         const uint8_t* at, const uint8_t* end, int* non_ascii) noexcept
+    bint is_line "sse_fast_is_line"(const uint8_t* at, const uint8_t* end, int* high) noexcept
+    uint64_t look_short "sse_fast_look_short"(
+        const uint8_t* at, size_t length, int* high) noexcept
 
 
 cdef enum Step:
     NEED_INPUT      # the chunk is used up
     DISPATCH        # a blank line: with `has_data` an event is complete, with `has_id` an id
-    DATA            # a block that is one data line, whole: `handed_out`; only with `data_alone`
+    EVENT           # an event is complete: `handed_out` is its data; only with `hand_out_data`
     COMMENT         # `handed_out` is one; only with `keep_comments`
     RETRY           # `handed_out` is its value; only with `keep_retries`
     TOO_LARGE       # `size` went over `max_size`
@@ -87,25 +89,29 @@ cdef struct Stream:
     # The stream.
     int bom                 # bytes of the byte order mark seen; 3: it is behind us
     int64_t retry           # the reconnection time, ms; -1: never set
-    Text handed_out         # at DATA, COMMENT and RETRY
+    Text handed_out         # at EVENT, COMMENT and RETRY
     size_t size             # at TOO_LARGE
     size_t max_size
     bint keep_comments
     bint keep_retries       # their values are for the caller to read
     bint every_block        # a DISPATCH at every blank line
-    bint data_alone         # a DATA where there is nothing else to dispatch
+    bint hand_out_data      # an EVENT in place of a DISPATCH, where there is data
 
 
 cdef inline void _reset_stream(Stream* s) noexcept nogil:
     """A new connection: only `retry` and the settings stay."""
-    _free_text(&s.data)
-    _free_text(&s.event_type)
-    _free_text(&s.id)
-    _free_text(&s.value)
+    _free_buffers(s)
     _end_block(s)
     s.place = LINE_START
     s.after_cr = False
     s.bom = 0
+
+
+cdef inline void _free_buffers(Stream* s) noexcept nogil:
+    _free_text(&s.data)
+    _free_text(&s.event_type)
+    _free_text(&s.id)
+    _free_text(&s.value)
 
 
 cdef inline void _end_block(Stream* s) noexcept nogil:
@@ -132,11 +138,6 @@ cdef inline bint _is_pending(const Stream* s) noexcept nogil:
 cdef inline void _free_text(Text* text) noexcept nogil:
     free(text.buffer)
     memset(text, 0, sizeof(Text))
-
-
-cdef inline void _free_if_large(Text* text) noexcept nogil:
-    if text.capacity > 512:
-        _free_text(text)
 
 
 cdef inline bint _reserve(Text* text, size_t length) noexcept nogil:
@@ -322,7 +323,8 @@ cdef inline Step _extend_line(
         s.place = FIELD_NAME
         s.name_length = 0
         s.line_length = 0
-        _free_if_large(&s.value)
+        if s.value.capacity > 512:
+            _free_text(&s.value)
         s.value.length = 0
         s.value.non_ascii = 0
         if at[0] != c':':
@@ -402,31 +404,81 @@ cdef inline Step _end_chunk(
     if s.in_block and not _keep_block(s):
         return NO_MEMORY
     if at == end and s.kept == 0 and s.place == LINE_START:
-        # A large event must not weigh on the quiet time after it.
-        _free_if_large(&s.data)
-        _free_if_large(&s.event_type)
-        _free_if_large(&s.id)
-        _free_if_large(&s.value)
+        # A large event must not weigh on the quiet time after it: with its buffers, a parser that
+        # waits takes less than 1 KiB.
+        if s.data.capacity + s.event_type.capacity + s.id.capacity + s.value.capacity > 448:
+            _free_buffers(s)
         return NEED_INPUT
+    if not s.has_data and s.data.capacity > 448:
+        _free_text(&s.data)
     return _extend_line(s, at, end, non_ascii)
 
 
 cdef inline bint _extend_data(Stream* s, const uint8_t* at, const uint8_t* end) noexcept nogil:
     """The short way for crumbs: a few more bytes of a `data` value, if that is all they are.
 
-    Of the time that a 1 MiB line in 16-byte chunks takes, this saves a third.
+    Of the time that a 1 MiB line in 16-byte chunks takes, this saves a quarter.
     """
     cdef size_t length = end - at
-    cdef int non_ascii = 0
-    if (s.place != FIELD_VALUE or s.field != DATA_FIELD or s.value_is_new or length >= 64
-            or s.data.length + length > s.data.capacity
-            or s.line_length + length + s.kept > s.max_size
-            or find_end_of_line(at, end, &non_ascii) != end):
+    cdef int high = 0
+    if (s.place != FIELD_VALUE or s.field != DATA_FIELD or s.value_is_new
+            or length == 0 or length >= 64 or s.data.length + length > s.data.capacity
+            or s.line_length + length + s.kept > s.max_size):
+        return False
+    if look_short(at, length, &high):
         return False
     memcpy(s.data.buffer + s.data.length, at, length)
     s.data.length += length
-    s.data.non_ascii |= non_ascii
+    s.data.non_ascii |= high != 0
     s.line_length += length
+    return True
+
+
+cdef inline bint _is_at_rest(const Stream* s) noexcept nogil:
+    """Whether the next chunk begins a block, as those do that servers flush event by event."""
+    return s.place == LINE_START and s.bom == 3 and not s.in_block and not s.after_cr
+
+
+cdef inline const uint8_t* _skip_space(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    return at + 1 if at < end and at[0] == c' ' else at
+
+
+cdef inline bint _is_one_event(
+        const Stream* s, Text* event_type, Text* data, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """Whether a chunk, between two blocks, is an `event` line or none, a `data` line and the blank.
+
+    Where it is, an event takes a fifth to a quarter less time than by way of `_split_lines`.
+    """
+    cdef const uint8_t* line_end
+    cdef int high = 0
+    if end - at < 8 or <size_t>(end - at) > s.max_size or end[-1] != c'\n' or not s.hand_out_data:
+        return False
+    event_type.length = 0
+    if memcmp(at, b"event:", 6) == 0:
+        # Longer ones are not worth the trouble.
+        line_end = find_end_of_line(at, at + 64 if end - at > 64 else end, &high)
+        at = _skip_space(at + 6, line_end)
+        _refer(event_type, at, line_end - at, high)
+        high = 0
+        at = line_end
+        if at[0] == c'\r':
+            at += 1
+        if at[0] != c'\n':
+            return False
+        at += 1
+    if end - at < 7 or memcmp(at, b"data:", 5) != 0:
+        return False
+    if end[-2] == c'\n':
+        line_end = end - 2
+    elif end[-2] == c'\r' and end[-3] == c'\n' and end[-4] == c'\r':
+        line_end = end - 4
+    else:
+        return False
+    if not is_line(at, line_end, &high):
+        return False
+    at = _skip_space(at + 5, line_end)
+    _refer(data, at, line_end - at, high)
     return True
 
 
@@ -485,13 +537,16 @@ cdef inline Step _split_lines(
                 line += 5
                 if line < line_end and line[0] == c' ':
                     line += 1
-                if s.data_alone and not s.in_block:
+                if s.hand_out_data:
                     _refer(&s.handed_out, line, line_end - line, non_ascii)
-                    return DATA
+                    return EVENT
                 _refer(&s.data, line, line_end - line, non_ascii)
                 s.has_data = True
                 return DISPATCH
             step = _process_field(s, line, length, non_ascii)
+        elif s.has_data and s.hand_out_data:
+            s.handed_out = s.data
+            step = EVENT
         elif s.has_data or s.has_id or s.every_block:
             step = DISPATCH
         else:

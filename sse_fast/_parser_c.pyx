@@ -13,19 +13,23 @@ from collections.abc import Mapping
 from types import GenericAlias
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_FULL_RO, Py_buffer, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from sse_fast._lines cimport (
-    COMMENT, DATA, DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, TOO_LARGE,
-    Scan, Step, Stream, Text,
-    _begin_chunk, _end_block, _extend_data, _is_pending, _keep_block, _reset_stream, _split_lines, choose_scan, find_end_of_line,
+    COMMENT, DATA_FIELD, DISPATCH, EVENT, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY,
+    TOO_LARGE, Scan, Step, Stream, Text,
+    _begin_chunk, _end_block, _extend_data, _free_buffers, _is_at_rest, _is_one_event, _is_pending,
+    _keep_block,
+    _reset_stream, _split_lines, find_end_of_line, next_end_of_line, start_scan,
 )
 
 from sse_fast._errors import DecodeError, EventTooLarge
@@ -34,7 +38,6 @@ from sse_fast._errors import DecodeError, EventTooLarge
 cdef extern from "Python.h":
     list PyList_New(Py_ssize_t size)
     void PyList_SET_ITEM(object items, Py_ssize_t at, object item)
-    int PyUnicode_KIND(object text)
     Py_UCS4 PyUnicode_MAX_CHAR_VALUE(object text)
     str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
     void* PyUnicode_DATA(object text)
@@ -44,9 +47,11 @@ cdef extern from "Python.h":
     void PyObject_GC_Track(void* op)
     void PyObject_GC_UnTrack(void* op)
     int PyObject_GenericSetAttr(object instance, object name, object value) except -1
+    unsigned long Py_TPFLAGS_HEAPTYPE
     ctypedef struct PyTypeObject:
         const char* tp_name
         Py_ssize_t tp_basicsize
+        unsigned long tp_flags
         object (*tp_new)(type cls, tuple arguments, void* keywords)
         void (*tp_dealloc)(PyObject*)
 
@@ -58,16 +63,18 @@ cdef extern from "_text.h":
 cdef extern from "_event.h":
     ctypedef struct sse_fast_event:
         pass
-    Event _new_event "(struct __pyx_obj_8sse_fast_9_parser_c_Event *)sse_fast_new_event"(PyTypeObject* cls, str event_type, object data, str id, object retry)
+    object _new_event "sse_fast_new_event"(
+        PyTypeObject* cls, str event_type, object data, str id, object retry)
     void sse_fast_free_event(PyObject* event)
+    list _new_list "sse_fast_new_list"(Py_ssize_t room)
 
-
-choose_scan()
 
 # The classes go by their public names: in pickles, in repr, in messages.
 (<PyTypeObject*>Event).tp_name = "sse_fast.Event"
 (<PyTypeObject*>Parser).tp_name = "sse_fast.Parser"
 assert (<PyTypeObject*>Event).tp_basicsize == sizeof(sse_fast_event)
+# `_event.h` counts no references to it.
+assert not (<PyTypeObject*>Event).tp_flags & Py_TPFLAGS_HEAPTYPE
 (<PyTypeObject*>Event).tp_dealloc = sse_fast_free_event
 
 cdef object _END_OF_LINE = re.compile(r"\r\n|\n|\r")
@@ -252,6 +259,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef bint _has_options      # `decode` or `until`
     cdef bint _done
     cdef Step _refusal          # why no input is taken until reset(), or NEED_INPUT
+    cdef bint _is_ordinary      # nothing but the stream decides what the next chunk does
+    cdef Py_ssize_t _spacing    # bytes of the latest large chunk to an event; 0: not known
+    cdef Py_ssize_t _room       # for how many events the next list is made
 
     __class_getitem__ = classmethod(GenericAlias)
 
@@ -313,7 +323,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                 f"Expected until to be a str, callable or None, got {type(until).__name__}"
             )
         self._has_options = decode is not None or until is not None
-        self._stream.data_alone = not self._has_options
+        self._stream.hand_out_data = not self._has_options
         self._stream.max_size = min(max_event_size, INT64_MAX)
         self._stream.keep_comments = on_comment is not None
         self._stream.retry = -1
@@ -365,6 +375,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         self._rest = None
         self._refusal = NEED_INPUT
         self._done = False
+        self._is_ordinary = False
 
     def feed(self, chunk, /):
         """Parse the next bytes of the stream and return the events that they complete.
@@ -390,8 +401,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             return self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         _get_buffer(chunk, &view)
         try:
-            if not view.readonly and self._calls_back():
-                # A callback could write into the buffer while values refer to it.
+            if self._calls_back():
+                # A callback could write into the buffer while values refer to it, also where this
+                # view of it is read-only.
                 chunk = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
                 return self._feed(<const uint8_t*>PyBytes_AS_STRING(chunk), view.len)
             return self._feed(<const uint8_t*>view.buf, view.len)
@@ -399,10 +411,27 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             PyBuffer_Release(&view)
 
     @cython.final
-    cdef list _feed(self, const uint8_t* at, Py_ssize_t length):
-        cdef const uint8_t* end
+    cdef inline list _feed(self, const uint8_t* at, Py_ssize_t length):
+        """The chunks that servers flush and networks cut, the short way; the others by `_read`."""
+        cdef Text event_type
+        cdef Text data
+        if self._is_ordinary:
+            if _is_at_rest(&self._stream):
+                if _is_one_event(&self._stream, &event_type, &data, at, at + length):
+                    return [_new_event(
+                        <PyTypeObject*>Event,
+                        self._new_event_type(&event_type) if event_type.length else _MESSAGE,
+                        _new_text(&data), self._last_event_id, None)]
+            elif _extend_data(&self._stream, at, at + length):
+                return []
+        return self._read(at, length)
+
+    @cython.final
+    cdef list _read(self, const uint8_t* at, Py_ssize_t length):
+        cdef const uint8_t* end = at + length
         cdef bytearray rest
         cdef bint is_parsed = False
+        self._is_ordinary = False
         if self._busy:
             raise RuntimeError(
                 "Expected one feed() at a time, got a second one within the first: "
@@ -417,11 +446,16 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         self._lone_ids = None
         rest = self._rest
         if rest is not None:
-            self._rest = None
             rest += PyBytes_FromStringAndSize(<const char*>at, length)
-            at = <const uint8_t*>PyByteArray_AS_STRING(rest)
+            self._rest = None
             length = len(rest)
-        end = at + length
+            at = <const uint8_t*>PyByteArray_AS_STRING(rest)
+            end = at + length
+        # Room for as many as there are if this chunk is like the one before; no more than may be
+        # wasted if it is not.
+        self._room = 1
+        if length >= 4096 and self._spacing > 0:
+            self._room += min(length // self._spacing, 1000)
         self._busy = True
         # `finally` alone: a clause that catches makes Cython save and restore, at each feed, what
         # exception is being handled.
@@ -432,19 +466,28 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             self._busy = False
             if not is_parsed and self._refusal == NEED_INPUT:
                 self._keep_rest(rest, at, end)
+            if self._done or self._refusal != NEED_INPUT:
+                _free_buffers(&self._stream)
+        self._is_ordinary = (
+            not self._done and self._lone_ids is None and not self._stream.every_block)
+        if length >= 4096 and self._events is not None:
+            self._spacing = length // len(self._events)
         return self._take_events()
 
     @cython.final
     cdef int _keep_rest(self, bytearray rest, const uint8_t* at, const uint8_t* end) except -1:
         """What an exception left of a chunk, for the next feed; `rest` has it, if it came so."""
+        # Until it is there.
+        self._refusal = NO_MEMORY
         if not _keep_block(&self._stream):
-            self._refusal = NO_MEMORY
+            raise MemoryError()
         if rest is None:
             rest = bytearray(PyBytes_FromStringAndSize(<const char*>at, end - at))
         else:
             # Cheap: a bytearray moves its start, not its bytes.
             del rest[:len(rest) - (end - at)]
         self._rest = rest
+        self._refusal = NEED_INPUT
         return 0
 
     cdef bint _calls_back(self):
@@ -460,18 +503,13 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     cdef int _parse(self, const uint8_t** at, const uint8_t* end) except -1:
         cdef Step step
         cdef Scan scan
-        if _extend_data(&self._stream, at[0], end):
-            at[0] = end
-            return 0
         _begin_chunk(&self._stream, &scan, at, end)
         while True:
             step = _split_lines(&self._stream, &scan, at, end)
             if step == NEED_INPUT:
                 return 0
-            if step == DATA:
-                self._add_event(_new_event(
-                    <PyTypeObject*>Event, _MESSAGE, _new_text(&self._stream.handed_out),
-                    self._last_event_id, None))
+            if step == EVENT:
+                self._dispatch_text()
             elif step == DISPATCH:
                 self._dispatch()
                 if self._done:
@@ -488,45 +526,66 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             raise EventTooLarge(self._stream.size, self._stream.max_size, self._take_events())
         raise MemoryError()
 
+    @cython.final
+    cdef inline int _dispatch_text(self) except -1:
+        """The ordinary event: `handed_out` is its data, and becomes text.
+
+        Typed events take 7 to 10 % less time than by `_dispatch`, which is prepared for more.
+        """
+        cdef Stream* stream = &self._stream
+        cdef Text event_type
+        cdef Text id
+        cdef bint has_id
+        cdef int64_t milliseconds
+        cdef str type_text = _MESSAGE
+        cdef object retry = None
+        if stream.in_block:
+            event_type = stream.event_type
+            id = stream.id
+            has_id = stream.has_id
+            milliseconds = stream.block_retry
+            # The block is over whatever raises; the bytes of its values stay in place.
+            _end_block(stream)
+            if has_id:
+                self._last_event_id = _new_text(&id)
+            if event_type.length:
+                type_text = self._new_event_type(&event_type)
+            if milliseconds >= 0:
+                retry = milliseconds
+        self._add_event(_new_event(
+            <PyTypeObject*>Event, type_text, _new_text(&stream.handed_out), self._last_event_id,
+            retry))
+        return 0
+
     cdef int _dispatch(self) except -1:
         """The blank line after at least one `data` or `id` (9.2.6, "dispatch the event")."""
         cdef Stream* stream = &self._stream
-        cdef Text raw_data
+        cdef Text data = stream.data
+        cdef Text event_type = stream.event_type
+        cdef Text id = stream.id
         cdef bint has_data = stream.has_data
-        cdef str event_type = _MESSAGE
-        cdef object data = None
-        cdef object retry = None
+        cdef bint has_id = stream.has_id
+        cdef int64_t milliseconds = stream.block_retry
         # The block is over whatever raises; the bytes of its values stay in place.
-        try:
-            if stream.has_id:
-                self._last_event_id = _new_text(&stream.id)
-            if stream.event_type.length and has_data:
-                event_type = self._new_event_type(&stream.event_type)
-            if stream.block_retry >= 0:
-                retry = stream.block_retry
-            if self._has_options:
-                raw_data = stream.data
-            elif has_data:
-                data = _new_text(&stream.data)
-        finally:
-            _end_block(stream)
-        if not has_data:
+        _end_block(stream)
+        if has_id:
+            self._last_event_id = _new_text(&id)
+        if has_data:
+            self._dispatch_by_options(
+                &data,
+                self._new_event_type(&event_type) if event_type.length else _MESSAGE,
+                milliseconds if milliseconds >= 0 else None)
+        else:
             if self._lone_ids is None:
                 self._lone_ids = {}
             self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
-        elif self._has_options:
-            self._dispatch_by_options(&raw_data, event_type, retry)
-        else:
-            self._add_event(
-                _new_event(<PyTypeObject*>Event, event_type, data, self._last_event_id, retry))
         return 0
 
     @cython.final
     cdef inline int _add_event(self, object event) except -1:
         if self._events is None:
-            self._events = [event]
-        else:
-            self._events.append(event)
+            self._events = _new_list(self._room)
+        self._events.append(event)
         return 0
 
     cdef int _dispatch_by_options(
@@ -548,12 +607,15 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         if decode is None:
             data = _new_text(raw_data)
         else:
+            # One copy, as bytes are what every decoder takes. A view of 330 bytes takes longer to
+            # make (267 against 103 ns); of 1 MiB, the copy is half a per cent of orjson's time.
             raw = PyBytes_FromStringAndSize(<const char*>raw_data.at, raw_data.length)
             try:
                 data = decode(raw)
             except Exception as error:
                 text = raw.decode("utf-8", "replace")
-                event = _new_event(<PyTypeObject*>Event, event_type, text, self._last_event_id, retry)
+                event = _new_event(
+                    <PyTypeObject*>Event, event_type, text, self._last_event_id, retry)
                 raise DecodeError(event, self._take_events()) from error
         event = _new_event(<PyTypeObject*>Event, event_type, data, self._last_event_id, retry)
         self._add_event(event)
@@ -564,6 +626,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     @cython.final
     cdef inline str _new_event_type(self, const Text* text):
         cdef str latest = self._event_type
+        if text.length > 64:
+            # Not worth to be remembered while the connection is idle.
+            return _new_text(text)
         if (PyUnicode_IS_ASCII(latest)
                 and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
                 and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
@@ -592,7 +657,7 @@ cdef class DialectParser(Parser):
     cdef bint _keep_lines
     cdef bint _has_no_id        # `id` is None as yet
     cdef object _retry          # what `_read_retry` made of this block's
-    # Only with `_keep_lines`: the block's bytes, less those of this chunk from `_start` to `_cursor`.
+    # Only with `_keep_lines`: the block's bytes, less those of this chunk, `_start` to `_cursor`.
     cdef bytearray _block
     cdef const uint8_t* _start
     cdef const uint8_t** _cursor
@@ -612,10 +677,11 @@ cdef class DialectParser(Parser):
         self._has_no_id = dialect.none_before_id and last_event_id is None
         self._stream.keep_retries = dialect.read_retry is not None
         self._stream.every_block = True
-        self._stream.data_alone = False
+        self._stream.hand_out_data = False
 
     cdef bint _calls_back(self):
-        return self._read_retry is not None
+        # Setting attributes may do anything.
+        return self._read_retry is not None or self._event_class is not None
 
     @property
     def last_event_id(self):
@@ -763,12 +829,13 @@ cdef int _get_buffer(object chunk, Py_buffer* view) except -1:
             "(an event stream is always UTF-8)"
         )
     try:
-        PyObject_GetBuffer(chunk, view, PyBUF_SIMPLE)
+        PyObject_GetBuffer(chunk, view, PyBUF_FULL_RO)
     except TypeError:
         raise TypeError(f"Expected a bytes-like object, got {type(chunk).__name__}") from None
-    except BufferError:
-        raise BufferError(
-            "Expected a contiguous buffer, got one with gaps: feed bytes(chunk)") from None
+    # Asked for it, some raise BufferError where there are gaps, and some something else.
+    if not PyBuffer_IsContiguous(view, c"C"):
+        PyBuffer_Release(view)
+        raise BufferError("Expected a contiguous buffer, got one with gaps: feed bytes(chunk)")
     return 0
 
 
@@ -796,6 +863,7 @@ cdef class Flow:
         cdef list batch
         cdef Py_ssize_t at
         cdef object chunk
+        cdef Parser parser
         while True:
             batch = self._batch
             at = self._handed_over
@@ -817,13 +885,15 @@ cdef class Flow:
                 self._arrived(chunk)
                 continue
             self._interrupted = False
-            self._id_before_batch = self._parser._last_event_id
+            # Held, whatever a callback does to this one.
+            parser = self._parser
+            self._id_before_batch = parser._last_event_id
             self._batch = _NO_EVENTS
             self._handed_over = 0
             self._kept_back = True
             self._read_is_due = False
             try:
-                batch = self._parser._feed(
+                batch = parser._feed(
                     <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk)
                 )
             except BaseException as error:
@@ -834,7 +904,7 @@ cdef class Flow:
                 # A callback closed the stream.
                 continue
             self._batch = batch
-            self._read_is_due = not self._parser._done
+            self._read_is_due = not parser._done
 
 
 include "_floor.pxi"

@@ -22,6 +22,7 @@ sse_fast_classify(const uint8_t *at, Py_ssize_t length, uint8_t *largest)
     const __m128i zero = _mm_setzero_si128();
     __m128i tops = zero, counts = zero;
     Py_ssize_t count, i;
+    uint64_t halves[2];
     uint8_t top[16];
 
     for (; length >= 64; at += 64, length -= 64) {
@@ -34,8 +35,8 @@ sse_fast_classify(const uint8_t *at, Py_ssize_t length, uint8_t *largest)
         }
         counts = _mm_add_epi64(counts, _mm_sad_epu8(here, zero));
     }
-    count = (Py_ssize_t)(_mm_cvtsi128_si64(counts)
-                         + _mm_cvtsi128_si64(_mm_unpackhi_epi64(counts, counts)));
+    _mm_storeu_si128((__m128i *)halves, counts);
+    count = (Py_ssize_t)(halves[0] + halves[1]);
     _mm_storeu_si128((__m128i *)top, tops);
     for (i = 1; i < 16; i++)
         top[0] = top[i] > top[0] ? top[i] : top[0];
@@ -53,7 +54,8 @@ sse_fast_continues(const uint8_t *at, const uint8_t *end, uint8_t low, uint8_t h
     return at < end && *at >= low && *at <= high;
 }
 
-/* One character of two bytes or more, and its length; 0 where it is not valid (Unicode, table 3-7). */
+/* One character of two bytes or more, and its length; 0 where it is not valid (Unicode, table
+ * 3-7). */
 static inline int
 sse_fast_decode_character(const uint8_t *at, const uint8_t *end, Py_UCS4 *character)
 {
@@ -146,6 +148,13 @@ sse_fast_decode(const uint8_t *at, Py_ssize_t length)
     PyObject *text;
     int valid;
 
+    if (largest < 0x80 && length > 1) {
+        /* Its neighbour was not ASCII. */
+        text = PyUnicode_New(length, 127);
+        if (text != NULL)
+            memcpy(PyUnicode_1BYTE_DATA(text), at, (size_t)length);
+        return text;
+    }
     if (largest >= 0xC2) {
         text = PyUnicode_New(length - continuing,
                              largest < 0xC4 ? 0xFF : largest < 0xF0 ? 0xFFFF : 0x10FFFF);

@@ -132,6 +132,21 @@ def test_copy(core: Any) -> None:
     assert copy.deepcopy(event).data is not event.data
 
 
+@pytest.mark.parametrize("attribute", ["data", "retry"])
+def test_a_million_events_within_each_other(core: Any, tmp_path: Path, attribute: str) -> None:
+    """To free them takes no more stack than to free one."""
+    script = f"""
+from {core.__name__} import Event
+event = None
+for _ in range(10**6):
+    event = Event({attribute}=event)
+del event
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
 def test_a_parser_is_not_copied(core: Any) -> None:
     for how in [copy.copy, copy.deepcopy, pickle.dumps]:
         with pytest.raises(TypeError, match=r"cannot pickle 'sse_fast\.Parser' object"):

@@ -144,6 +144,17 @@ def test_the_id_is_committed_at_the_blank_line(core: Any) -> None:
     assert parser.last_event_id == "2"
 
 
+def test_ids_without_data_are_those_of_the_latest_chunk(core: Any) -> None:
+    """By which a client that comes back knows what was taken."""
+    parser = core.Parser()
+    assert parser._lone_ids is None
+    for chunk in (b"data: a\n\n", b"event: b\ndata: b\n\n", b"", b": c\n\n", b"data: d"):
+        parser.feed(b"data: a\n\nid: 1\n\n")
+        assert parser._lone_ids == {1: "1"}
+        parser.feed(chunk)
+        assert parser._lone_ids is None
+
+
 def test_the_starting_id_is_in_force(core: Any) -> None:
     assert core.Parser(last_event_id="é").feed(b"data: a\n\n")[0].id == "é"
 
@@ -252,6 +263,16 @@ def test_a_callback_cannot_change_what_is_being_parsed(core: Any) -> None:
     assert event.data == "abc"
 
 
+def test_a_callback_cannot_change_what_is_only_seen_read_only(core: Any) -> None:
+    chunk = bytearray(b"data: abc\n: now\n\n")
+
+    def on_comment(text: str) -> None:
+        chunk[6] = 0xFF
+
+    (event,) = core.Parser(on_comment=on_comment).feed(memoryview(chunk).toreadonly())
+    assert event.data == "abc"
+
+
 def test_text_is_refused(core: Any) -> None:
     parser = core.Parser()
     with pytest.raises(TypeError, match="Expected bytes, got str: feed the body as it arrived"):
@@ -270,6 +291,16 @@ def test_what_is_not_bytes_is_refused(core: Any, chunk: Any) -> None:
 def test_a_buffer_with_gaps_is_refused(core: Any) -> None:
     with pytest.raises(BufferError, match="contiguous"):
         core.Parser().feed(memoryview(b"data: a\n\n")[::2])
+
+
+def test_an_array_with_gaps_is_refused(core: Any) -> None:
+    """Which raises another exception if it is asked for bytes in a row."""
+    numpy = pytest.importorskip("numpy")
+    numbers = numpy.frombuffer(b"data: a\n\n" * 2, "u1")
+    assert len(core.Parser().feed(numbers)) == 2
+    for gaps in (numbers[::2], numpy.asfortranarray(numbers.reshape(2, -1))):
+        with pytest.raises(BufferError, match="contiguous"):
+            core.Parser().feed(gaps)
 
 
 @pytest.mark.parametrize(
@@ -628,17 +659,39 @@ def test_events_outlive_their_parser(core: Any) -> None:
     assert events == [core.Event("t" * 99, "a" * 999 + "\n" + "b" * 999, "", None)]
 
 
+BEGUN = [r"b'id: 1\ndata: ' + large"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
-def test_a_large_event_does_not_weigh_on_the_time_after_it(core: Any, tmp_path: Path) -> None:
-    """Wherever the chunks are cut: here never at a blank line."""
+@pytest.mark.parametrize(
+    ("options", "chunks"),
+    [
+        # Wherever the chunks are cut.
+        ("", [*BEGUN, r"b'\n\n'"]),
+        ("", [*BEGUN, r"b'\n\ndata: y'"]),
+        ("", [*BEGUN, r"b'\n\n:'"]),
+        ("", [*BEGUN, r"b'\n\nid: 1\n'"]),
+        ("", [r"b'event: ' + large + b'\ndata: x\n\n'", r"b'data: y\n\n'", r"b'data: y'"]),
+        # What is not to be handed out.
+        ("until=bool", [*BEGUN, r"b'\n\n'"]),
+        ("until='y'", [r"b'event: ' + large", r"b'\ndata: y\n\n'"]),
+        ("max_event_size=1_000_050", [*BEGUN, "b'x' * 100"]),
+    ],
+)
+def test_a_large_event_does_not_weigh_on_the_time_after_it(
+    core: Any, tmp_path: Path, options: str, chunks: list[str]
+) -> None:
     script = f"""
-import resource
+import contextlib, resource
+from sse_fast import EventTooLarge
 from {core.__name__} import Parser
-parsers = [Parser() for _ in range(100)]
+large = b"x" * 1_000_000
+parsers = [Parser({options}) for _ in range(100)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for parser in parsers:
-    parser.feed(b"id: 1\\ndata: " + b"x" * 1_000_000)
-    assert len(parser.feed(b"\\n\\ndata: y")[0].data) == 1_000_000
+    for chunk in [{", ".join(chunks)}]:
+        with contextlib.suppress(EventTooLarge):
+            parser.feed(chunk)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run(
@@ -646,6 +699,28 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     )
     # KiB. Kept, it would be 100 MB and more.
     assert int(done.stdout) < 30_000
+
+
+def test_the_lists_take_what_the_events_do(core: Any) -> None:
+    """However many there were in the chunk before."""
+    parser = core.Parser()
+    many = b"data\n\n" * 10_000
+    one = b": " + b"x" * len(many) + b"\ndata\n\n"
+    for _ in range(3):
+        assert len(parser.feed(many)) == 10_000
+        events = parser.feed(one)
+        assert len(events) == 1
+        assert sys.getsizeof(events) < 10_000
+
+
+def test_a_list_is_the_callers(core: Any) -> None:
+    parser = core.Parser()
+    first = parser.feed(b"")
+    first.append("mine")
+    again = parser.feed(b"")
+    assert (first, again) == (["mine"], [])
+    del first, again
+    assert parser.feed(b"data") == []
 
 
 def test_the_data_of_an_event_may_be_large(core: Any) -> None:

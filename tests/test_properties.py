@@ -44,6 +44,61 @@ def test_every_chunking_gives_what_the_whole_gives(
     assert parse(core, [stream]) == expected
 
 
+# Blocks as servers flush them, one in each chunk, and what differs from those by a byte or a line;
+# of lengths about those at which the scan goes another way.
+_ENDS = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])
+_VALUES = st.builds(
+    lambda size, byte, place: (b"x" * size)[:place] + byte + (b"x" * size)[place:],
+    st.sampled_from([0, 1, 3, 7, 50, *range(54, 67), 119, 120, 121, 127, 128, 129, 330]),
+    st.sampled_from([b"", b"", b"", b"\x0b", b"\x0c", b"\0", b":", b"\n", b"\r", b"\xff"])
+    | st.sampled_from(["é".encode(), "€".encode(), "🚀".encode(), b" "]),
+    st.sampled_from([0, 1, 8, 62, 63, 64, 65, 400]),
+)
+_LINES = st.builds(
+    lambda name, value, end: name + value + end,
+    st.sampled_from(
+        [b"data:", b"data: ", b"event:", b"event: ", b"id: ", b"retry: ", b":", b"x: "]
+    ),
+    _VALUES,
+    _ENDS,
+)
+_BLOCKS = st.builds(
+    lambda event, data, more, end, rest: event + data + more + end + rest,
+    st.just(b"") | st.builds(lambda value, end: b"event: " + value + end, _VALUES, _ENDS),
+    st.builds(lambda value, end: b"data: " + value + end, _VALUES, _ENDS),
+    st.just(b"") | st.just(b"") | _LINES,
+    _ENDS | st.just(b""),
+    st.sampled_from([b"", b"", b"", b"d", b":", b"\n"]),
+)
+
+
+@settings(max_examples=1500)
+@given(st.lists(_BLOCKS | _BLOCKS | _LINES, min_size=1, max_size=6), st.integers(1, 400))
+@example([b"data: x\n\n", b"event: " + b"x" * 58 + b"data:x\n\n"], 400)
+@example([b"data: x\n\n", b"event: x\rdata: x\n\n"], 400)
+@example([b"data: x\n\n", b"event: x\rxdata: x\n\n"], 400)
+@example([b"data: x\n\n", b"data: x\rx\r\n", b"\n"], 400)
+@example([b"data: x\n\n", b"data: x\r", b"\r", b"\ndata: x\n\n"], 400)
+@example([b"\xef", b"data: x\n\n"], 400)
+@example([b"", b"data: x\n\n", b"\xef\xbb\xbfdata: y\n\n"], 400)
+@example([b"data: x\n\n", b"data: x\nd", b"ata: y\n\n"], 400)
+@example([b"data: x\r\n\r\n", b"data:\r\n\r\n", b"data:\n\n"], 400)
+def test_blocks_one_in_each_chunk(both_cores: Any, blocks: list[bytes], limit: int) -> None:
+    expected = interpret(b"".join(blocks))
+    for core in both_cores:
+        assert parse(core, blocks) == expected
+        # Not the first ones, and in turns with something else.
+        parser = core.Parser()
+        assert parser.feed(b"data: x\n\n") == [core.Event("message", "x", "", None)]
+        events = [event for block in blocks for event in parser.feed(block)]
+        assert [(it.event, it.data, it.id, it.retry) for it in events] == expected.events
+    cython, python = (
+        _trace(core, [b"data: x\n\n", *blocks], {"max_event_size": limit}, bytes)
+        for core in both_cores
+    )
+    assert cython == python
+
+
 class _Fault(Exception):
     pass
 

@@ -64,12 +64,6 @@ def native_body() -> str | None:
     return BODIES.get(platform.machine().lower()) if sys.maxsize > 2**32 else None
 
 
-def machine_flags() -> str:
-    """What Linux says that the processor can do."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
-
-
 def compare(
     directory: Path, compiler: str, flags: list[str], body: str | None, runner: list[str]
 ) -> None:
@@ -80,14 +74,9 @@ def compare(
 
     outcome = run(*runner, program)
     assert outcome.returncode == 0, outcome.stdout
-    lines = [line.split(" comparisons: ") for line in outcome.stdout.splitlines()]
-    assert all(int(comparisons) > 10_000_000 for comparisons, _ in lines)
-    used = [name for _, name in lines]
-    assert used[0] == body or body is None
-    # What is chosen when the module is loaded, where the machine has it.
-    assert used[1:] in ([], ["AVX2"])
-    if body == "SSE2" and " avx2 " in machine_flags():
-        assert used[1:] == ["AVX2"]
+    comparisons, used = outcome.stdout.rstrip("\n").split(" comparisons: ")
+    assert int(comparisons) > 5_000_000
+    assert used == body or body is None
 
 
 @pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
@@ -115,10 +104,11 @@ def test_on_other_machines(tmp_path: Path, machine: str, portable: bool, sanitiz
     for tool in (compiler, emulator):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
-    flags, runner = ["-static"], [emulator]
+    # Two windows, which an emulator takes as long for as a machine for three.
+    flags, runner = ["-DLONGEST=140", "-static"], [emulator]
     if sanitize:
         # Sanitizers do not link statically, so that machine's libraries are needed.
-        flags, runner = SANITIZE, [emulator, "-L", f"/usr/{machine}-linux-gnu"]
+        flags, runner = ["-DLONGEST=140", *SANITIZE], [emulator, "-L", f"/usr/{machine}-linux-gnu"]
         require_sanitizers(tmp_path, compiler, runner)
     if portable:
         flags, body = [*flags, "-DSSE_FAST_PLAIN_C"], "plain C"
