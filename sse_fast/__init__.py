@@ -9,7 +9,7 @@ The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lin
 `_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
 is in `adapters/`, where `sockets.py` is HTTP over sockets of our own. `_client.py` reconnects, as
 `_reconnect.py` decides. `compat/` has names and decoders of other libraries; `_dialect.py` is what
-they do otherwise than the standard.
+they do otherwise than the standard. `_bench/` is what `sse-fast bench` and the benchmarks share.
 """
 
 from __future__ import annotations

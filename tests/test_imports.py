@@ -56,7 +56,16 @@ MAY_IMPORT = {
     "compat/sseclient.py": COMPAT,
     "__init__.py": PUBLIC,
     "__main__.py": {"_cli"},
+    "_bench/__init__.py": set(),
+    # The rivals get their modules by name, sse_fast's own two among them.
+    "_bench/javascript.py": {"_bench"},
+    "_bench/machine.py": set(),
+    "_bench/measure.py": {"_bench", "_parser_c", ""},
+    "_bench/plot.py": {"_bench"},
+    "_bench/rivals.py": {""},
+    "_bench/streams.py": set(),
     "_cli/__init__.py": PUBLIC | {"_cli"},
+    "_cli/bench.py": PUBLIC | {"_bench"},
     "_cli/cat.py": PUBLIC,
     "_cli/demo.py": PUBLIC,
     "_cli/doctor.py": PUBLIC,
@@ -73,6 +82,14 @@ INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket
     "urllib.request",
 }
 _LATER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+BENCH = {"rich", "matplotlib"} | {
+    "anthropic",
+    "assel",
+    "httpx_sse",
+    "ld_eventsource",
+    "openai",
+    "sseclient",
+}
 LIBRARIES = {"aiohttp", "anyio", "httptools", "httpx", "httpx2", "requests", "trio", "urllib3"}
 
 
@@ -198,4 +215,28 @@ def test_importing_the_package_loads_no_library(tmp_path: Path) -> None:
     assert not {name.partition(".")[0] for name in loaded} & (
         LIBRARIES | {"asyncio", "ssl", "email"}
     )
-    assert not {name for name in loaded if name.startswith(("sse_fast.adapters.", "sse_fast._cli"))}
+    beyond = ("sse_fast.adapters.", "sse_fast._cli", "sse_fast._bench")
+    assert not {name for name in loaded if name.startswith(beyond)}
+
+
+def test_the_commands_do_without_what_bench_needs(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from sse_fast._cli import main\n"
+        "main(['cat', '-'])\n"
+        "try: main(['bench', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stderr.split())
+    assert "sse_fast._cli.bench" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & (LIBRARIES | BENCH)
+    assert not {name for name in loaded if name.startswith("sse_fast._bench")}

@@ -27,6 +27,9 @@ from server import Answer, Server
 from stage import Play, serve_stage
 
 import sse_fast
+from sse_fast._bench.javascript import JAVASCRIPT
+from sse_fast._bench.rivals import RIVALS
+from sse_fast._cli.bench import DOMINATES
 from sse_fast.compat import LIBRARIES
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +55,8 @@ def example(server: Server) -> Server:
 
 
 def test_the_readme_was_read() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "sh"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 8, 19)
+    assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 9, 19)
 
 
 def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
@@ -295,6 +298,9 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
     (tmp_path / "capture.sse").write_bytes(STREAM)
     example.answers["/events"].once = True
     command, *arguments = shlex.split(line.replace("https://example.com", example.url))
+    if arguments[0] == "bench":
+        # Else it takes a minute.
+        arguments += ["--seconds", "0.0001", "--streams", "c"]
     done = subprocess.run(
         [Path(sys.executable).with_name(command), *arguments],
         cwd=tmp_path,
@@ -303,6 +309,9 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
     )
     if arguments == ["doctor"]:
         assert [row.split()[0] for row in done.stdout.decode().splitlines()[2:]] == list(LIBRARIES)
+    elif arguments[0] == "bench":
+        assert b"Nanoseconds an event" in done.stdout
+        assert b"Nanoseconds an event" in (tmp_path / "bench.svg").read_bytes()
     elif "completions" in line:
         assert done.stdout.count(b'"data"') == 2
         assert (example.requests[0].method, example.requests[0].body) == (
@@ -317,6 +326,37 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
         assert (b"id: 41\n" in done.stdout) == ("41" in line)
 
 
+def test_the_numbers() -> None:
+    """Those of the table are in the picture: they are of one run, over every parser there is."""
+    (text,) = [code for language, code in BLOCKS if language == "text"]
+    tables = [
+        {row[0]: row[1:] for row in (re.split("  +", line) for line in table.splitlines()[4:])}
+        for table in text.split("\n\n")[:2]
+    ]
+    parsers = [*RIVALS, *JAVASCRIPT]
+    for table in tables:
+        assert [label.rpartition(" ")[0] for label in table][: len(parsers)] == parsers
+    picture = (ROOT / "docs" / "bench.svg").read_text(encoding="utf-8")
+    drawn = re.findall(r"<text[^>]*>([\d,]+)(?:  \(([\d,.]+) times\))?</text>", picture)
+    for column in range(5):
+        # The last two are not drawn.
+        for label in list(tables[0])[:-2]:
+            ratios = tables[1].get(label)
+            ratio = "" if ratios is None or label.startswith("sse_fast ") else ratios[column]
+            assert (tables[0][label][column], ratio) in drawn
+    # Of the versions that are installed with the extra, and as npm is told to.
+    pinned = [rival.requirement for rival in RIVALS.values() if rival.requirement]
+    for requirement in pinned:
+        assert requirement.partition(";")[0].replace("==", " ") in tables[0]
+    assert f"`npm install {' '.join(JAVASCRIPT.values())}`" in README
+    for name, requirement in JAVASCRIPT.items():
+        assert f"{name} {requirement.rpartition('@')[2]}" in tables[0]
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d, by sse-fast bench --plot docs/bench.svg$", text, re.MULTILINE
+    )
+    assert DOMINATES in text
+
+
 def test_the_benchmarks_run() -> None:
     """Once each, without a measurement: what they check has to hold."""
     (line,) = [line for line in SHELL if line.endswith("pytest bench")]
@@ -328,7 +368,10 @@ def test_the_benchmarks_run() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\b1\d\d passed", done.stdout)
+    (passed,) = re.findall(r"\b(\d+) passed", done.stdout)
+    assert int(passed) > 700
+    # Who gives other events than were sent would be named.
+    assert "no number" not in done.stdout
 
 
 def test_every_shell_line_is_run() -> None:

@@ -1,0 +1,83 @@
+// What javascript.py runs: node javascript.mjs NAME FOLDER [read FILE | time FILE EVENTS SECONDS]
+//
+// The answer is one line of JSON: {"version", "node"}, with "events" or "ns" as asked for, or only
+// {"missing"} or {"wrong"}, which say why there is none.
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+// Each returns what begins a new parser: a function that takes chunks.
+const LOADERS = {
+  async "eventsource-parser"(require) {
+    const { createParser } = await import(pathToFileURL(require.resolve("eventsource-parser")));
+    return (onEvent) => {
+      // It takes text, so the decoding belongs to it.
+      const decoder = new TextDecoder();
+      const parser = createParser({ onEvent });
+      return (chunk) => parser.feed(decoder.decode(chunk, { stream: true }));
+    };
+  },
+  async "@microsoft/fetch-event-source"(require) {
+    const { getLines, getMessages } = require("@microsoft/fetch-event-source/lib/cjs/parse.js");
+    const ignore = () => {};
+    // What fetchEventSource() gives each chunk of a response to.
+    return (onEvent) => getLines(getMessages(ignore, ignore, onEvent));
+  },
+};
+
+// Each chunk behind its length in four bytes, little-endian.
+function readChunks(file) {
+  const bytes = readFileSync(file);
+  const chunks = [];
+  for (let at = 0; at < bytes.length; ) {
+    const length = bytes.readUInt32LE(at);
+    chunks.push(new Uint8Array(bytes.buffer, bytes.byteOffset + at + 4, length));
+    at += 4 + length;
+  }
+  return chunks;
+}
+
+function read(begin, chunks) {
+  const events = [];
+  chunks.forEach(begin((it) => events.push([it.event || "message", it.data, it.id || ""])));
+  return { events };
+}
+
+// The fastest pass of as many as fit the time. The first ones, before the code is compiled, are the
+// slowest: where there is time for more than those, they do not count.
+function time(begin, chunks, expected, seconds) {
+  const until = process.hrtime.bigint() + BigInt(Math.round(seconds * 1e9));
+  let best = null;
+  for (let now = 0n; now < until; ) {
+    let count = 0;
+    const started = process.hrtime.bigint();
+    const feed = begin(() => {
+      count += 1;
+    });
+    for (const chunk of chunks) feed(chunk);
+    now = process.hrtime.bigint();
+    if (count !== expected) return { wrong: `gives ${count} events of ${expected}` };
+    if (best === null || now - started < best) best = now - started;
+  }
+  return { ns: Number(best) };
+}
+
+async function answer([name, folder, what, file, events, seconds]) {
+  let begin, version;
+  try {
+    const require = createRequire(join(folder, "any.js"));
+    begin = await LOADERS[name](require);
+    ({ version } = require(`${name}/package.json`));
+  } catch (error) {
+    return { missing: error.message.split("\n")[0] };
+  }
+  const found = { version, node: process.versions.node };
+  if (what === undefined) return found;
+  const chunks = readChunks(file);
+  if (what === "read") return { ...found, ...read(begin, chunks) };
+  return { ...found, ...time(begin, chunks, Number(events), Number(seconds)) };
+}
+
+process.stdout.write(JSON.stringify(await answer(process.argv.slice(2))));

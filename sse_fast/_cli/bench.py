@@ -1,0 +1,312 @@
+"""`sse-fast bench`: the parser beside others, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sse_fast import __version__
+
+# What times and draws is imported late: the other commands can do without.
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sse_fast._bench.measure import Cell
+    from sse_fast._bench.streams import Stream
+
+COLUMNS = (
+    ("a", "one event"),
+    ("a", "64 KiB"),
+    ("b", "one event"),
+    ("c", "one event"),
+    ("d", "one event"),
+)
+# The objects of as many ticks as there are by default would not stay in a processor's cache.
+SIZES = {"d": 2000}
+FLOORS = {
+    "objects only": "a native loop makes the same lists, events and texts; no parsing",
+    "lines only": "a native loop finds the end of every line, and does no more",
+    "empty calls": "a native method takes each chunk and does nothing",
+}
+DOMINATES = """\
+In a real program the parser is the small part: the HTTP library takes
+some 300 to 8,000 ns an event, and decoding its JSON 400 to 7,000.
+"""
+NOISE = "Read the ratios: on a busy machine single times move by a third."
+
+
+class Report(NamedTuple):
+    """What was measured, and of what."""
+
+    cells: list[Cell]
+    """A column each."""
+    streams: dict[str, str]
+    """Name -> what it is."""
+    versions: dict[str, str]
+    """Of each parser that is here; a row each."""
+    missing: dict[str, str]
+    """Parser -> why it is not."""
+    machine: dict[str, str]
+    command: str
+
+    @property
+    def ours(self) -> str:
+        return next(iter(self.versions))
+
+    def labels(self) -> dict[str, str]:
+        return {name: f"{name} {version}" for name, version in self.versions.items()}
+
+
+def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="time the parser beside others, on this machine",
+        description="Time sse_fast beside the parsers of other libraries, over streams in memory. "
+        "One that gives other events than were sent has no number. Needs the extra [bench]; "
+        "parsers in JavaScript take part where Node and their npm packages are.",
+    )
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw it: a .png or .svg")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    parser.add_argument(
+        "--streams",
+        metavar="NAME",
+        nargs="+",
+        help="a: like OpenAI's, au: the same, not all ASCII, b: like Anthropic's, c: like "
+        "Wikimedia's, d: ticks, e1 and e2: one event of 1 MiB, in one line and in many "
+        "(default: a b c d)",
+    )
+    parser.add_argument(
+        "--chunks",
+        metavar="KIND",
+        nargs="+",
+        help="'one event', 'whole', '64 KiB', '4 KiB', '16 bytes' or '1 byte'; in small ones some "
+        "parsers take hours for e1 and e2 (default: 'one event', and '64 KiB' of stream a)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.4,
+        help="what each parser gets for each column, at least (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--node-modules",
+        metavar="FOLDER",
+        type=Path,
+        help="where npm installed the JavaScript parsers (default: the current folder)",
+    )
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    # What can go wrong after the measurement goes wrong before it.
+    columns = _columns(arguments)
+    _require("rich")
+    if arguments.plot is not None:
+        if arguments.plot.suffix not in (".png", ".svg"):
+            arguments.fail(f"expected --plot with a .png or .svg, got {str(arguments.plot)!r}")
+        _require("matplotlib")
+        _try_to_write(arguments.plot)
+    report = _measure(columns, arguments)
+    if arguments.json:
+        _print_json(report)
+    else:
+        _print(report)
+    if arguments.plot is not None:
+        from sse_fast._bench import plot
+
+        notes = [*DOMINATES.splitlines(), "", report.machine["cpu"], report.machine["date"]]
+        plot.draw(arguments.plot, report.cells, report.labels(), report.streams, notes)
+    return 1 if any(report.ours in cell.wrong for cell in report.cells) else 0
+
+
+def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
+    """What the parsers are given: a stream, and how it is cut."""
+    from sse_fast._bench.streams import CHUNKINGS, STREAMS, make
+
+    streams: list[str] = arguments.streams or ["a", "b", "c", "d"]
+    chunkings: list[str] = arguments.chunks or ["one event"]
+    for option, given, known in (
+        ("streams", streams, STREAMS),
+        ("chunks", chunkings, CHUNKINGS),
+    ):
+        for name in given:
+            if name not in known:
+                names = ", ".join(map(repr, known))
+                arguments.fail(f"expected --{option} of {names}, got {name!r}")
+    if not 0 < arguments.seconds < math.inf:
+        arguments.fail(f"expected --seconds above 0, got {arguments.seconds:g}")
+    chosen = arguments.streams or arguments.chunks
+    pairs = dict.fromkeys(product(streams, chunkings) if chosen else COLUMNS)
+    made = {name: make(name, SIZES.get(name)) for name, _ in pairs}
+    return [(made[name], chunking) for name, chunking in pairs]
+
+
+def _require(library: str) -> None:
+    try:
+        import_module(library)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected {library}, which `sse-fast bench` prints or draws with, got none ({error}): "
+            "pip install 'sse-fast[bench]'"
+        ) from error
+
+
+def _try_to_write(path: Path) -> None:
+    """Raises OSError; leaves what is there as it is."""
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()
+
+
+def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -> Report:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from sse_fast._bench import machine
+    from sse_fast._bench.measure import measure
+
+    # Nothing of it runs beside a measurement: no thread, only what is drawn between the turns.
+    with Progress(
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task("looking for parsers", total=len(columns))
+        bar.refresh()
+        versions, missing, node = _find(arguments.node_modules)
+        cells: list[Cell] = []
+
+        def show(share: float) -> None:
+            bar.update(task, completed=len(cells) + share, refresh=True)
+
+        for stream, chunking in columns:
+            bar.update(task, description=f"{stream.name}, {chunking}", refresh=True)
+            cells.append(
+                measure(
+                    stream,
+                    chunking,
+                    versions,
+                    arguments.seconds,
+                    floor="sse_fast" in versions,
+                    folder=arguments.node_modules,
+                    progress=show,
+                )
+            )
+    command = shlex.join(["sse-fast", *sys.argv[1:]])
+    streams = {stream.name: stream.what for stream, _ in columns}
+    return Report(cells, streams, versions, missing, {**machine.describe(), **node}, command)
+
+
+def _find(folder: Path | None) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """The versions of the parsers that are here, why others are not, and the version of Node."""
+    from sse_fast._bench import javascript
+    from sse_fast._bench.rivals import RIVALS
+
+    versions, missing, node = {}, {}, {}
+    for rival in RIVALS.values():
+        try:
+            rival.load()
+            versions[rival.name] = rival.version()
+        except ImportError as error:
+            missing[rival.name] = str(error)
+    for name in javascript.JAVASCRIPT:
+        try:
+            versions[name], node["node"] = javascript.find(name, folder)
+        except ImportError as error:
+            missing[name] = str(error)
+    return versions, missing, node
+
+
+def _print_json(report: Report) -> None:
+    cells = [
+        {
+            "stream": cell.stream,
+            "chunks": cell.chunking,
+            "events": cell.events,
+            "bytes": cell.size,
+            "ns_per_event": {name: round(cell.per_event(name), 1) for name in cell.times},
+            "wrong": cell.wrong,
+        }
+        for cell in report.cells
+    ]
+    found = {
+        "sse_fast": __version__,
+        "machine": report.machine,
+        "command": report.command,
+        "streams": report.streams,
+        "parsers": report.versions,
+        "missing": report.missing,
+        "cells": cells,
+    }
+    print(json.dumps(found, indent=1))
+
+
+def _print(report: Report) -> None:
+    floors = {name: name for name in FLOORS if name in report.cells[0].times}
+
+    def nanoseconds(cell: Cell, name: str) -> str:
+        return f"{cell.per_event(name):,.0f}"
+
+    def times(cell: Cell, name: str) -> str:
+        if report.ours not in cell.times:
+            return "-"
+        ratio = cell.ratio(name, report.ours)
+        return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
+
+    labels = report.labels()
+    _print_table("Nanoseconds an event", report.cells, {**labels, **floors}, nanoseconds)
+    print()
+    _print_table("Times as long as the first", report.cells, labels, times)
+    print()
+    notes = {**report.streams, **{name: FLOORS[name] for name in floors}}
+    width = max(map(len, notes))
+    for name, what in notes.items():
+        print(f"{name:<{width}}  {what}")
+    print()
+    for cell in report.cells:
+        for name, what in cell.wrong.items():
+            print(f"wrong: {labels[name]} ({cell.stream}, {cell.chunking}): {what}")
+    for name, why in report.missing.items():
+        print(f"missing: {name}: {why}")
+    about = dict(report.machine)
+    date = about.pop("date")
+    if "node" in about:
+        about["node"] = f"Node {about['node']}"
+    print("\n".join(about.values()))
+    print(f"{date}, by {report.command}\n")
+    print(DOMINATES + NOISE)
+
+
+def _print_table(
+    title: str, cells: list[Cell], rows: dict[str, str], number: Callable[[Cell, str], str]
+) -> None:
+    """`rows`: parser -> label."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    # As wide as the numbers take: a console would cut them.
+    console = Console(width=10_000, highlight=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(title, vertical="bottom", no_wrap=True)
+    for cell in cells:
+        head = "\n".join([cell.stream, *cell.chunking.split()])
+        table.add_column(head, justify="right", vertical="bottom", no_wrap=True, min_width=6)
+    for position, (name, label) in enumerate(rows.items()):
+        texts = [
+            number(cell, name) if name in cell.times else "wrong" if name in cell.wrong else "-"
+            for cell in cells
+        ]
+        table.add_row(label, *texts, style=None if position else "bold")
+    console.print(table)
