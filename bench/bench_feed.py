@@ -1,33 +1,225 @@
-"""`feed` beside httpx-sse: a stream like OpenAI's, one event a chunk and 64 KiB a chunk.
+"""The parser beside its rivals: each stream in chunks of each kind.
 
     pytest bench/bench_feed.py
+    pytest bench/bench_feed.py -k 'one and event and not cold' --node-modules FOLDER
 
-The chunks are hot: a ring of them that fits the cache goes round and round. A parser that does not
-give the expected events gets no number.
+Hot: the chunks fit the cache, and go round and round. Cold: each is touched once a pass, of which
+all are four times what the last cache holds. Of crumbs (16 bytes, 1 byte) a pass has an eighth of
+the bytes: they all cost the same, and most rivals take long over them.
+
+Whoever gives other events than were sent gets no number: the summary tells the first one that is
+wrong, or that a pass takes longer than anybody waits, as where work is quadratic. Of a rival that
+is no failure of the run, of ours it is. The parsers of JavaScript are timed by Node and have no
+part in pytest-benchmark's own tables; "objects only", "lines only" and "empty calls" are no
+parsers, but what every one has to do. All of it takes some ten minutes.
 """
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache, lru_cache, partial
+from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
-from parsers import PARSERS
-from streams import openai_chunks
 
-EVENTS = 800  # some 260 KB
-CHUNKINGS = {"one event a chunk": None, "64 KiB a chunk": 65536}
+from sse_fast._bench import javascript, streams
+from sse_fast._bench.measure import CALLS, FLOOR, LINES, difference, floors, quiet_heap
+from sse_fast._bench.rivals import RIVALS, Events
+from sse_fast._bench.streams import CHUNKINGS, STREAMS, Stream
+
+Speeds = dict[str, dict[tuple[str, str], str]]
+
+OURS = [name for name, rival in RIVALS.items() if not rival.requirement]
+COLD = [*OURS, "launchdarkly-eventsource", "httpx-sse"]
+# Events; of e1 and e2 bytes. In crumbs, and where only the events are looked at.
+FEW = {"a": 100, "au": 100, "b": 250, "c": 24, "d": 2500, "e1": 2**17, "e2": 2**17}
+FEWEST = {"a": 20, "au": 20, "b": 20, "c": 5, "d": 50, "e1": 3000, "e2": 3000}
+PATIENCE = 5.0  # seconds
 
 
-@pytest.mark.parametrize("parser", PARSERS)
+class ImpatienceError(Exception):
+    pass
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Where there are signals: end what takes longer."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise ImpatienceError(f"a pass takes more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check(
+    name: str, read: Callable[[], Events], expected: Events, where: str, no_number: list[str]
+) -> None:
+    """End the test if the events are wrong: ours in a failure, a rival's in a note."""
+    try:
+        with patience(PATIENCE):
+            given = read()
+        wrong = "" if given == expected else difference(expected, given)
+    except Exception as error:
+        if name in OURS:
+            raise
+        wrong = str(error) if isinstance(error, ImpatienceError) else f"raises {error!r}"
+    if wrong:
+        no_number.append(f"{name}, {where}: {wrong}")
+        end = pytest.fail if name in OURS else pytest.xfail
+        end(f"no number: {name}, {where}: {wrong}")
+
+
+def load(name: str) -> Any:
+    try:
+        return RIVALS[name].load()
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@cache
+def sample(name: str, chunking: str, measuring: bool) -> Stream:
+    if not measuring:
+        return streams.make(name, FEWEST[name])
+    return streams.make(name, FEW[name] if chunking in ("16 bytes", "1 byte") else None)
+
+
+# -- Hot -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.benchmark(max_time=0.2, min_rounds=3)
+@pytest.mark.parametrize("parser", [*RIVALS, FLOOR, LINES, CALLS])
+@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("chunking", CHUNKINGS)
-def test_feed(benchmark: Any, chunking: str, parser: str) -> None:
-    stream = openai_chunks(EVENTS)
-    chunks = stream.chunks(CHUNKINGS[chunking])
-    parse = PARSERS[parser]
-    if parse(chunks, True) != stream.events:
-        pytest.fail(f"{parser} gives other events than were sent: no number")
+def test_parser(
+    benchmark: Any,
+    measuring: bool,
+    speeds: Speeds,
+    no_number: list[str],
+    stream: str,
+    chunking: str,
+    parser: str,
+) -> None:
+    made = sample(stream, chunking, measuring)
+    chunks = made.chunks(chunking)
+    if parser in RIVALS:
+        parse = load(parser)
+        where = f"stream {stream}, {chunking} a chunk"
+        check(parser, lambda: parse(chunks, True), made.events, where, no_number)
+        work = partial(parse, chunks, False)
+    else:
+        pytest.importorskip("sse_fast._parser_c", exc_type=ImportError)
+        work = floors(chunks)[parser]
 
-    benchmark.group = f"stream {stream.name}, {chunking}"
-    benchmark.extra_info["events"] = EVENTS
+    benchmark.group = f"parser: stream {stream}, {chunking} a chunk"
+    benchmark.extra_info["events"] = len(made.events)
     benchmark.extra_info["bytes"] = sum(map(len, chunks))
-    benchmark(parse, chunks, False)
+    with quiet_heap() if measuring else nullcontext():
+        benchmark(work)
+    if measuring:
+        seconds = benchmark.stats.stats.min
+        note(speeds, chunking, parser, stream, sum(map(len, chunks)) / seconds)
+
+
+def note(speeds: Speeds, chunking: str, parser: str, stream: str, speed: float) -> None:
+    """Into the table of the summary, in MB/s."""
+    megabytes = speed / 1e6
+    digits = ".0e" if megabytes >= 1e5 else ",.0f" if megabytes >= 10 else ".1f"
+    cell = f"{megabytes:{digits}}"
+    speeds.setdefault(f"parser: MB/s, {chunking} a chunk", {})[parser, stream] = cell
+
+
+@pytest.fixture(scope="module")
+def missing_javascript(node_modules: Path | None) -> dict[str, str]:
+    """Name -> why it is not there."""
+    missing = {}
+    for name in javascript.JAVASCRIPT:
+        try:
+            javascript.find(name, node_modules)
+        except ImportError as error:
+            missing[name] = str(error)
+    return missing
+
+
+@pytest.mark.parametrize("parser", javascript.JAVASCRIPT)
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("chunking", CHUNKINGS)
+def test_parser_in_javascript(
+    measuring: bool,
+    speeds: Speeds,
+    no_number: list[str],
+    node_modules: Path | None,
+    missing_javascript: dict[str, str],
+    stream: str,
+    chunking: str,
+    parser: str,
+) -> None:
+    if parser in missing_javascript:
+        pytest.skip(missing_javascript[parser])
+    made = sample(stream, chunking, measuring)
+    chunks = made.chunks(chunking)
+    read = partial(javascript.read, parser, chunks, node_modules)
+    check(parser, read, made.events, f"stream {stream}, {chunking} a chunk", no_number)
+    if measuring:
+        time = javascript.time(parser, chunks, len(made.events), 0.2, node_modules)
+        note(speeds, chunking, parser, stream, sum(map(len, chunks)) / time * 1e9)
+
+
+# -- Cold ------------------------------------------------------------------------------------------
+
+
+def last_cache() -> int:
+    """Bytes that the last cache holds, as Linux tells; at least 32 MiB."""
+    paths = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max([2**25, *(int(path.read_text().strip()[:-1]) * 1024 for path in paths)])
+
+
+@lru_cache(1)
+def cold_chunks(stream: str, chunking: str, size: int) -> list[bytes]:
+    """So many bytes, every one of them in a place of its own."""
+    blocks = streams.make(stream).blocks
+    times = max(1, size // sum(map(len, blocks)))
+    if chunking == "one event":
+        return [bytes(memoryview(block)) for block in chain.from_iterable(repeat(blocks, times))]
+    return Stream("", "", blocks * times, []).chunks(chunking)
+
+
+@pytest.mark.parametrize("parser", COLD)
+@pytest.mark.parametrize("chunking", ["one event", "64 KiB"])
+@pytest.mark.parametrize("stream", ["a", "b"])
+def test_parser_cold(
+    benchmark: Any,
+    measuring: bool,
+    speeds: Speeds,
+    no_number: list[str],
+    stream: str,
+    chunking: str,
+    parser: str,
+) -> None:
+    parse = load(parser)
+    # Twice the stream: the others are the same again.
+    made = streams.make(stream)
+    twice = cold_chunks.__wrapped__(stream, chunking, 2 * sum(map(len, made.blocks)))
+    where = f"stream {stream}, {chunking} a chunk, cold"
+    check(parser, lambda: parse(twice, True), made.events * 2, where, no_number)
+    chunks = cold_chunks(stream, chunking, min(4 * last_cache(), 2**30)) if measuring else twice
+
+    benchmark.group = f"parser, cold: stream {stream}, {chunking} a chunk"
+    benchmark.extra_info["bytes"] = sum(map(len, chunks))
+    with quiet_heap() if measuring else nullcontext():
+        benchmark.pedantic(parse, (chunks, False), rounds=3)
+    if measuring:
+        seconds = benchmark.stats.stats.min
+        note(speeds, f"cold, {chunking}", parser, stream, sum(map(len, chunks)) / seconds)

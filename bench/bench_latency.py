@@ -5,7 +5,7 @@
 A server in a process of its own sends one event every 20 ms over loopback; its data is the clock
 when it was made, before it was packed and framed. One cell a library, framing and content coding,
 flushed behind every event; the first events of each are dropped. Slow numbers are marked, events
-that are wrong or missing fail.
+that are wrong or missing fail. A round of pytest-benchmark is an event, its time the latency.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import pytest
+import replayed
 from clients import HTTP2_READERS, READERS, Reader
 from loopback import Loopback
 
@@ -52,8 +53,10 @@ def read(reader: Reader, url: str, **options: Any) -> list[tuple[int, str]]:
     return reader.run(use if reader.backend is None else ause, url, **options)
 
 
+@replayed.MARK
 @pytest.mark.parametrize(("name", "framing", "coding"), CELLS)
 def test_latency(
+    benchmark: Any,
     loopback: Loopback,
     measuring: bool,
     latency: dict[tuple[str, str], float],
@@ -80,5 +83,7 @@ def test_latency(
     waits = [at - int(data.split()[1]) for at, data in handed_over]
     # Else the two processes do not share a clock.
     assert min(waits) > 0
+    kept = waits[DROPPED:]
+    replayed.record(benchmark, f"latency: {framing}, {coding}", [wait / 1e9 for wait in kept])
     if measuring:
-        latency[cell] = statistics.median(waits[DROPPED:]) / 1e6
+        latency[cell] = statistics.median(kept) / 1e6

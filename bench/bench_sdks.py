@@ -14,8 +14,9 @@ smaller part. A parser alone is faster than one among the models (the caches, mo
 the garbage collector): a total may lose more than the parsers differ by.
 
 CPU is user and system time of this process, without the server's; the best of three, all taking
-their turn. Outside are the imports and a request before and after, of which every object is
-compared with what was sent: an SDK that gives others gets no number.
+their turn, so none is measured without the others. A round of pytest-benchmark is one request.
+Outside are the imports and a request before and after, of which every object is compared with what
+was sent: an SDK that gives others gets no number.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import pytest
+import replayed
 from loopback import DISTINCT, HOST, TIMEOUT, as_chunk, listen
-from streams import openai_chunks
+
+from sse_fast._bench.measure import quiet_heap
+from sse_fast._bench.streams import openai_chunks
 
 ROUNDS = 3
 MEASURED = 20_000  # events
@@ -312,11 +316,22 @@ def origin() -> Iterator[str]:
         yield running
 
 
-@pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("sdk", CLIENTS)
-def test_sdks(
-    origin: str, measuring: bool, transport: dict[str, list[str]], sdk: str, write: str
-) -> None:
+class Measured(NamedTuple):
+    sdk: str
+    write: str
+    costs: dict[Row, Cost]
+    """Without a measurement none."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(sdk, write) for sdk in CLIENTS for write in WRITES],
+    ids="-".join,
+)
+def measured(
+    request: pytest.FixtureRequest, origin: str, measuring: bool, tables: dict[str, list[str]]
+) -> Measured:
+    sdk, write = request.param
     pytest.importorskip(sdk)
     sse_fast = import_module("sse_fast")
     rows = [Row(sdk, False), Row(sdk, True)]
@@ -325,15 +340,28 @@ def test_sdks(
             with sse_fast.install(sdk) if is_after else nullcontext():
                 assert is_ours(sdk) == is_after
                 check(row, origin, write, CHECKED if measuring else 300)
-    if measuring:
-        what, is_steady = WRITES[write]
-        title = f"SDKs: CPU us an event; {MEASURED:,} events, {what}"
-        note = "a slower client finds more events in a read: nothing is to be subtracted here"
-        lines = transport.setdefault(title, [header()] if is_steady else [note, header()])
-        costs = measure(rows, origin, write)
-        lines.extend(line(row, costs[row], is_steady) for row in rows)
-        if is_steady:
-            lines.extend(said(row, costs[row]) for row in rows)
+    if not measuring:
+        return Measured(sdk, write, {})
+    what, is_steady = WRITES[write]
+    title = f"SDKs: CPU us an event; {MEASURED:,} events, {what}"
+    note = "a slower client finds more events in a read: nothing is to be subtracted here"
+    lines = tables.setdefault(title, [header()] if is_steady else [note, header()])
+    costs = measure(rows, origin, write)
+    lines.extend(line(row, costs[row], is_steady) for row in rows)
+    if is_steady:
+        lines.extend(said(row, costs[row]) for row in rows)
+    return Measured(sdk, write, costs)
+
+
+@replayed.MARK
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_end_to_end_of_sdks(benchmark: Any, measured: Measured, is_async: bool, when: str) -> None:
+    what, _ = WRITES[measured.write]
+    group = f"end to end: {measured.sdk}, CPU for {MEASURED:,} events, {what}"
+    cost = measured.costs.get(Row(measured.sdk, is_async), Cost())
+    rounds = cost.rounds[when]
+    replayed.record(benchmark, group, [each * MEASURED / 1e6 for each in rounds], events=MEASURED)
 
 
 def check(row: Row, origin: str, write: str, count: int) -> None:
@@ -354,13 +382,20 @@ def check(row: Row, origin: str, write: str, count: int) -> None:
 
 @dataclass
 class Cost:
-    """Microseconds of CPU an event."""
+    """Microseconds of CPU an event: the best of each."""
 
     http: float = float("inf")
     theirs: float = float("inf")
     ours: float = float("inf")
-    before: float = float("inf")
-    after: float = float("inf")
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {"before": [], "after": []})
+
+    @property
+    def before(self) -> float:
+        return min(self.rounds["before"])
+
+    @property
+    def after(self) -> float:
+        return min(self.rounds["after"])
 
     @property
     def rest(self) -> float:
@@ -369,7 +404,6 @@ class Cost:
 
 
 def measure(rows: list[Row], origin: str, write: str) -> dict[Row, Cost]:
-    """The best of each."""
     import sse_fast
 
     costs = {row: Cost() for row in rows}
@@ -385,10 +419,10 @@ def measure(rows: list[Row], origin: str, write: str) -> dict[Row, Cost]:
             ask = partial(row.objects, base)
             cost.http = min(cost.http, took(partial(row.bytes, base), size))
             cost.theirs = min(cost.theirs, took(parse, events))
-            cost.before = min(cost.before, took(ask, MEASURED))
+            cost.rounds["before"].append(took(ask, MEASURED))
             with sse_fast.install(row.sdk):
                 cost.ours = min(cost.ours, took(parse, events))
-                cost.after = min(cost.after, took(ask, MEASURED))
+                cost.rounds["after"].append(took(ask, MEASURED))
     return costs
 
 
@@ -399,17 +433,6 @@ def took(work: Callable[[], int], expected: int) -> float:
     cpu = time.process_time() - begun
     assert got == expected
     return cpu / MEASURED * 1e6
-
-
-@contextmanager
-def quiet_heap() -> Iterator[None]:
-    """What pytest keeps is nothing that garbage collections should look at."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def header() -> str:

@@ -13,7 +13,8 @@ A number covers the whole request: the client made, the connection, head and bod
 chunk handed over and counted, all of it closed; of an async row its event loop too. Outside are the
 imports and one request before, of which every byte or event is compared with what was sent: a row
 that gives others gets no number. CPU is user and system time of this process, without the server's.
-A row is the best of three; all rows take their turn, three times over.
+A row is the best of three; all rows take their turn, three times over, so none is measured without
+the others. A round of pytest-benchmark is one such request, its time the CPU.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import replayed
 from loopback import Loopback
 from transports import FED, HTTPX_SSE, RAW, RAW_ASYNCIO, Row, rows
+
+from sse_fast._bench.measure import quiet_heap
 
 ROUNDS = 3
 CHECKED = 10_000  # events of the request before
@@ -41,49 +44,67 @@ class Cost(NamedTuple):
     wall: float
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_transport(
-    loopback: Loopback, measuring: bool, transport: dict[str, list[str]], write: str
-) -> None:
-    right, wrong = [], []
+class Measured(NamedTuple):
+    write: str
+    costs: dict[str, list[Cost]]
+    """Of each row, one for each round; without a measurement none."""
+    wrong: dict[str, Exception]
+
+
+@pytest.fixture(scope="module", params=WRITES)
+def measured(
+    request: pytest.FixtureRequest,
+    loopback: Loopback,
+    measuring: bool,
+    tables: dict[str, list[str]],
+) -> Measured:
+    write = request.param
+    found = Measured(write, {}, {})
+    right = []
     for row in rows():
         try:
             row.check(loopback, write, CHECKED if measuring else 500)
             right.append(row)
         except Exception as error:
-            wrong.append(f"{row.name}: {error!r}")
+            found.wrong[row.name] = error
     if measuring:
         what, count = WRITES[write]
+        found.costs.update(measure(right, loopback, write, count))
         title = f"transport: {count:,} events, one an HTTP chunk, {what} a write"
-        best = measure(right, loopback, write, count)
-        transport[title] = list(table(right, best, write, count))
-    if wrong:
-        pytest.fail("no number for\n" + "\n".join(wrong))
+        tables[title] = list(table(right, best(found.costs), write, count))
+    return found
 
 
-def measure(right: list[Row], server: Loopback, write: str, count: int) -> dict[str, Cost]:
-    """The best of each row: the least CPU and the least time."""
-    best: dict[str, Cost] = {}
+@replayed.MARK
+@pytest.mark.parametrize("row", [row.name for row in rows()])
+def test_end_to_end(benchmark: Any, measured: Measured, row: str) -> None:
+    if row in measured.wrong:
+        pytest.fail(f"no number: {row}: {measured.wrong[row]!r}")
+    what, count = WRITES[measured.write]
+    group = f"end to end: {what} a write, CPU for {count:,} events"
+    costs = measured.costs.get(row, [])
+    wall = min((cost.wall for cost in costs), default=None)
+    replayed.record(benchmark, group, [cost.cpu for cost in costs], events=count, wall=wall)
+
+
+def measure(right: list[Row], server: Loopback, write: str, count: int) -> dict[str, list[Cost]]:
+    costs: dict[str, list[Cost]] = {row.name: [] for row in right}
     with quiet_heap():
         for row in right * ROUNDS:
             gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
             row.run(server, write, count)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            before = best.get(row.name, Cost(cpu, wall))
-            best[row.name] = Cost(min(cpu, before.cpu), min(wall, before.wall))
-    return best
+            costs[row.name].append(Cost(cpu, wall))
+    return costs
 
 
-@contextmanager
-def quiet_heap() -> Iterator[None]:
-    """What pytest keeps is nothing that a row's garbage collections should look at."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+def best(costs: dict[str, list[Cost]]) -> dict[str, Cost]:
+    """The least CPU and the least time of each row."""
+    return {
+        name: Cost(min(cost.cpu for cost in rounds), min(cost.wall for cost in rounds))
+        for name, rounds in costs.items()
+    }
 
 
 def table(right: list[Row], best: dict[str, Cost], write: str, count: int) -> Iterator[str]:

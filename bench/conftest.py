@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import loopback as loopback_module
@@ -11,9 +12,27 @@ import pytest
 
 _GROWTH = pytest.StashKey[list[tuple[str, float]]]()
 _LATENCY = pytest.StashKey[dict[tuple[str, str], float]]()
-_TRANSPORT = pytest.StashKey[dict[str, list[str]]]()
+_SPEEDS = pytest.StashKey[dict[str, dict[tuple[str, str], str]]]()
+_TABLES = pytest.StashKey[dict[str, list[str]]]()
+_NO_NUMBER = pytest.StashKey[list[str]]()
 
 SLOW = 1.0  # ms
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--node-modules",
+        type=Path,
+        metavar="FOLDER",
+        help="where npm installed the parsers of JavaScript; default: here, or in a folder above",
+    )
+
+
+@pytest.fixture(scope="session")
+def node_modules(pytestconfig: pytest.Config) -> Path | None:
+    """Where the parsers of JavaScript are; None: in the current folder, or above."""
+    folder: Path | None = pytestconfig.getoption("node_modules")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -28,42 +47,66 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback_modu
         yield running
 
 
-@pytest.fixture
-def growth(request: pytest.FixtureRequest) -> list[tuple[str, float]]:
+@pytest.fixture(scope="session")
+def growth(pytestconfig: pytest.Config) -> list[tuple[str, float]]:
     """What doubling cost: (case, times)."""
-    return request.config.stash.setdefault(_GROWTH, [])
+    return pytestconfig.stash.setdefault(_GROWTH, [])
 
 
-@pytest.fixture
-def latency(request: pytest.FixtureRequest) -> dict[tuple[str, str], float]:
+@pytest.fixture(scope="session")
+def latency(pytestconfig: pytest.Config) -> dict[tuple[str, str], float]:
     """Median latencies: (row, column) -> ms, NaN where the cell failed."""
-    return request.config.stash.setdefault(_LATENCY, {})
+    return pytestconfig.stash.setdefault(_LATENCY, {})
 
 
-@pytest.fixture
-def transport(request: pytest.FixtureRequest) -> dict[str, list[str]]:
-    """Tables of the transport benchmark: title -> lines."""
-    return request.config.stash.setdefault(_TRANSPORT, {})
+@pytest.fixture(scope="session")
+def speeds(pytestconfig: pytest.Config) -> dict[str, dict[tuple[str, str], str]]:
+    """Tables by title: (row, column) -> what stands there."""
+    return pytestconfig.stash.setdefault(_SPEEDS, {})
 
 
+@pytest.fixture(scope="session")
+def tables(pytestconfig: pytest.Config) -> dict[str, list[str]]:
+    """Tables that are lines already, by title."""
+    return pytestconfig.stash.setdefault(_TABLES, {})
+
+
+@pytest.fixture(scope="session")
+def no_number(pytestconfig: pytest.Config) -> list[str]:
+    """Who gave other events than were sent, and which."""
+    return pytestconfig.stash.setdefault(_NO_NUMBER, [])
+
+
+# Behind the tables of pytest-benchmark, which are long.
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     growth = config.stash.get(_GROWTH, [])
-    if growth:
-        terminalreporter.section("doubling the size costs")
-        for case, ratio in growth:
-            terminalreporter.write_line(f"{case:<50} {ratio:5.2f} times")
     latency = config.stash.get(_LATENCY, {})
-    if latency:
-        terminalreporter.section("latency: median ms from the server's write to the caller")
-        for line in _latency_lines(latency):
-            terminalreporter.write_line(line)
-    for title, lines in config.stash.get(_TRANSPORT, {}).items():
-        terminalreporter.section(title)
-        for line in lines:
-            terminalreporter.write_line(line)
+    sections = {
+        "doubling the size costs": [f"{case:<50} {ratio:5.2f} times" for case, ratio in growth],
+        "latency: median ms from the server's write to the caller": list(_latency_lines(latency)),
+        **{title: list(_lines(cells)) for title, cells in config.stash.get(_SPEEDS, {}).items()},
+        **config.stash.get(_TABLES, {}),
+        "no number": config.stash.get(_NO_NUMBER, []),
+    }
+    for title, lines in sections.items():
+        if lines:
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.write_line(line)
+
+
+def _lines(cells: dict[tuple[str, str], str]) -> Iterator[str]:
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    yield f"{'':<32}" + "".join(f"{column:>9}" for column in columns)
+    for row in rows:
+        yield f"{row:<32}" + "".join(f"{cells.get((row, column), '-'):>9}" for column in columns)
 
 
 def _latency_lines(latency: dict[tuple[str, str], float]) -> Iterator[str]:
+    if not latency:
+        return
     rows = list(dict.fromkeys(row for row, _ in latency))
     columns = list(dict.fromkeys(column for _, column in latency))
     # Of a column like "chunked gzip", each word has a line of the head.

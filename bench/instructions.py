@@ -1,86 +1,249 @@
-"""Instructions that the parser takes for an event, of several revisions side by side.
+"""Instructions that `feed` takes for an event: a gate, and revisions side by side.
 
-    python bench/instructions.py d040967 HEAD
+    python bench/instructions.py --check       # the installed sse_fast against the record
+    python bench/instructions.py --record      # the installed sse_fast becomes the record
+    python bench/instructions.py d040967 HEAD  # each built by pip, from a clone
 
-Each revision is cloned and built in a temporary folder, and counted by valgrind (which has to be
-there): time on a shared machine does not tell one per cent, the number of instructions does. What
-the interpreter takes to start is subtracted, its loop around `feed` is not.
+Time on a shared machine does not tell ten per cent; the number of instructions, for which valgrind
+has to be there, tells one in a thousand. Counted is `feed` and dropping what it returned: the start
+of the interpreter and the loop around `feed` are counted apart, with a function in its place that
+does nothing, and subtracted.
+
+Instructions within CPython and the C library count too, as their compiler made them. So
+instructions.json has a record for each kind of environment: the Python, the compiler's major
+version, the machine, the optimisation. --check ends with 1 if a figure is more than 10 % above its
+record. Without a record nothing can be told: it says so and ends with 0, with --required with 2.
+Without valgrind or the extension it ends with 2 in any case.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import pickle
+import platform
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any, NoReturn
 
-from streams import openai_chunks
+from sse_fast._bench import streams
 
-ROUNDS = (10, 30)
-EVENTS = 500
-STREAMS = {
-    "one event a chunk": openai_chunks(EVENTS).blocks,
-    "the same, typed": [b"event: delta\n" + block for block in openai_chunks(EVENTS).blocks],
-    "every field": [b"id: 12345\nevent: tick\nretry: 5\ndata: 7\n\n"] * EVENTS,
-    "64 KiB a chunk": openai_chunks(EVENTS).chunks(65536),
-}
-CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
-READ = """
-import pickle, sys
-import sse_fast
-assert sse_fast.ACCELERATED and sse_fast.__file__.startswith(sys.argv[1]), sse_fast.__file__
-chunks = pickle.load(open(sys.argv[2], "rb"))
-feed = sse_fast.Parser().feed
-assert sum(len(feed(chunk)) for chunk in chunks) == int(sys.argv[4])
-for _ in range(int(sys.argv[3])):
-    for chunk in chunks:
-        feed(chunk)
+# Counted for a figure. What the start takes depends a little on the path and the environment, which
+# move what lies in memory: beside this many it is nothing.
+EVENTS = 100_000
+CASES = (("a", "one event"), ("a", "64 KiB"), ("b", "one event"), ("d", "64 KiB"))
+TOLERANCE = 0.10
+RECORD = Path(__file__).with_name("instructions.json")
+
+COUNTED = """
+import gc, pickle, sys
+from collections import deque
+from sse_fast import _parser_c
+
+extension, chunks, events, rounds, call = sys.argv[1:]
+assert _parser_c.__file__ == extension, f"Expected {extension}, got {_parser_c.__file__}"
+# Room for small objects of every size, in more pools than one and none of them empty: else what the
+# path leaves of the current pool decides how often `feed` gets a new one.
+kept = [[bytes(size) for _ in range(2000)][::2] for size in range(1, 480, 16)]
+with open(chunks, "rb") as file:
+    chunks = pickle.load(file)
+feed = _parser_c.Parser().feed
+# It comes when enough objects were made, whoever made them.
+gc.disable()
+assert sum(len(feed(chunk)) for chunk in chunks) == int(events)
+call = {"feed": feed, "none": callable}[call]
+for _ in range(int(rounds)):
+    deque(map(call, chunks), maxlen=0)
 """
 
 
+def give_up(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    # No more of an environment than some Pythons need to start: it would make a difference.
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    environment = {"PYTHONHASHSEED": "0", **kept}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        give_up(f"Expected {command[0]} to succeed, got {done.returncode}:\n{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def valgrind() -> str:
+    return shutil.which("valgrind") or give_up("Expected valgrind, got none: install it")
+
+
+def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -> float:
+    """Count the instructions per event of the sse_fast that this extension is part of."""
+    stream, chunking = case
+    made = streams.make(stream)
+    rounds = rounds or max(1, EVENTS // len(made.events))
+    with tempfile.TemporaryDirectory() as temporary:
+        chunks = Path(temporary, "chunks")
+        chunks.write_bytes(pickle.dumps(made.chunks(chunking)))
+        python = (sys.executable, "-c", COUNTED, extension, chunks, str(len(made.events)))
+        # What Python imports from first.
+        folder = extension.parent.parent
+        # Compiles what is not compiled yet.
+        run(folder, *python, "1", "feed")
+        callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
+        counts = []
+        for call in ("feed", "none"):
+            output = run(folder, *callgrind, *python, str(rounds), call)
+            (count,) = re.findall(r"Collected : (\d+)", output)
+            counts.append(int(count))
+    return (counts[0] - counts[1]) / rounds / len(made.events)
+
+
+def installed() -> Path:
+    try:
+        from sse_fast import _parser_c
+    except ImportError as error:
+        give_up(f"Expected sse_fast with its extension, got: {error}")
+    return Path(_parser_c.__file__).resolve()
+
+
+def describe(extension: Path) -> dict[str, str]:
+    """What the figures depend on; the compiler and Cython by what they left in the extension."""
+    image = extension.read_bytes()
+    clang = re.search(rb"clang version (\d[\d.]*)", image)
+    # Also there if clang compiled it: GCC's parts are linked into every program.
+    gcc = re.search(rb"GCC: \([^\0]*?\) (\d[\d.]*)", image)
+    compiler = f"clang {clang[1].decode()}" if clang else f"gcc {gcc[1].decode()}" if gcc else ""
+    cython = re.search(rb"__Pyx_ImportType\w*?_(\d+_\d+_\d+\w*)", image)
+    # By which the C library chooses its memcpy.
+    cpu = Path("/proc/cpuinfo")
+    avx2 = " with AVX2" if cpu.exists() and "avx2" in cpu.read_text().split() else ""
+    configured = str(sysconfig.get_config_var("CONFIG_ARGS"))
+    flags = str(sysconfig.get_config_var("CFLAGS"))
+    optimisation = re.findall(r"--enable-optimizations|--with-lto|--with-pydebug", configured)
+    optimisation += re.findall(r"(?<!\S)-O\w*", flags)[-1:]
+    return {
+        "python": platform.python_version() + sys.abiflags,
+        "compiler": compiler or "unknown compiler",
+        "machine": platform.machine() + avx2,
+        "optimisation": " ".join(optimisation),
+        "cython": cython[1].decode().replace("_", ".") if cython else "unknown",
+        "libc": " ".join(platform.libc_ver()),
+        "valgrind": run(Path.cwd(), valgrind(), "--version").strip(),
+    }
+
+
+def kind(environment: dict[str, str]) -> str:
+    """What environments have in common whose figures can be compared."""
+    # But the letters that make it another build: free-threaded, debug.
+    python = re.sub(r"^(\d+\.\d+)\.\d+((a|b|rc)\d+)?\+?", r"\1", environment["python"])
+    compiler = re.sub(r"(\d+)[\d.]*$", r"\1", environment["compiler"])
+    return f"Python {python}, {compiler}, {environment['machine']}, {environment['optimisation']}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    records: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return records
+
+
+def record(path: Path, environment: dict[str, str], measured: dict[str, float]) -> None:
+    """Keep the figures, in place of those of the same kind of environment."""
+    figures = {name: round(count, 1) for name, count in measured.items()}
+    new = {kind(environment): {"environment": environment, "instructions": figures}}
+    path.write_text(json.dumps(read(path) | new, indent=2, sort_keys=True) + "\n")
+
+
+def check(
+    path: Path, environment: dict[str, str], measured: dict[str, float], required: bool = False
+) -> int:
+    """Print the figures beside those of the record; return what to exit with."""
+    records = read(path)
+    found = records.get(kind(environment), {"environment": {}, "instructions": {}})
+    code = 0
+    for name, count in measured.items():
+        recorded = found["instructions"].get(name)
+        line = f"{name:<16}{count:8.1f}"
+        if recorded is None:
+            line += "  no record"
+            code = code or (2 if required else 0)
+        else:
+            change = count / recorded - 1
+            line += f"  {change:+.1%}"
+            if change > TOLERANCE:
+                line += f": expected at most {TOLERANCE:+.0%}"
+                code = 1
+            elif change < -TOLERANCE:
+                line += ": so much less that the record should be renewed, with --record"
+        print(line)
+    for name, value in found["environment"].items():
+        if value != environment[name]:
+            print(f"recorded with {name} {value}, here {environment[name]}")
+    if not measured.keys() <= found["instructions"].keys():
+        print(
+            f"Expected {path.name} to have these for {kind(environment)!r}, got records for "
+            f"{', '.join(map(repr, records)) or 'nothing'}: make one with --record at a revision "
+            "known to be good, or compare with that revision"
+        )
+    return code
+
+
 def build(revision: str, folder: Path) -> Path:
+    """As a user's pip builds it, with what that brings along."""
     here = Path(__file__).resolve().parent.parent
-    subprocess.run(["git", "clone", "--quiet", here, folder], check=True)
-    subprocess.run(["git", "checkout", "--quiet", revision], cwd=folder, check=True)
-    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder
+    clone, target = folder / "clone", folder / "installed"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target)
+    for command in (
+        ("git", "clone", "--quiet", here, clone),
+        ("git", "-C", clone, "checkout", "--quiet", revision),
+        (*pip, clone),
+    ):
+        environment = {**os.environ, "SSE_FAST_REQUIRE_EXTENSIONS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            give_up(f"Expected to build {revision}, got {done.returncode}:\n{done.stderr}")
+    (extension,) = target.glob("sse_fast/_parser_c.*.so")
+    return extension
 
 
-def count(folder: Path, chunks: Path, rounds: int) -> int:
-    arguments = [folder, chunks, str(rounds), str(EVENTS)]
-    done = subprocess.run(
-        [*CALLGRIND, sys.executable, "-c", READ, *arguments],
-        cwd=folder,
-        env={"PYTHONHASHSEED": "0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (collected,) = re.findall(r"Collected : (\d+)", done.stderr)
-    return int(collected)
-
-
-def main(revisions: list[str]) -> None:
+def compare(revisions: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary).resolve()
-        folders = {revision: build(revision, work / revision) for revision in revisions}
-        for name, stream in STREAMS.items():
-            chunks = work / "chunks"
-            chunks.write_bytes(pickle.dumps(stream))
-            counts = []
-            for folder in folders.values():
-                count(folder, chunks, 1)  # compiles what is not compiled yet
-                few, many = (count(folder, chunks, rounds) for rounds in ROUNDS)
-                counts.append((many - few) / (ROUNDS[1] - ROUNDS[0]) / EVENTS)
+        extensions = [
+            build(revision, work / str(number)) for number, revision in enumerate(revisions)
+        ]
+        for case in CASES:
+            counts = [measure(extension, case) for extension in extensions]
             line = "  ".join(
                 f"{revision} {each:6.0f} ({each / counts[0] - 1:+.1%})"
                 for revision, each in zip(revisions, counts, strict=True)
             )
-            print(f"{name:<20}{line}", flush=True)
+            print(f"{', '.join(case):<16}{line}", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Instructions that feed takes for an event.")
+    parser.add_argument("revisions", nargs="*", help="what to build and compare")
+    parser.add_argument("--check", action="store_true", help="compare with the record")
+    parser.add_argument("--required", action="store_true", help="with --check: 2 without a record")
+    parser.add_argument("--record", action="store_true", help="write the record")
+    options = parser.parse_args(arguments)
+    if options.revisions and (options.check or options.record):
+        parser.error("Expected revisions or the record, got both: --check is of what is installed")
+    if not options.check and not options.record:
+        compare(options.revisions or ["HEAD"])
+        return 0
+    extension = installed()
+    environment = describe(extension)
+    measured = {", ".join(case): measure(extension, case) for case in CASES}
+    if options.record:
+        record(RECORD, environment, measured)
+    return check(RECORD, environment, measured, options.required)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["HEAD"])
+    sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from streams import openai_chunks
+from sse_fast._bench.streams import openai_chunks
 
 HOST = "127.0.0.1"
 TIMEOUT = 10.0  # seconds that a connection may stand still

@@ -1,0 +1,213 @@
+"""The bars that the parser has to clear, each measured, in one process.
+
+    pytest bench/bench_bars.py --node-modules FOLDER
+
+The chunks are hot, the parsers of a row take turns, at two times of the run (but that Node's have
+their turn behind the others), and the least time of each counts. The floor is what making the same
+lists, events and texts takes ("objects only"); an empty call is a native method that takes the
+chunk and does nothing. "61% of 71%": 71 % is what the share would be if nothing came on top but
+finding the ends of the lines ("lines only"), without which there is no parser. Binding are the
+shares of the floor, and 80 % of each ratio to another parser, whose own numbers move.
+
+The table is in the summary. Nothing fails for being slow, as a busy machine makes anything slow: a
+mark tells what is missed. What fails is a parser of ours that gives other events than were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import idle_memory
+import pytest
+
+from sse_fast._bench import streams
+from sse_fast._bench.measure import CALLS, FLOOR, LINES, Cell, measure
+from sse_fast._bench.rivals import RIVALS
+
+OURS, PURE = "sse_fast", "sse_fast, plain Python"
+HTTPX, LAUNCHDARKLY, SSECLIENT = "httpx-sse", "launchdarkly-eventsource", "sseclient-py"
+NODE = "eventsource-parser (JS)"
+
+# Which parsers read which stream, in which chunks.
+CELLS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("a", "one event"): (OURS, PURE, HTTPX, LAUNCHDARKLY, NODE),
+    ("a", "64 KiB"): (OURS, PURE, HTTPX, LAUNCHDARKLY, NODE),
+    ("a", "16 bytes"): (OURS, HTTPX),
+    ("a", "1 byte"): (OURS, HTTPX),
+    ("au", "64 KiB"): (OURS,),
+    ("b", "one event"): (OURS, PURE, HTTPX, NODE),
+    ("b", "64 KiB"): (OURS, PURE, HTTPX, NODE),
+    ("c", "one event"): (OURS, HTTPX),
+    ("c", "64 KiB"): (OURS,),
+    ("d", "one event"): (OURS, HTTPX),
+    ("d", "64 KiB"): (OURS,),
+    ("e1", "16 bytes"): (OURS,),
+    ("e1", "64 KiB"): (OURS,),
+    ("e2", "whole"): (OURS, HTTPX, SSECLIENT),
+}
+SECONDS = 0.2
+FEWEST = {"c": 5, "e1": 3000, "e2": 3000}  # else 20
+IDLE = ("idle", "")
+Cells = dict[tuple[str, str], Cell]
+
+
+class Bar(NamedTuple):
+    what: str
+    target: str
+    binding: str
+    value: Callable[[Cells], tuple[str, float]]
+    """What was measured: in words, and as a part of the target, of which 1 reaches it.
+
+    KeyError: there is no such number."""
+    least: float = 1.0
+    """The part of the target that is binding."""
+
+
+def ratio(slower: str, times: float, stream: str, chunking: str, faster: str = OURS) -> Bar:
+    def value(cells: Cells) -> tuple[str, float]:
+        measured = cells[stream, chunking].ratio(slower, faster)
+        return f"{measured:.1f}x", measured / times
+
+    who = "" if faster == OURS else "plain Python, "
+    what = f"{who}{stream}, {chunking}: {slower}"
+    return Bar(what, f"{times:g}x", f"{0.8 * times:.3g}x", value, 0.8)
+
+
+def share(part: float, stream: str, chunking: str, and_calls: bool = False) -> Bar:
+    def value(cells: Cells) -> tuple[str, float]:
+        times = cells[stream, chunking].times
+        floor = times[FLOOR] + (times[CALLS] if and_calls else 0)
+        most = floor / (floor + times[LINES])
+        return f"{floor / times[OURS]:.0%} of {most:.0%}", floor / times[OURS] / part
+
+    what = f"{stream}, {chunking}: share of the floor{' and empty calls' if and_calls else ''}"
+    return Bar(what, f"{part:.0%}", f"{part:.0%}", value)
+
+
+def _other_scripts(cells: Cells) -> tuple[str, float]:
+    cell = cells["au", "64 KiB"]
+    speed = cell.size / cell.times[OURS]
+    part = cell.times[FLOOR] / cell.times[OURS]
+    return f"{speed:.1f} GB/s, {part:.0%}", max(speed / 3, part / 0.7)
+
+
+def _crumbs(cells: Cells) -> tuple[str, float]:
+    crumbs, blocks = cells["e1", "16 bytes"].times, cells["e1", "64 KiB"].times
+    # The bytes are the same.
+    part = (crumbs[OURS] - blocks[OURS]) / crumbs[CALLS]
+    return f"{part:.2f}", 1.2 / max(part, 0.01)
+
+
+def _idle(cells: Cells) -> tuple[str, float]:
+    kept = cells[IDLE].times[OURS]
+    return f"{kept:.0f} B", idle_memory.LIMIT / kept
+
+
+BARS = [
+    ratio(HTTPX, 18, "a", "one event"),
+    ratio(LAUNCHDARKLY, 10, "a", "one event"),
+    ratio(HTTPX, 25, "a", "64 KiB"),
+    ratio(LAUNCHDARKLY, 13, "a", "64 KiB"),
+    ratio(HTTPX, 22, "b", "one event"),
+    ratio(HTTPX, 11, "c", "one event"),
+    ratio(HTTPX, 28, "d", "one event"),
+    ratio(HTTPX, 14, "a", "16 bytes"),
+    ratio(HTTPX, 14, "a", "1 byte"),
+    ratio(HTTPX, 20, "e2", "whole"),
+    ratio(SSECLIENT, 500, "e2", "whole"),
+    Bar("e1, 16 bytes: what it adds to 64 KiB, in empty calls", "1.20", "1.20", _crumbs),
+    share(0.75, "a", "64 KiB"),
+    share(0.75, "b", "64 KiB"),
+    share(0.85, "c", "64 KiB"),
+    share(0.85, "d", "64 KiB"),
+    share(0.85, "a", "one event", and_calls=True),
+    Bar("au, 64 KiB: speed, or share of the floor", "3 GB/s or 70%", "the same", _other_scripts),
+    *(
+        ratio(NODE, 3.5, stream, chunking)
+        for stream in ("a", "b")
+        for chunking in ("one event", "64 KiB")
+    ),
+    Bar("memory of an idle parser", "< 1024 B", "< 1024 B", _idle),
+    *(
+        ratio(HTTPX, 1, stream, chunking, PURE)
+        for stream in ("a", "b")
+        for chunking in ("one event", "64 KiB")
+    ),
+]
+
+
+def table(cells: Cells) -> Iterator[str]:
+    yield f"{'':<52}{'target':>14}{'binding':>10}{'measured':>16}"
+    missed = 0
+    for bar in BARS:
+        try:
+            measured, part = bar.value(cells)
+        except KeyError:
+            measured, part = "-", float("nan")
+        if part >= 1:
+            verdict = "reached"
+        elif part >= bar.least:
+            verdict = "binding part only"
+        elif measured == "-":
+            verdict = "not measured"
+        else:
+            verdict = "MISSED"
+            missed += 1
+        yield f"{bar.what:<52}{bar.target:>14}{bar.binding:>10}{measured:>16}  {verdict}"
+    yield f"{missed} missed" if missed else "none missed"
+    yield ""
+    for (stream, chunking), cell in cells.items():
+        if cell.size:
+            times = (f"{name} {cell.per_event(name):,.1f}" for name in cell.times)
+            yield f"ns an event, {stream}, {chunking}: {'; '.join(times)}"
+    missing = {who: why for cell in cells.values() for who, why in cell.missing.items()}
+    for who, why in missing.items():
+        yield f"not measured: {who}: {why}"
+
+
+@pytest.fixture(scope="module")
+def cells(measuring: bool, tables: dict[str, list[str]]) -> Iterator[Cells]:
+    pytest.importorskip("sse_fast._parser_c", exc_type=ImportError)
+    found: Cells = {}
+    yield found
+    if measuring:
+        tables["bars: the parser and what it has to be"] = list(table(found))
+
+
+@pytest.mark.parametrize(("stream", "chunking"), CELLS)
+@pytest.mark.parametrize("turn", [1, 2])
+def test_bars(
+    monkeypatch: pytest.MonkeyPatch,
+    cells: Cells,
+    measuring: bool,
+    no_number: list[str],
+    node_modules: Path | None,
+    turn: int,
+    stream: str,
+    chunking: str,
+) -> None:
+    if not measuring:
+        # It takes its time however little there is to do.
+        monkeypatch.setattr("sse_fast._bench.measure.least", lambda works, seconds, **_: {})
+    made = streams.make(stream, None if measuring else FEWEST.get(stream, 20))
+    names = CELLS[stream, chunking]
+    cell = measure(made, chunking, names, SECONDS, floor=True, folder=node_modules)
+    before = cells.get((stream, chunking), cell)
+    cell.times = {
+        name: min(time, before.times.get(name, time)) for name, time in cell.times.items()
+    }
+    cells[stream, chunking] = cell
+    wrong = [f"{name}, stream {stream}, {chunking}: {what}" for name, what in cell.wrong.items()]
+    no_number += [line for line in wrong if line not in no_number]
+    if any(not RIVALS[name].requirement for name in cell.wrong if name in RIVALS):
+        pytest.fail("no number: " + "\n".join(wrong))
+
+
+def test_idle_memory(cells: Cells, measuring: bool) -> None:
+    try:
+        kept = idle_memory.measure(count=idle_memory.PARSERS if measuring else 5)
+    except OSError as error:
+        pytest.skip(str(error))
+    cells[IDLE] = Cell(*IDLE, 0, 0, {OURS: max(kept.values())})

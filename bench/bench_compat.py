@@ -1,0 +1,135 @@
+"""The libraries that sse_fast.compat stands in for: their own parser, and ours in its place.
+
+    pytest bench/bench_compat.py
+
+Each reads the same hot chunks in its own way, up to its own events, but without a connection: first
+by itself, then under `install()`; of those whose names are borrowed, also by the borrowed module.
+Some make a response of their HTTP library around the chunks, which is measured in either case.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import pytest
+
+import sse_fast
+from sse_fast._bench import streams
+from sse_fast._bench.measure import difference, quiet_heap
+from sse_fast.compat import LIBRARIES
+
+Read = Callable[[list[bytes]], Iterable[Any]]
+
+
+class Way(NamedTuple):
+    theirs: Read
+    ours: Read
+    installed: str | None = None
+    """What is to be installed for ours."""
+
+
+def _installed(name: str) -> Way:
+    def read(chunks: list[bytes]) -> Iterator[Any]:
+        events: Iterator[Any] = import_module(f"sse_fast.compat.{name}").read(chunks)
+        return events
+
+    return Way(read, read, name)
+
+
+def _httpx_sse(module: str) -> Read:
+    def read(chunks: list[bytes]) -> Iterable[Any]:
+        headers = {"content-type": "text/event-stream"}
+        response = import_module("httpx").Response(200, headers=headers, content=iter(chunks))
+        events: Iterable[Any] = import_module(module).EventSource(response).iter_sse()
+        return events
+
+    return read
+
+
+def _sseclient(module: str) -> Read:
+    def read(chunks: list[bytes]) -> Iterable[Any]:
+        events: Iterable[Any] = import_module(module).SSEClient(chunks).events()
+        return events
+
+    return read
+
+
+WAYS = {
+    **{f"install({name!r})": _installed(name) for name in LIBRARIES},
+    "compat.httpx_sse": Way(_httpx_sse("httpx_sse"), _httpx_sse("sse_fast.compat.httpx_sse")),
+    "compat.sseclient": Way(_sseclient("sseclient"), _sseclient("sse_fast.compat.sseclient")),
+}
+
+
+def as_sent(event: Any) -> tuple[str, str, str]:
+    """The events of all libraries, as `Stream` has them."""
+    values = event if isinstance(event, dict) else {n: getattr(event, n) for n in FIELDS}
+    data = values["data"]
+    # Of Mistral's SDK, which decodes it.
+    text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
+    return values.get("event") or "message", text, values.get("id") or ""
+
+
+FIELDS = ("event", "data", "id")
+
+
+@cache
+def sample(name: str, measuring: bool) -> streams.Stream:
+    return streams.make(name, None if measuring else 20)
+
+
+@pytest.mark.benchmark(max_time=0.3, min_rounds=3)
+@pytest.mark.parametrize("parser", ["theirs", "ours"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("chunking", ["one event", "64 KiB"])
+@pytest.mark.parametrize("stream", ["a", "b"])
+def test_compat(
+    benchmark: Any,
+    measuring: bool,
+    speeds: dict[str, dict[tuple[str, str], str]],
+    no_number: list[str],
+    stream: str,
+    chunking: str,
+    way: str,
+    parser: str,
+) -> None:
+    made = sample(stream, measuring)
+    chunks = made.chunks(chunking)
+    read: Read = getattr(WAYS[way], parser)
+    name = WAYS[way].installed if parser == "ours" else None
+    try:
+        if WAYS[way].installed:
+            import_module(f"sse_fast.compat.{WAYS[way].installed}")
+        installation = sse_fast.install(name) if name else nullcontext()
+    except (ImportError, sse_fast.SSEError) as error:
+        pytest.skip(str(error))
+    with installation:
+        try:
+            given = [as_sent(event) for event in read(chunks)]
+        except ImportError as error:
+            pytest.skip(str(error))
+        if given != made.events:
+            what = difference(made.events, given)
+            wrong = f"{way}, {parser}, stream {stream}, {chunking} a chunk: {what}"
+            no_number.append(wrong)
+            end = pytest.fail if parser == "ours" else pytest.xfail
+            end(f"no number: {wrong}")
+
+        def work() -> None:
+            deque(read(chunks), maxlen=0)
+
+        benchmark.group = f"compat: {way}, stream {stream}, {chunking} a chunk"
+        benchmark.extra_info["events"] = len(made.events)
+        benchmark.extra_info["bytes"] = sum(map(len, chunks))
+        with quiet_heap() if measuring else nullcontext():
+            benchmark(work)
+    if measuring:
+        cells = speeds.setdefault(f"compat: us an event, {chunking} a chunk", {})
+        time = benchmark.stats.stats.min / len(made.events) * 1e6
+        cells[way, f"{stream} {parser}"] = f"{time:.2f}"
