@@ -21,7 +21,7 @@ import pytest
 
 import sse_fast
 from sse_fast._bench import streams
-from sse_fast._bench.measure import difference, quiet_heap
+from sse_fast._bench.measure import difference
 from sse_fast.compat import LIBRARIES
 
 Read = Callable[[list[bytes]], Iterable[Any]]
@@ -90,7 +90,7 @@ def sample(name: str, measuring: bool) -> streams.Stream:
 @pytest.mark.parametrize("chunking", ["one event", "64 KiB"])
 @pytest.mark.parametrize("stream", ["a", "b"])
 def test_compat(
-    benchmark: Any,
+    timed: Callable[..., float | None],
     measuring: bool,
     speeds: dict[str, dict[tuple[str, str], str]],
     no_number: list[str],
@@ -124,12 +124,8 @@ def test_compat(
         def work() -> None:
             deque(read(chunks), maxlen=0)
 
-        benchmark.group = f"compat: {way}, stream {stream}, {chunking} a chunk"
-        benchmark.extra_info["events"] = len(made.events)
-        benchmark.extra_info["bytes"] = sum(map(len, chunks))
-        with quiet_heap() if measuring else nullcontext():
-            benchmark(work)
-    if measuring:
+        group = f"compat: {way}, stream {stream}, {chunking} a chunk"
+        seconds = timed(group, len(made.events), chunks, work)
+    if seconds is not None:
         cells = speeds.setdefault(f"compat: us an event, {chunking} a chunk", {})
-        time = benchmark.stats.stats.min / len(made.events) * 1e6
-        cells[way, f"{stream} {parser}"] = f"{time:.2f}"
+        cells[way, f"{stream} {parser}"] = f"{seconds / len(made.events) * 1e6:.2f}"

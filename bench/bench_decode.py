@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 
 from sse_fast import _parser_c
 from sse_fast._bench import streams
-from sse_fast._bench.measure import difference, quiet_heap
+from sse_fast._bench.measure import difference
 
 Loads = Callable[[Any], Any]
 Read = Callable[[Iterable[bytes], bool], list[Any]]
@@ -119,7 +119,7 @@ WAYS: dict[str, Read] = {
 @pytest.mark.parametrize("chunking", ["one event", "64 KiB"])
 @pytest.mark.parametrize("stream", ["a", "au"])
 def test_decode(
-    benchmark: Any,
+    timed: Callable[..., float | None],
     measuring: bool,
     speeds: dict[str, dict[tuple[str, str], str]],
     no_number: list[str],
@@ -139,11 +139,8 @@ def test_decode(
         end = pytest.fail if way.startswith("sse_fast") else pytest.xfail
         end(f"no number: {wrong}")
 
-    benchmark.group = f"decode: stream {stream}, {chunking} a chunk"
-    benchmark.extra_info["events"] = len(made.events)
-    benchmark.extra_info["bytes"] = sum(map(len, chunks))
-    with quiet_heap() if measuring else nullcontext():
-        benchmark(read, chunks, False)
-    if measuring:
+    group = f"decode: stream {stream}, {chunking} a chunk"
+    seconds = timed(group, len(made.events), chunks, partial(read, chunks, False))
+    if seconds is not None:
         cells = speeds.setdefault(f"decode: us an event, {chunking} a chunk", {})
-        cells[way, stream] = f"{benchmark.stats.stats.min / len(made.events) * 1e6:.2f}"
+        cells[way, stream] = f"{seconds / len(made.events) * 1e6:.2f}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from sse_fast._bench import javascript, streams
-from sse_fast._bench.measure import CALLS, FLOOR, LINES, difference, floors, quiet_heap
+from sse_fast._bench.measure import CALLS, FLOOR, LINES, difference, floors
 from sse_fast._bench.rivals import RIVALS, Events
 from sse_fast._bench.streams import CHUNKINGS, STREAMS, Stream
 
@@ -104,7 +104,7 @@ def sample(name: str, chunking: str, measuring: bool) -> Stream:
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("chunking", CHUNKINGS)
 def test_parser(
-    benchmark: Any,
+    timed: Callable[..., float | None],
     measuring: bool,
     speeds: Speeds,
     no_number: list[str],
@@ -123,13 +123,9 @@ def test_parser(
         pytest.importorskip("sse_fast._parser_c", exc_type=ImportError)
         work = floors(chunks)[parser]
 
-    benchmark.group = f"parser: stream {stream}, {chunking} a chunk"
-    benchmark.extra_info["events"] = len(made.events)
-    benchmark.extra_info["bytes"] = sum(map(len, chunks))
-    with quiet_heap() if measuring else nullcontext():
-        benchmark(work)
-    if measuring:
-        seconds = benchmark.stats.stats.min
+    group = f"parser: stream {stream}, {chunking} a chunk"
+    seconds = timed(group, len(made.events), chunks, work)
+    if seconds is not None:
         note(speeds, chunking, parser, stream, sum(map(len, chunks)) / seconds)
 
 
@@ -200,7 +196,7 @@ def cold_chunks(stream: str, chunking: str, size: int) -> list[bytes]:
 @pytest.mark.parametrize("chunking", ["one event", "64 KiB"])
 @pytest.mark.parametrize("stream", ["a", "b"])
 def test_parser_cold(
-    benchmark: Any,
+    timed: Callable[..., float | None],
     measuring: bool,
     speeds: Speeds,
     no_number: list[str],
@@ -216,10 +212,9 @@ def test_parser_cold(
     check(parser, lambda: parse(twice, True), made.events * 2, where, no_number)
     chunks = cold_chunks(stream, chunking, min(4 * last_cache(), 2**30)) if measuring else twice
 
-    benchmark.group = f"parser, cold: stream {stream}, {chunking} a chunk"
-    benchmark.extra_info["bytes"] = sum(map(len, chunks))
-    with quiet_heap() if measuring else nullcontext():
-        benchmark.pedantic(parse, (chunks, False), rounds=3)
-    if measuring:
-        seconds = benchmark.stats.stats.min
-        note(speeds, f"cold, {chunking}", parser, stream, sum(map(len, chunks)) / seconds)
+    group = f"parser, cold: stream {stream}, {chunking} a chunk"
+    size = sum(map(len, chunks))
+    events = len(made.events) * size // sum(map(len, made.blocks))
+    seconds = timed(group, events, chunks, partial(parse, chunks, False), rounds=3)
+    if seconds is not None:
+        note(speeds, f"cold, {chunking}", parser, stream, size / seconds)

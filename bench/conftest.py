@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import loopback as loopback_module
 import pytest
+
+from sse_fast._bench.measure import quiet_heap
 
 _GROWTH = pytest.StashKey[list[tuple[str, float]]]()
 _LATENCY = pytest.StashKey[dict[tuple[str, str], float]]()
@@ -69,6 +72,28 @@ def speeds(pytestconfig: pytest.Config) -> dict[str, dict[tuple[str, str], str]]
 def tables(pytestconfig: pytest.Config) -> dict[str, list[str]]:
     """Tables that are lines already, by title."""
     return pytestconfig.stash.setdefault(_TABLES, {})
+
+
+@pytest.fixture
+def timed(benchmark: Any, measuring: bool) -> Callable[..., float | None]:
+    """Have pytest-benchmark time what is done with chunks.
+
+    Returns the least time in seconds; None: no numbers are wanted.
+    """
+
+    def time(
+        group: str, events: int, chunks: list[bytes], work: Callable[[], object], rounds: int = 0
+    ) -> float | None:
+        benchmark.group = group
+        benchmark.extra_info.update(events=events, bytes=sum(map(len, chunks)))
+        with quiet_heap() if measuring else nullcontext():
+            if rounds:
+                benchmark.pedantic(work, rounds=rounds)
+            else:
+                benchmark(work)
+        return benchmark.stats.stats.min if measuring else None
+
+    return time
 
 
 @pytest.fixture(scope="session")
