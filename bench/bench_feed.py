@@ -4,8 +4,8 @@
     pytest bench/bench_feed.py -k 'one and event and not cold' --node-modules FOLDER
 
 Hot: the chunks fit the cache, and go round and round. Cold: each is touched once a pass, of which
-all are four times what the last cache holds. Of crumbs (16 bytes, 1 byte) a pass has an eighth of
-the bytes: they all cost the same, and most rivals take long over them.
+all are four times what the last cache holds (at most 1 GiB). Of crumbs (16 bytes, 1 byte) a pass
+has an eighth of the bytes: they all cost the same, and most rivals take long over them.
 
 Whoever gives other events than were sent gets no number: the summary tells the first one that is
 wrong, or that a pass takes longer than anybody waits, as where work is quadratic. Of a rival that

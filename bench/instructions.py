@@ -37,7 +37,14 @@ from sse_fast._bench import streams
 # Counted for a figure. What the start takes depends a little on the path and the environment, which
 # move what lies in memory: beside this many it is nothing.
 EVENTS = 100_000
-CASES = (("a", "one event"), ("a", "64 KiB"), ("b", "one event"), ("d", "64 KiB"))
+CASES = (
+    ("a", "one event"),
+    ("a", "64 KiB"),
+    ("au", "64 KiB"),
+    ("b", "one event"),
+    ("c", "64 KiB"),
+    ("d", "64 KiB"),
+)
 TOLERANCE = 0.10
 RECORD = Path(__file__).with_name("instructions.json")
 
@@ -232,10 +239,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--required", action="store_true", help="with --check: 2 without a record")
     parser.add_argument("--record", action="store_true", help="write the record")
     options = parser.parse_args(arguments)
-    if options.revisions and (options.check or options.record):
-        parser.error("Expected revisions or the record, got both: --check is of what is installed")
+    if options.required and not options.check:
+        parser.error("expected --required with --check")
+    if sum(map(bool, (options.revisions, options.check, options.record))) != 1:
+        parser.error("expected revisions, or --check, or --record")
     if not options.check and not options.record:
-        compare(options.revisions or ["HEAD"])
+        compare(options.revisions)
         return 0
     extension = installed()
     environment = describe(extension)

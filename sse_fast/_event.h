@@ -13,8 +13,9 @@ typedef struct {
     PyObject *event, *data, *id, *retry;
 } sse_fast_event;
 
-/* The most that are kept, of 64 bytes each. */
-#define SSE_FAST_FREE_EVENTS 256
+/* The most that are kept, of 64 bytes each: as many as 64 KiB hold of the shortest in practice. With
+ * 256, 64 KiB of typed events (500) took 10 % longer, and of ticks (5,000) 30 %. */
+#define SSE_FAST_FREE_EVENTS 8192
 
 static sse_fast_event *sse_fast_free_events[SSE_FAST_FREE_EVENTS];
 static int sse_fast_free_event_count = 0;
@@ -69,7 +70,8 @@ sse_fast_drop_event(sse_fast_event *self)
     PyObject_GC_Del(self);
 }
 
-/* An empty list with room: to grow one by appending took 1 to 4 % of the time of 64 KiB. */
+/* An empty list with room: to grow one by appending took 1 to 4 % of the time of 64 KiB. (CPython
+ * 3.10 takes the room away again.) */
 static inline PyObject *
 sse_fast_new_list(Py_ssize_t room)
 {

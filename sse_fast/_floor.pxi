@@ -115,6 +115,9 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
                 PyList_SET_ITEM(made, at, event)
                 data += 1
             count += self._counts[number]
+            # Gone before the next ones are made, as those of `feed` are.
+            event = None
+            made = None
         return count
 
     def lines(self):

@@ -28,8 +28,7 @@ from sse_fast._lines cimport (
     COMMENT, DATA_FIELD, DISPATCH, EVENT, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY,
     TOO_LARGE, Scan, Step, Stream, Text,
     _begin_chunk, _end_block, _extend_data, _free_buffers, _is_at_rest, _is_one_event, _is_pending,
-    _keep_block,
-    _reset_stream, _split_lines, find_end_of_line, next_end_of_line, start_scan,
+    _keep_block, _reset_stream, _split_lines, find_end_of_line, next_end_of_line, start_scan,
 )
 
 from sse_fast._errors import DecodeError, EventTooLarge

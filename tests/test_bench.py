@@ -386,6 +386,23 @@ def test_a_picture_of_before_stays_until_there_is_another() -> None:
     with pytest.raises(AssertionError, match="measured"):
         run("--plot", "other.png")
     assert not Path("other.png").exists()
+    # A link to where there is nothing yet.
+    Path("link.png").symlink_to("target.png")
+    with pytest.raises(AssertionError, match="measured"):
+        run("--plot", "link.png")
+    assert Path("link.png").is_symlink()
+    assert not Path("target.png").exists()
+
+
+def test_an_ending_in_capitals() -> None:
+    assert run("--streams", "d", "--plot", "P.SVG") == 0
+    assert "<svg" in Path("P.SVG").read_text()
+
+
+def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was closed."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run("--streams", "d") == 0
 
 
 @pytest.mark.usefixtures("_unmeasured")

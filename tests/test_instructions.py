@@ -211,3 +211,13 @@ def test_without_valgrind(extension: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Expected valgrind, got none: install it\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--required"], ["--check", "--record"], ["HEAD", "--check"]], ids=str
+)
+def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        instructions.main(arguments)
+    assert caught.value.code == 2
+    assert "error: expected " in capsys.readouterr().err

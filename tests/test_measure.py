@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -183,10 +184,36 @@ def test_those_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
         progress=shares.append,
     )
     # No less than half a second: before, Node has not compiled everything.
-    assert asked == [(name, 10, Path("any")), (other, 10, Path("any")), (10, 0.5, Path("any"))]
+    timed = [(10, 0.5, Path("any"))] * 3
+    assert asked == [(name, 10, Path("any")), (other, 10, Path("any")), *timed]
     assert (cell.per_event(name), cell.missing) == (5, {other: "no such package"})
-    assert 0.5 in shares
     assert (shares, shares[-1]) == (sorted(shares), 1)
+
+
+def test_node_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the others nothing."""
+    name, _ = javascript.JAVASCRIPT
+    monkeypatch.setattr(javascript, "read", lambda *_: STREAM.events)
+    answers = iter([50.0])
+    monkeypatch.setattr(javascript, "time", lambda *_: next(answers))
+    cell = measure(STREAM, "one event", [name, "sse_fast, plain Python"], 0.0001)
+    assert list(cell.times) == ["sse_fast, plain Python"]
+    assert cell.wrong == {name: "raises StopIteration()"}
+
+
+@pytest.mark.parametrize("script", ["echo too old >&2; exit 1", "exit 0", "echo oh"])
+def test_node_that_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    node = tmp_path / "node"
+    node.write_text(f"#!/bin/sh\n{script}\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    name, _ = javascript.JAVASCRIPT
+    with pytest.raises(ImportError, match=r"Expected Node .* to run .*: it may be too old"):
+        javascript.find(name)
+    with pytest.raises(RuntimeError, match=r"Expected Node .* to run .*: it may be too old"):
+        javascript.read(name, [b""])
 
 
 def test_the_floor() -> None:

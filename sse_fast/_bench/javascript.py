@@ -114,12 +114,16 @@ def _run(
                     written.write(len(chunk).to_bytes(4, "little") + chunk)
             command += [what, str(file), *options]
         done = subprocess.run(command, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError(
-            f"Expected Node to run {name}, got exit status {done.returncode}: "
-            f"{done.stderr.strip() or 'it says nothing'}"
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        said = " ".join((done.stderr or done.stdout).split())[:200] or "nothing"
+        broken = (
+            f"Expected Node ({node}) to run {name}, got exit status {done.returncode} "
+            f"and {said!r}: it may be too old"
         )
-    answer: dict[str, Any] = json.loads(done.stdout)
+        # Asked whether it is there, it is not.
+        raise (ImportError if what is None else RuntimeError)(broken) from None
     if "missing" in answer:
         raise ImportError(
             f"Expected the npm package {package} in {where} or above, got none that loads "

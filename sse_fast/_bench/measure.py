@@ -76,9 +76,9 @@ def measure(
     """Have the parsers read a stream, check what they give, and time those that are right.
 
     Args:
-        names: of `RIVALS` and `JAVASCRIPT`; those of Node run after the others, by themselves.
-        seconds: what each gets, at least; three turns, if they take longer; those of Node half a
-            second, before which their code is not as fast as it gets.
+        names: of `RIVALS` and `JAVASCRIPT`.
+        seconds: what each gets, at least; three turns, if they take longer; those of Node three
+            times half a second, before which their code is not as fast as it gets.
         floor: whether `FLOOR`, `LINES` and `CALLS` take their turns too; needs the extension.
         folder: where npm installed the parsers of Node, here or in a folder above; None: the
             current one.
@@ -108,13 +108,24 @@ def measure(
                 works[name] = partial(parse, chunks, False)
     if floor:
         works.update(floors(chunks))
-    total = len(works) + len(of_node)
-    if works:
-        here = len(works) / total
-        cell.times.update(least(works, seconds, progress=lambda share: progress(share * here)))
-    for number, name in enumerate(of_node, len(works) + 1):
-        cell.times[name] = javascript.time(name, chunks, cell.events, max(seconds, _NODE), folder)
-        progress(number / total)
+    # Node is another process, which has its turns between those of the others.
+    turns = _TURNS if of_node else 1
+    here = len(works) / max(1, len(works) + len(of_node))
+    for turn in range(turns):
+
+        def show(share: float, turn: int = turn) -> None:
+            progress((turn + share * here) / turns)
+
+        times = least(works, seconds / turns, progress=show) if works else {}
+        for name in [name for name in of_node if name not in cell.wrong]:
+            try:
+                least_seconds = max(seconds / turns, _NODE)
+                times[name] = javascript.time(name, chunks, cell.events, least_seconds, folder)
+            except Exception as error:
+                cell.wrong[name] = f"raises {error!r}"
+        for name, time_taken in times.items():
+            cell.times[name] = min(time_taken, cell.times.get(name, time_taken))
+    cell.times = {name: cell.times[name] for name in cell.times if name not in cell.wrong}
     progress(1.0)
     return cell
 

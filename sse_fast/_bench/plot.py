@@ -103,7 +103,7 @@ def draw(
             for position, name in enumerate(rows):
                 _draw_bar(axes, position, name, cell, labels)
         # Without these, an SVG says when it was made, and by which version of matplotlib.
-        metadata: Any = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
+        metadata: Any = {"Date": None, "Creator": None} if path.suffix.lower() == ".svg" else None
         figure.savefig(path, dpi=160, metadata=metadata)
 
 
