@@ -191,15 +191,13 @@ def test_counting(extension: Path, tmp_path: Path) -> None:
     assert environment["compiler"].split()[0] in ("gcc", "clang")
     assert environment["valgrind"].startswith("valgrind-3.")
 
-    once = instructions.measure(extension, ("a", "one event"), 1)
+    count = instructions.measure(extension, ("a", "one event"), 3)
     # 330 bytes that are looked at and copied, and an event of them.
-    assert 330 < once < 10_000
-    thrice = instructions.measure(extension, ("a", "one event"), 3)
-    assert thrice == pytest.approx(once, rel=0.005)
+    assert 330 < count < 10_000
 
     path = tmp_path / "instructions.json"
-    instructions.record(path, environment, {"a, one event": once / 1.2})
-    assert instructions.check(path, environment, {"a, one event": thrice}) == 1
+    instructions.record(path, environment, {"a, one event": count / 1.2})
+    assert instructions.check(path, environment, {"a, one event": count}) == 1
 
 
 def test_without_valgrind(extension: Path, tmp_path: Path) -> None:

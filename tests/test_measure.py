@@ -184,7 +184,7 @@ def test_those_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
         progress=shares.append,
     )
     # No less than half a second: before, Node has not compiled everything.
-    timed = [(10, 0.5, Path("any"))] * 3
+    timed = [(10, 0.5, Path("any"))] * 5
     assert asked == [(name, 10, Path("any")), (other, 10, Path("any")), *timed]
     assert (cell.per_event(name), cell.missing) == (5, {other: "no such package"})
     assert (shares, shares[-1]) == (sorted(shares), 1)

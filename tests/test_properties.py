@@ -72,7 +72,7 @@ _BLOCKS = st.builds(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=800)
 @given(st.lists(_BLOCKS | _BLOCKS | _LINES, min_size=1, max_size=6), st.integers(1, 400))
 @example([b"data: x\n\n", b"event: " + b"x" * 58 + b"data:x\n\n"], 400)
 @example([b"data: x\n\n", b"event: x\rdata: x\n\n"], 400)

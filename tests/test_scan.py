@@ -75,7 +75,7 @@ def compare(
     outcome = run(*runner, program)
     assert outcome.returncode == 0, outcome.stdout
     comparisons, used = outcome.stdout.rstrip("\n").split(" comparisons: ")
-    assert int(comparisons) > 5_000_000
+    assert int(comparisons) > 2_000_000
     assert used == body or body is None
 
 
@@ -104,11 +104,11 @@ def test_on_other_machines(tmp_path: Path, machine: str, portable: bool, sanitiz
     for tool in (compiler, emulator):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}")
-    # Two windows, which an emulator takes as long for as a machine for three.
+    # Two windows, and one with sanitizers: emulators take as long for them as machines for three.
     flags, runner = ["-DLONGEST=140", "-static"], [emulator]
     if sanitize:
         # Sanitizers do not link statically, so that machine's libraries are needed.
-        flags, runner = ["-DLONGEST=140", *SANITIZE], [emulator, "-L", f"/usr/{machine}-linux-gnu"]
+        flags, runner = ["-DLONGEST=80", *SANITIZE], [emulator, "-L", f"/usr/{machine}-linux-gnu"]
         require_sanitizers(tmp_path, compiler, runner)
     if portable:
         flags, body = [*flags, "-DSSE_FAST_PLAIN_C"], "plain C"

@@ -30,6 +30,9 @@ _TURN = 0.01
 """Seconds that a turn takes, or one pass if that takes longer."""
 _NODE = 0.5
 """Seconds after which Node has compiled what it runs often."""
+_NODE_TURNS = 5
+"""How often a process of Node is begun: one in two compiles some parsers to code that takes 1.6
+times as long."""
 _EXCERPT = 40
 """Characters of a text that a line has room for."""
 
@@ -77,7 +80,7 @@ def measure(
 
     Args:
         names: of `RIVALS` and `JAVASCRIPT`.
-        seconds: what each gets, at least; three turns, if they take longer; those of Node three
+        seconds: what each gets, at least; three turns, if they take longer; those of Node five
             times half a second, before which their code is not as fast as it gets.
         floor: whether `FLOOR`, `LINES` and `CALLS` take their turns too; needs the extension.
         folder: where npm installed the parsers of Node, here or in a folder above; None: the
@@ -109,7 +112,7 @@ def measure(
     if floor:
         works.update(floors(chunks))
     # Node is another process, which has its turns between those of the others.
-    turns = _TURNS if of_node else 1
+    turns = _NODE_TURNS if of_node else 1
     here = len(works) / max(1, len(works) + len(of_node))
     for turn in range(turns):
 
