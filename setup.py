@@ -1,4 +1,4 @@
-"""The Cython extension; everything else is in pyproject.toml.
+"""The Cython extensions; everything else is in pyproject.toml.
 
 A platform without a compiler gets the plain Python core. In the environment:
 SSE_FAST_REQUIRE_EXTENSIONS=1 makes a failed compile fail the build (CI, releases),
@@ -10,7 +10,11 @@ import platform
 
 from setuptools import Extension, setup
 
-PARTS = ("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h")
+# Extension -> what it is made of beside its own file.
+PARTS = {
+    "_parser_c": ("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"),
+    "_columns_c": ("_lines.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
+}
 
 
 def enabled(variable: str) -> bool:
@@ -24,14 +28,15 @@ if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EX
     extensions = cythonize(
         [
             Extension(
-                "sse_fast._parser_c",
-                ["sse_fast/_parser_c.pyx"],
-                depends=[f"sse_fast/{name}" for name in PARTS],
+                f"sse_fast.{name}",
+                [f"sse_fast/{name}.pyx"],
+                depends=[f"sse_fast/{part}" for part in parts],
                 include_dirs=["sse_fast"],
                 # Where Python was built with -O2 (Debian's), events cost a tenth more by that.
                 extra_compile_args=[] if os.name == "nt" else ["-O3"],
                 define_macros=[("SSE_FAST_PLAIN_C", None)] if enabled("SSE_FAST_PLAIN_C") else [],
             )
+            for name, parts in PARTS.items()
         ],
         build_dir="build",
     )

@@ -9,7 +9,9 @@ The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lin
 `_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
 is in `adapters/`, where `sockets.py` is HTTP over sockets of our own. `_client.py` reconnects, as
 `_reconnect.py` decides. `compat/` has names and decoders of other libraries; `_dialect.py` is what
-they do otherwise than the standard. `_bench/` is what `sse-fast bench` and the benchmarks share.
+they do otherwise than the standard. `columns.py` makes Arrow's columns of whole captures
+(`_columns_c.pyx`, `_rows.pxd`), which `_captures.py` opens. `_bench/` is what `sse-fast bench` and
+the benchmarks share.
 """
 
 from __future__ import annotations
@@ -42,12 +44,15 @@ if TYPE_CHECKING:
         afetch_event_source,
         fetch_event_source,
     )
+    from sse_fast.columns import Columns, ColumnStream, iter_columns, read_columns
     from sse_fast.compat import install, uninstall
 
 __all__ = [
     "ACCELERATED",
     "AsyncEventSource",
     "AsyncEventStream",
+    "ColumnStream",
+    "Columns",
     "DecodeError",
     "EndReason",
     "Event",
@@ -69,19 +74,25 @@ __all__ = [
     "aiter_events",
     "fetch_event_source",
     "install",
+    "iter_columns",
     "iter_events",
+    "read_columns",
     "register",
     "uninstall",
 ]
 
 _LATER = {
     "AsyncEventSource": "_client",
+    "ColumnStream": "columns",
+    "Columns": "columns",
     "EventSource": "_client",
     "ReadyState": "_client",
     "ReconnectPolicy": "_client",
     "afetch_event_source": "_client",
     "fetch_event_source": "_client",
     "install": "compat",
+    "iter_columns": "columns",
+    "read_columns": "columns",
     "uninstall": "compat",
 }
 """What is loaded when it is first named, and from where: most programs only parse."""

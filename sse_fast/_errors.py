@@ -47,19 +47,34 @@ class EventTooLarge(SSEError):
             on how the bytes were cut into chunks.
         limit: the `max_event_size` of the parser, in bytes.
         events: the events that the same `feed` had completed before.
+        offset: where in its source the block of the event begins, in bytes, if columns were read;
+            else None.
+        columns: if `read_columns` raised it, what came before; else None.
     """
 
     size: int
     limit: int
     events: list[Any]
+    offset: int | None
+    columns: Any
 
-    def __init__(self, size: int, limit: int, events: Sequence[Any] = ()) -> None:
-        super().__init__(size, limit, list(events))
+    def __init__(
+        self, size: int, limit: int, events: Sequence[Any] = (), offset: int | None = None
+    ) -> None:
+        super().__init__(size, limit, list(events), offset)
         self.size = size
         self.limit = limit
         self.events = list(events)
+        self.offset = offset
+        self.columns = None
 
     def __str__(self) -> str:
+        if self.offset is not None:
+            return (
+                f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more "
+                f"at offset {self.offset}: raise max_event_size if events this large are wanted; "
+                "on_error='skip' leaves them out"
+            )
         return (
             f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more: "
             "raise max_event_size if events this large are wanted; "

@@ -355,13 +355,12 @@ cdef inline Step _extend_line(
         if at[0] == c' ':
             at += 1
     value = &s.data if s.field == DATA_FIELD else &s.value
-    value.non_ascii |= non_ascii
-    if not _append(value, at, end - at):
-        return NO_MEMORY
+    # Before it is copied: the rest of a capture may be one line.
     if s.line_length + s.kept > s.max_size:
         s.size = s.line_length + s.kept
         return TOO_LARGE
-    return NEED_INPUT
+    value.non_ascii |= non_ascii
+    return NEED_INPUT if _append(value, at, end - at) else NO_MEMORY
 
 
 cdef inline Step _finish_line(Stream* s) noexcept nogil:
@@ -557,3 +556,64 @@ cdef inline Step _split_lines(
             return step
     cursor[0] = end
     return _end_chunk(s, at, end, non_ascii if at < end else 0)
+
+
+cdef inline void _begin_skipping(
+        Stream* s, const uint8_t* start, const uint8_t* at) noexcept nogil:
+    """At TOO_LARGE, `at` being where `_split_lines` left the chunk that begins at `start`: what
+    is kept of the block goes, and it stays within it."""
+    _free_buffers(s)
+    _end_block(s)
+    s.in_block = True
+    # It is the end of a line that was too much, or the end of the chunk.
+    if at > start and (at[-1] == c'\n' or at[-1] == c'\r'):
+        s.place = LINE_START
+    else:
+        s.place = IGNORED
+
+
+cdef inline bint _skip_block(
+        Stream* s, Scan* scan, const uint8_t** cursor, const uint8_t* end) noexcept nogil:
+    """Leave `cursor` behind the blank line that ends the block; False: it is yet to come."""
+    cdef const uint8_t* at = cursor[0]
+    cdef const uint8_t* line
+    cdef const uint8_t* line_end
+    cdef int ignored = 0
+    cdef bint is_blank
+    while at < end:
+        line = at
+        line_end = next_end_of_line(scan, &ignored)
+        if line_end == end:
+            s.place = IGNORED
+            break
+        is_blank = line_end == line and s.place == LINE_START
+        s.place = LINE_START
+        at = _pass_end_of_line(s, scan, line_end, end)
+        if is_blank:
+            _end_block(s)
+            cursor[0] = at
+            return True
+    cursor[0] = end
+    return False
+
+
+cdef inline const uint8_t* _find_block_end(
+        const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Behind the first blank line that begins at `at` or later; `end` if there is none.
+
+    `at` may be anywhere but between two bytes that are in sight: what is before it, is not looked
+    at. The LF of a CRLF then ends a line that is over already, which changes nothing.
+    """
+    cdef Stream s
+    cdef Scan scan
+    cdef int ignored = 0
+    s.after_cr = False
+    start_scan(&scan, at, end)
+    while True:
+        at = next_end_of_line(&scan, &ignored)
+        if at == end:
+            return end
+        at = _pass_end_of_line(&s, &scan, at, end)
+        if at < end and (at[0] == c'\n' or at[0] == c'\r'):
+            pass_end_of_line(&scan)
+            return _pass_end_of_line(&s, &scan, at, end)

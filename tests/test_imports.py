@@ -18,11 +18,13 @@ STREAM = CORE | {"_parser", "_source"}
 ADAPTER = STREAM | {"_stream", "_request"}
 CLIENT = ADAPTER | {"adapters", "_reconnect"}
 COMPAT = CORE | {"_parser", "_dialect", "compat"}
-PUBLIC = ADAPTER | {"adapters", "_client", "compat", ""}
+PUBLIC = ADAPTER | {"adapters", "_client", "columns", "compat", ""}
 MAY_IMPORT = {
     "_lines.pxd": set(),
+    "_rows.pxd": {"_lines"},
     "_errors.py": set(),
     "_parser_c.pyx": CORE | {"_lines"},
+    "_columns_c.pyx": CORE | {"_lines", "_rows"},
     "_parser_py.py": CORE | {"_dialect"},
     "_dialect.py": set(),
     "_parser.py": CORE | {"_parser_c", "_parser_py"},
@@ -43,6 +45,9 @@ MAY_IMPORT = {
     "_reconnect.py": ADAPTER,
     "_client_base.py": CLIENT,
     "_client.py": CLIENT | {"_client_base"},
+    "_captures.py": STREAM,
+    # The extension by name, when it is needed.
+    "columns.py": CLIENT | {"_captures"},
     "compat/__init__.py": COMPAT,
     "compat/_library.py": COMPAT,
     "compat/_sdk.py": COMPAT,
