@@ -10,7 +10,7 @@ import platform
 
 from setuptools import Extension, setup
 
-PARTS = ("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h")
+PARTS = ("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h")
 
 
 def enabled(variable: str) -> bool:
