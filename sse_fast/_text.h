@@ -11,7 +11,7 @@
 
 #include <Python.h>
 
-#include "_scan.h"
+#include "_utf8.h"
 
 #if defined(SSE_FAST_SSE2)
 
@@ -48,43 +48,6 @@ sse_fast_classify(const uint8_t *at, Py_ssize_t length, uint8_t *largest)
     return count;
 }
 
-static inline int
-sse_fast_continues(const uint8_t *at, const uint8_t *end, uint8_t low, uint8_t high)
-{
-    return at < end && *at >= low && *at <= high;
-}
-
-/* One character of two bytes or more, and its length; 0 where it is not valid (Unicode, table
- * 3-7). */
-static inline int
-sse_fast_decode_character(const uint8_t *at, const uint8_t *end, Py_UCS4 *character)
-{
-    uint8_t lead = *at, low = 0x80, high = 0xBF;
-
-    if (lead >= 0xC2 && lead < 0xE0) {
-        if (!sse_fast_continues(at + 1, end, low, high))
-            return 0;
-        *character = (Py_UCS4)(lead & 0x1F) << 6 | (at[1] & 0x3F);
-        return 2;
-    }
-    if (lead == 0xE0 || lead == 0xF0)
-        low = lead == 0xE0 ? 0xA0 : 0x90;
-    if (lead == 0xED || lead == 0xF4)
-        high = lead == 0xED ? 0x9F : 0x8F;
-    if (lead < 0xE0 || lead > 0xF4 || !sse_fast_continues(at + 1, end, low, high)
-        || !sse_fast_continues(at + 2, end, 0x80, 0xBF))
-        return 0;
-    if (lead < 0xF0) {
-        *character = (Py_UCS4)(lead & 0x0F) << 12 | (Py_UCS4)(at[1] & 0x3F) << 6 | (at[2] & 0x3F);
-        return 3;
-    }
-    if (!sse_fast_continues(at + 3, end, 0x80, 0xBF))
-        return 0;
-    *character = (Py_UCS4)(lead & 0x07) << 18 | (Py_UCS4)(at[1] & 0x3F) << 12
-                 | (Py_UCS4)(at[2] & 0x3F) << 6 | (at[3] & 0x3F);
-    return 4;
-}
-
 /* 16 ASCII characters, in 1, 2 or 4 bytes each. */
 static inline void
 sse_fast_widen(__m128i block, void *out, size_t width)
@@ -112,7 +75,7 @@ sse_fast_widen(__m128i block, void *out, size_t width)
 #  define SSE_FAST_FILL(name, type)                                                     \
     static int name(type *out, const uint8_t *at, const uint8_t *end)                   \
     {                                                                                   \
-        Py_UCS4 character;                                                              \
+        uint32_t character;                                                             \
         int length;                                                                     \
         while (at < end) {                                                              \
             for (; end - at >= 16; at += 16, out += 16) {                               \
@@ -125,7 +88,7 @@ sse_fast_widen(__m128i block, void *out, size_t width)
                 *out++ = *at;                                                           \
             for (; at < end && *at >= 0x80; at += length) {                             \
                 length = sse_fast_decode_character(at, end, &character);                \
-                if (length == 0)                                                        \
+                if (length < 0)                                                         \
                     return 0;                                                           \
                 *out++ = (type)character;                                               \
             }                                                                           \

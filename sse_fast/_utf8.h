@@ -3,14 +3,20 @@
  * How `sse_fast_is_utf8` goes about it, where there is SSE2 or NEON:
  *
  *   1. Windows of 64 bytes that are ASCII are passed at once.
- *   2. Of the others each block of 16 is compared with the three that begin 1, 2 and 3 bytes earlier,
- *      loaded from there: nothing is carried from one block to the next. A byte has to continue a
- *      character if the one before is 0xC0 or more, the second before 0xE0 or more or the third
- *      before 0xF0 or more, and only then. What is wrong is gathered, and looked at once at the end.
+ *   2. Of the others each block of 16 is held against the three that begin 1, 2 and 3 bytes
+ *      earlier, loaded from there: nothing is carried from one block to the next. A byte has to
+ *      continue a character if the one before is 0xC0 or more, the second before 0xE0 or more, or
+ *      the third before 0xF0 or more, and must not otherwise. What is wrong is gathered, and looked
+ *      at once, at the end.
  *   3. The last block ends at `end`, whatever it has in common with the one before. Less than 32
  *      bytes are put together in registers, or in a copy with zeros behind.
  *
- * @FIGURES@
+ * Of values of 330 bytes, in cache on Zen 3, it takes a third of what one character after the other
+ * takes (the plain C below) if they are ASCII, and a fifth to a third if they are Chinese, Russian
+ * or emoji; of 4 to 40 bytes, 0.6 and 0.3. Masks of 64 bits, as `_scan.h` makes them, took 1.3
+ * times as long for Chinese and twice as long for emoji; a table of states took nine times as long
+ * for both. To look at the limits of second bytes only where a window has such a lead saved 15 %
+ * for Chinese, and cost 25 % for emoji and Korean. NEON's body is not measured.
  */
 #ifndef SSE_FAST_UTF8_H
 #define SSE_FAST_UTF8_H
@@ -239,7 +245,7 @@ sse_fast_wrong_first(sse_fast_block block)
 
 #if defined(SSE_FAST_SSE2) || defined(SSE_FAST_NEON)
 
-/* What is wrong in the 16 bytes, by the three before them too. */
+/* What is wrong in these 16 bytes; the three before them are read, too. */
 static inline sse_fast_block
 sse_fast_wrong_at(const uint8_t *at)
 {
@@ -368,7 +374,7 @@ sse_fast_replace(uint8_t *to, const uint8_t *at, size_t length)
             at += size;
             continue;
         }
-        if (to != NULL)
+        if (to != NULL && valid < at)
             memcpy(to + taken, valid, (size_t)(at - valid));
         taken += (size_t)(at - valid);
         if (size == 0)
