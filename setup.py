@@ -10,16 +10,21 @@ import platform
 
 from setuptools import Extension, setup
 
-# Extension -> what it is made of beside its own file.
-PARTS = {
-    "_parser_c": ("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"),
-    "_columns_c": ("_lines.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
+# Extension -> what it is made of beside its own file, and what it defines for that.
+EXTENSIONS = {
+    "_parser_c": (("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"), []),
+    "_columns_c": (
+        ("_lines.pxd", "_rows.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
+        [("SSE_FAST_BULK", None)],
+    ),
 }
 
 
 def enabled(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
 
+
+PLAIN_C = [("SSE_FAST_PLAIN_C", None)] if enabled("SSE_FAST_PLAIN_C") else []
 
 extensions = []
 if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EXTENSIONS"):
@@ -34,9 +39,9 @@ if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EX
                 include_dirs=["sse_fast"],
                 # Where Python was built with -O2 (Debian's), events cost a tenth more by that.
                 extra_compile_args=[] if os.name == "nt" else ["-O3"],
-                define_macros=[("SSE_FAST_PLAIN_C", None)] if enabled("SSE_FAST_PLAIN_C") else [],
+                define_macros=macros + PLAIN_C,
             )
-            for name, parts in PARTS.items()
+            for name, (parts, macros) in EXTENSIONS.items()
         ],
         build_dir="build",
     )

@@ -558,6 +558,59 @@ cdef inline Step _split_lines(
     return _end_chunk(s, at, end, non_ascii if at < end else 0)
 
 
+cdef inline bint _read_block(
+        Stream* s, Scan* scan, const uint8_t** cursor, const uint8_t* end,
+        Text* event_type, Text* id, Text* data) noexcept nogil:
+    """The short way for a block that begins at `cursor`, ends in this chunk, and has a `data` line,
+    perhaps an `event` and an `id` line, and nothing else, as nearly all have. False: it is another,
+    and nothing has happened.
+
+    Nothing goes by the buffers of the block: columns of typed events take a third less time.
+    """
+    cdef const uint8_t* start = cursor[0]
+    cdef const uint8_t* at = start
+    cdef const uint8_t* line_end
+    cdef Text* value
+    cdef int non_ascii
+    event_type.at = NULL
+    event_type.length = 0
+    id.at = NULL
+    data.at = NULL
+    while end - at > 6:
+        if memcmp(at, b"data:", 5) == 0:
+            value = data
+            at += 5
+        elif memcmp(at, b"event:", 6) == 0:
+            value = event_type
+            at += 6
+        elif memcmp(at, b"id:", 3) == 0:
+            value = id
+            at += 3
+        else:
+            break
+        if value.at != NULL:
+            break
+        non_ascii = 0
+        line_end = next_end_of_line(scan, &non_ascii)
+        if line_end == end:
+            break
+        at = _skip_space(at, line_end)
+        _refer(value, at, line_end - at, non_ascii)
+        at = _pass_end_of_line(s, scan, line_end, end)
+        if at == end:
+            break
+        if at[0] == c'\n' or at[0] == c'\r':
+            if (data.at == NULL or <size_t>(at - start) > s.max_size
+                    or (id.at != NULL and id.length and memchr(id.at, 0, id.length) != NULL)):
+                break
+            pass_end_of_line(scan)
+            cursor[0] = _pass_end_of_line(s, scan, at, end)
+            return True
+    s.after_cr = False
+    start_scan(scan, start, end)
+    return False
+
+
 cdef inline void _begin_skipping(
         Stream* s, const uint8_t* start, const uint8_t* at) noexcept nogil:
     """At TOO_LARGE, `at` being where `_split_lines` left the chunk that begins at `start`: what

@@ -12,7 +12,8 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from sse_fast._lines cimport (
     DISPATCH, EVENT, NEED_INPUT, TOO_LARGE, Scan, Step, Stream, Text,
-    _begin_skipping, _end_block, _find_block_end, _skip_block, _split_lines,
+    _begin_skipping, _end_block, _find_block_end, _is_at_rest, _read_block, _refer, _skip_block,
+    _split_lines,
 )
 
 
@@ -20,6 +21,10 @@ cdef extern from "Python.h":
     ctypedef struct Py_buffer:
         void* buf
         Py_ssize_t len
+
+
+cdef extern from "_scan.h" nogil:
+    void _choose_scan "sse_fast_choose"() noexcept
 
 
 cdef extern from "_utf8.h" nogil:
@@ -387,18 +392,22 @@ cdef inline const uint8_t* _end_of(const Work* w, const Text* text) noexcept nog
 
 cdef inline bint _place(Work* w, const Text* text, View* view) noexcept nogil:
     """A view of a text: of where it lies, if that stays, or of a copy beside the batch."""
-    cdef Rows* rows = w.rows
-    if rows.window <= text.at and text.at + text.length <= w.window_end:
-        _set_view(view, text.at, text.length, w.window_end, 0, text.at - rows.window)
+    cdef const uint8_t* window = w.rows.window
+    if window <= text.at and text.at + text.length <= w.window_end:
+        _set_view(view, text.at, text.length, w.window_end, 0, text.at - window)
         return True
+    return _place_copy(w, text, view)
+
+
+cdef inline bint _place_copy(Work* w, const Text* text, View* view) noexcept nogil:
+    cdef Rows* rows = w.rows
+    cdef size_t used = rows.data.used
     if text.length > 12:
-        if not _grow(&rows.data.bytes, rows.data.used, rows.data.used + text.length):
+        if not _grow(&rows.data.bytes, used, used + text.length):
             return False
-        memcpy(rows.data.bytes.at + rows.data.used, text.at, text.length)
-        _set_view(view, text.at, text.length, text.at + text.length, 1, rows.data.used)
+        memcpy(rows.data.bytes.at + used, text.at, text.length)
         rows.data.used += text.length
-    else:
-        _set_view(view, text.at, text.length, text.at + text.length, 1, 0)
+    _set_view(view, text.at, text.length, text.at + text.length, 1, used)
     return True
 
 
@@ -443,6 +452,21 @@ cdef inline bint _append_id(Work* w) noexcept nogil:
     return True
 
 
+cdef inline bint _append_retry(Work* w, int64_t retry) noexcept nogil:
+    """Of the row that is being added; -1: null."""
+    cdef Rows* rows = w.rows
+    cdef int64_t at = rows.rows
+    if not rows.has_retries and not _make_retries(w):
+        return False
+    if retry >= 0:
+        (<int64_t*>rows.retries.at)[at] = retry
+        rows.retry_validity.at[at >> 3] |= 1 << (at & 7)
+    else:
+        (<int64_t*>rows.retries.at)[at] = 0
+        rows.retries_null += 1
+    return True
+
+
 cdef inline bint _set_id(Work* w, Text* id) noexcept nogil:
     """What a blank line commits."""
     if w.id_is_unknown:
@@ -474,96 +498,112 @@ cdef inline bint _keep_id(Work* w) noexcept nogil:
     return True
 
 
-cdef inline State _add_row(Work* w) noexcept nogil:
-    """The event whose data is `handed_out` (9.2.6, "dispatch the event")."""
-    cdef Stream* stream = &w.stream
+cdef inline State _add_row(
+        Work* w, Text* data, Text* event_type, Text* id, int64_t retry) noexcept nogil:
+    """One event (9.2.6, "dispatch the event"). `id.at`: NULL if its block has none; `retry`: -1."""
     cdef Rows* rows = w.rows
-    cdef Text data = stream.handed_out
-    cdef int64_t retry = -1
     cdef int64_t at = rows.rows
     cdef int64_t number = w.message
     if at == w.room and not _make_rows(w, at + (at >> 1) + 64):
         return OUT_OF_MEMORY
-    if stream.in_block:
-        if stream.has_id and not _set_id(w, &stream.id):
+    if id.at != NULL and not _set_id(w, id):
+        return OUT_OF_MEMORY
+    if event_type.length or number < 0:
+        if not event_type.length:
+            _refer(event_type, <const uint8_t*>b"message", 7, 0)
+        elif not _is_valid(event_type) and not _replace(w, event_type):
             return OUT_OF_MEMORY
-        if stream.event_type.length:
-            if not _is_valid(&stream.event_type) and not _replace(w, &stream.event_type):
-                return OUT_OF_MEMORY
-            number = _number_of(&w.types, stream.event_type.at, stream.event_type.length)
-            if number < 0:
-                return TOO_MANY_TYPES if w.types.count == INT32_MAX else OUT_OF_MEMORY
-        retry = stream.block_retry
-        _end_block(stream)
-    if number < 0:
-        number = w.message = _number_of(&w.types, <const uint8_t*>b"message", 7)
+        number = _number_of(&w.types, event_type.at, event_type.length)
         if number < 0:
             return TOO_MANY_TYPES if w.types.count == INT32_MAX else OUT_OF_MEMORY
+        if event_type.at == <const uint8_t*>b"message":
+            w.message = number
     (<int32_t*>rows.types.at)[at] = <int32_t>number
-    if not _is_valid(&data) and not _replace(w, &data):
+    if not _is_valid(data) and not _replace(w, data):
         return OUT_OF_MEMORY
     if w.views:
-        if not _place(w, &data, &(<View*>rows.data.places.at)[at]):
+        if not _place(w, data, &(<View*>rows.data.places.at)[at]):
             return OUT_OF_MEMORY
     else:
-        if not _append(&rows.data, &data, _end_of(w, &data)):
+        if not _append(&rows.data, data, _end_of(w, data)):
             return OUT_OF_MEMORY
         (<int64_t*>rows.data.places.at)[at + 1] = rows.data.used
     if w.id_length or rows.has_ids:
         if not _append_id(w):
             return OUT_OF_MEMORY
     if retry >= 0 or rows.has_retries:
-        if not rows.has_retries and not _make_retries(w):
+        if not _append_retry(w, retry):
             return OUT_OF_MEMORY
-        (<int64_t*>rows.retries.at)[at] = retry if retry >= 0 else 0
-        if retry >= 0:
-            rows.retry_validity.at[at >> 3] |= 1 << (at & 7)
-        else:
-            rows.retries_null += 1
     if w.has_offsets:
         (<int64_t*>rows.offsets.at)[at] = w.block_offset
     rows.rows = at + 1
     return USED_UP
 
 
-cdef inline State _add_rows(Work* w, const uint8_t** at) noexcept nogil:
-    """Go on at `at` until the bytes are used up or the batch is full."""
-    cdef Step step
-    cdef State state
+cdef inline State _add_rows(Work* w, const uint8_t** cursor) noexcept nogil:
+    """Go on at `cursor` until the bytes are used up or the batch is full."""
+    cdef Stream* stream = &w.stream
+    cdef Scan scan = w.scan
+    cdef const uint8_t* at = cursor[0]
+    cdef const uint8_t* end = w.end
     cdef Rows* rows = w.rows
     cdef size_t most_text = min(w.max_bytes, MOST_PLACED if w.views else w.max_bytes)
+    cdef Step step
+    cdef State state = USED_UP
+    cdef Text data
+    cdef Text event_type
+    cdef Text id
+    cdef int64_t retry
     while True:
+        retry = -1
         if w.is_skipping:
-            if not _skip_block(&w.stream, &w.scan, at, w.end):
-                return USED_UP
+            if not _skip_block(stream, &scan, &at, end):
+                break
             w.is_skipping = False
-            w.block_offset = w.chunk_offset + (at[0] - w.chunk)
-        step = _split_lines(&w.stream, &w.scan, at, w.end)
-        if step == EVENT:
-            state = _add_row(w)
-            if state != USED_UP:
-                return state
-            w.block_offset = w.chunk_offset + (at[0] - w.chunk)
-            if w.id_bytes > w.max_id_bytes:
-                return TOO_MANY_IDS
-            if (rows.rows == w.max_rows or w.block_offset >= w.cut
-                    or rows.data.used + rows.ids.used >= most_text):
-                return FULL
-        elif step == DISPATCH:
-            if w.stream.has_id and not _set_id(w, &w.stream.id):
-                return OUT_OF_MEMORY
-            _end_block(&w.stream)
-            w.block_offset = w.chunk_offset + (at[0] - w.chunk)
-        elif step == NEED_INPUT:
-            return USED_UP
-        elif step == TOO_LARGE:
-            if not w.skips:
-                return OVER_LIMIT
-            w.skipped += 1
-            w.is_skipping = True
-            _begin_skipping(&w.stream, w.chunk, at[0])
-        else:
-            return OUT_OF_MEMORY
+            w.block_offset = w.chunk_offset + (at - w.chunk)
+        if not _is_at_rest(stream) or not _read_block(
+                stream, &scan, &at, end, &event_type, &id, &data):
+            step = _split_lines(stream, &scan, &at, end)
+            if step == NEED_INPUT:
+                break
+            if step == TOO_LARGE and w.skips:
+                w.skipped += 1
+                w.is_skipping = True
+                _begin_skipping(stream, w.chunk, at)
+                continue
+            if step != EVENT and step != DISPATCH:
+                state = OVER_LIMIT if step == TOO_LARGE else OUT_OF_MEMORY
+                break
+            data = stream.handed_out
+            event_type = stream.event_type
+            id = stream.id
+            if not stream.has_id:
+                id.at = NULL
+            elif id.at == NULL:
+                id.at = w.chunk
+            retry = stream.block_retry
+            # The bytes of its values stay in place.
+            _end_block(stream)
+            if step == DISPATCH:
+                if id.at != NULL and not _set_id(w, &id):
+                    state = OUT_OF_MEMORY
+                    break
+                w.block_offset = w.chunk_offset + (at - w.chunk)
+                continue
+        state = _add_row(w, &data, &event_type, &id, retry)
+        if state != USED_UP:
+            break
+        w.block_offset = w.chunk_offset + (at - w.chunk)
+        if w.id_bytes > w.max_id_bytes:
+            state = TOO_MANY_IDS
+            break
+        if (rows.rows == w.max_rows or w.block_offset >= w.cut
+                or rows.data.used + rows.ids.used >= most_text):
+            state = FULL
+            break
+    cursor[0] = at
+    w.scan = scan
+    return state
 
 
 cdef inline bint _fill_ids(Work* w, Rows* rows, int64_t count, const Text* id) noexcept nogil:

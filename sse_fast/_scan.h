@@ -25,9 +25,10 @@
  *      that overlap.
  *
  * SSE2 and NEON are chosen at compile time, as every x86-64 and every AArch64 has them;
- * -DSSE_FAST_PLAIN_C forces the portable body, eight bytes at a time. AVX2, chosen when the module
- * is loaded, changed `feed` by -2 to +4 % on every stream but one (a line of 1 MiB: -7 %): not worth
- * a second body.
+ * -DSSE_FAST_PLAIN_C forces the portable body, eight bytes at a time. With -DSSE_FAST_BULK, for whole
+ * captures, the windows without an end of line are passed over with AVX2 where the processor has it
+ * (`sse_fast_choose`): events of 330 bytes and more take a sixth less time. `feed` gained nothing by
+ * it: -2 to +4 % on every stream but one (a line of 1 MiB: -7 %).
  */
 #ifndef SSE_FAST_SCAN_H
 #define SSE_FAST_SCAN_H
@@ -47,6 +48,14 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #  include <intrin.h>
+#endif
+
+/* Captures come from memory, page by page, and processors do not look ahead over the end of one: to
+ * do so here makes columns a quarter faster. The chunks of `feed` lie in the cache. */
+#if defined(SSE_FAST_BULK) && defined(__GNUC__)
+#  define SSE_FAST_PREFETCH(at) __builtin_prefetch((at) + 4096)
+#else
+#  define SSE_FAST_PREFETCH(at) (void)0
 #endif
 
 typedef struct {
@@ -74,7 +83,8 @@ sse_fast_lowest_bit(uint64_t mask)
 }
 
 /* Each instruction set gives the masks of 8 bytes and of 64, with whether one of them has its top
- * bit set, and a way past the windows of 64 bytes, from `at` to `last`, that have no end of line.
+ * bit set, and a way past the windows of 64 bytes, from `at` to `last`, that have no end of line, to
+ * the first that has one: its mask, and whether one of its bytes has its top bit set.
  */
 
 #if defined(SSE_FAST_SSE2)
@@ -102,6 +112,14 @@ sse_fast_look_8(const uint8_t *at, int *high)
 }
 
 static inline uint64_t
+sse_fast_masks(__m128i a, __m128i b, __m128i c, __m128i d)
+{
+    return sse_fast_mask(sse_fast_line_ends(a)) | sse_fast_mask(sse_fast_line_ends(b)) << 16
+           | sse_fast_mask(sse_fast_line_ends(c)) << 32
+           | sse_fast_mask(sse_fast_line_ends(d)) << 48;
+}
+
+static inline uint64_t
 sse_fast_look_64(const uint8_t *at, int *high)
 {
     __m128i a = _mm_loadu_si128((const __m128i *)at);
@@ -110,37 +128,87 @@ sse_fast_look_64(const uint8_t *at, int *high)
     __m128i d = _mm_loadu_si128((const __m128i *)(at + 48));
 
     *high |= _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(a, b), _mm_or_si128(c, d)));
-    return sse_fast_mask(sse_fast_line_ends(a)) | sse_fast_mask(sse_fast_line_ends(b)) << 16
-           | sse_fast_mask(sse_fast_line_ends(c)) << 32
-           | sse_fast_mask(sse_fast_line_ends(d)) << 48;
+    return sse_fast_masks(a, b, c, d);
 }
 
 /* LF is 10 and CR 13: less 10, they and what lies between are the numbers up to 3, and the least of
  * all bytes tells whether there is one. Two instructions a block instead of four; VT and FF, which
  * nobody sends, are looked at twice. */
 static inline const uint8_t *
-sse_fast_skip(const uint8_t *at, const uint8_t *last, int *high)
+sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
+              int *high)
 {
     const __m128i ten = _mm_set1_epi8('\n'), three = _mm_set1_epi8('\r' - '\n');
-    __m128i seen = _mm_setzero_si128();
-    int ignored = 0;
+    __m128i passed = _mm_setzero_si128();
 
     for (; at <= last; at += 64) {
+        SSE_FAST_PREFETCH(at);
         __m128i a = _mm_loadu_si128((const __m128i *)at);
         __m128i b = _mm_loadu_si128((const __m128i *)(at + 16));
         __m128i c = _mm_loadu_si128((const __m128i *)(at + 32));
         __m128i d = _mm_loadu_si128((const __m128i *)(at + 48));
+        __m128i all = _mm_or_si128(_mm_or_si128(a, b), _mm_or_si128(c, d));
         __m128i least = _mm_min_epu8(
             _mm_min_epu8(_mm_sub_epi8(a, ten), _mm_sub_epi8(b, ten)),
             _mm_min_epu8(_mm_sub_epi8(c, ten), _mm_sub_epi8(d, ten)));
-        if (_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(least, three), least))
-            && sse_fast_look_64(at, &ignored))
-            break;
-        seen = _mm_or_si128(seen, _mm_or_si128(_mm_or_si128(a, b), _mm_or_si128(c, d)));
+        if (_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(least, three), least))) {
+            *line_ends = sse_fast_masks(a, b, c, d);
+            if (*line_ends) {
+                *high = _mm_movemask_epi8(all);
+                break;
+            }
+        }
+        passed = _mm_or_si128(passed, all);
     }
-    *high |= _mm_movemask_epi8(seen);
+    *passed_high |= _mm_movemask_epi8(passed);
     return at;
 }
+
+#  if defined(SSE_FAST_BULK) && defined(__GNUC__)
+#    define SSE_FAST_WIDE 1
+#    include <immintrin.h>
+
+/* The same with AVX2. */
+__attribute__((target("avx2"))) static const uint8_t *
+sse_fast_skip_wide(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
+                   int *high)
+{
+    const __m256i lf = _mm256_set1_epi8('\n'), cr = _mm256_set1_epi8('\r');
+    const __m256i three = _mm256_set1_epi8('\r' - '\n');
+    __m256i passed = _mm256_setzero_si256();
+
+    for (; at <= last; at += 64) {
+        SSE_FAST_PREFETCH(at);
+        __m256i a = _mm256_loadu_si256((const __m256i *)at);
+        __m256i b = _mm256_loadu_si256((const __m256i *)(at + 32));
+        __m256i all = _mm256_or_si256(a, b);
+        __m256i least = _mm256_min_epu8(_mm256_sub_epi8(a, lf), _mm256_sub_epi8(b, lf));
+        if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(least, three), least))) {
+            uint32_t low = (uint32_t)_mm256_movemask_epi8(
+                _mm256_or_si256(_mm256_cmpeq_epi8(a, lf), _mm256_cmpeq_epi8(a, cr)));
+            uint32_t upper = (uint32_t)_mm256_movemask_epi8(
+                _mm256_or_si256(_mm256_cmpeq_epi8(b, lf), _mm256_cmpeq_epi8(b, cr)));
+            if (low | upper) {
+                *line_ends = (uint64_t)upper << 32 | low;
+                *high = _mm256_movemask_epi8(all);
+                break;
+            }
+        }
+        passed = _mm256_or_si256(passed, all);
+    }
+    *passed_high |= _mm256_movemask_epi8(passed);
+    return at;
+}
+
+static int sse_fast_is_wide;
+
+static inline void
+sse_fast_choose(void)
+{
+    __builtin_cpu_init();
+    sse_fast_is_wide = __builtin_cpu_supports("avx2") != 0;
+}
+#  endif
 
 #elif defined(SSE_FAST_NEON)
 
@@ -184,19 +252,22 @@ sse_fast_look_64(const uint8_t *at, int *high)
 }
 
 static inline const uint8_t *
-sse_fast_skip(const uint8_t *at, const uint8_t *last, int *high)
+sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
+              int *high)
 {
-    uint8x16_t seen = vdupq_n_u8(0);
+    uint8x16_t passed = vdupq_n_u8(0);
 
     for (; at <= last; at += 64) {
         uint8x16_t a = vld1q_u8(at), b = vld1q_u8(at + 16);
         uint8x16_t c = vld1q_u8(at + 32), d = vld1q_u8(at + 48);
         if (vmaxvq_u8(vorrq_u8(vorrq_u8(sse_fast_line_ends(a), sse_fast_line_ends(b)),
-                               vorrq_u8(sse_fast_line_ends(c), sse_fast_line_ends(d)))))
+                               vorrq_u8(sse_fast_line_ends(c), sse_fast_line_ends(d))))) {
+            *line_ends = sse_fast_look_64(at, high);
             break;
-        seen = vorrq_u8(seen, vorrq_u8(vorrq_u8(a, b), vorrq_u8(c, d)));
+        }
+        passed = vorrq_u8(passed, vorrq_u8(vorrq_u8(a, b), vorrq_u8(c, d)));
     }
-    *high |= vmaxvq_u8(seen) >> 7;
+    *passed_high |= vmaxvq_u8(passed) >> 7;
     return at;
 }
 
@@ -254,24 +325,34 @@ sse_fast_look_64(const uint8_t *at, int *high)
 }
 
 static inline const uint8_t *
-sse_fast_skip(const uint8_t *at, const uint8_t *last, int *high)
+sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
+              int *high)
 {
     int i;
 
     for (; at <= last; at += 64) {
-        uint64_t line_ends = 0, seen = 0;
+        uint64_t found = 0, seen = 0;
         for (i = 0; i < 64; i += 8) {
             uint64_t word = sse_fast_load(at + i);
-            line_ends |= sse_fast_line_ends(word);
+            found |= sse_fast_line_ends(word);
             seen |= word;
         }
-        if (line_ends)
+        if (found) {
+            *line_ends = sse_fast_look_64(at, high);
             break;
-        *high |= (seen & SSE_FAST_EACH(0x80)) != 0;
+        }
+        *passed_high |= (seen & SSE_FAST_EACH(0x80)) != 0;
     }
     return at;
 }
 
+#endif
+
+#if !defined(SSE_FAST_WIDE)
+static inline void
+sse_fast_choose(void)
+{
+}
 #endif
 
 static inline void
@@ -313,14 +394,14 @@ sse_fast_refill(sse_fast_scan *scan, int *non_ascii)
     size_t left;
 
     if (end - at >= 64) {
-        line_ends = sse_fast_look_64(at, &high);
-        if (line_ends == 0) {
-            at = sse_fast_skip(at + 64, end - 64, &high);
-            *non_ascii |= high != 0;
-            high = 0;
-            if (at <= end - 64)
-                line_ends = sse_fast_look_64(at, &high);
-        }
+        int passed_high = 0;
+#if defined(SSE_FAST_WIDE)
+        if (sse_fast_is_wide)
+            at = sse_fast_skip_wide(at, end - 64, &passed_high, &line_ends, &high);
+        else
+#endif
+            at = sse_fast_skip(at, end - 64, &passed_high, &line_ends, &high);
+        *non_ascii |= passed_high != 0;
     }
     scan->window = at;
     left = (size_t)(end - at);
@@ -368,9 +449,12 @@ sse_fast_pass_end_of_line(sse_fast_scan *scan)
 static inline int
 sse_fast_is_line(const uint8_t *at, const uint8_t *end, int *high)
 {
+    uint64_t line_ends = 0;
+
     if (end - at < 64)
         return sse_fast_look_short(at, (size_t)(end - at), high) == 0;
-    return sse_fast_skip(at, end - 64, high) > end - 64 && sse_fast_look_64(end - 64, high) == 0;
+    return sse_fast_skip(at, end - 64, high, &line_ends, high) > end - 64
+           && sse_fast_look_64(end - 64, high) == 0;
 }
 
 static inline const uint8_t *

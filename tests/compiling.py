@@ -104,7 +104,16 @@ def compare_here(
     if portable:
         flags = [*flags, "-DSSE_FAST_PLAIN_C"]
     body = "plain C" if portable else native_body()
+    if "-DSSE_FAST_BULK" in flags and body == "SSE2" and _has_avx2():
+        body = "AVX2"
     return compare(harness, directory, COMPILER, flags, body, [], *arguments)
+
+
+def _has_avx2() -> bool:
+    try:
+        return " avx2 " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        pytest.skip("nothing tells what the processor has")
 
 
 # As (machine, portable, sanitize).

@@ -5,7 +5,9 @@
 
 #include "_scan.h"
 
-#if defined(SSE_FAST_SSE2)
+#if defined(SSE_FAST_WIDE)
+#  define BODY (sse_fast_is_wide ? "AVX2" : "SSE2")
+#elif defined(SSE_FAST_SSE2)
 #  define BODY "SSE2"
 #elif defined(SSE_FAST_NEON)
 #  define BODY "NEON"
@@ -237,6 +239,7 @@ static void every_comparison(void)
 
 int main(void)
 {
+    sse_fast_choose();
     every_comparison();
     return 0;
 }

@@ -16,6 +16,12 @@ def test_agrees_with_a_naive_loop(tmp_path: Path, portable: bool, sanitize: bool
     assert compare_here(HARNESS, tmp_path, portable, sanitize, []) > 2_000_000
 
 
+@pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
+def test_as_columns_have_it(tmp_path: Path, sanitize: bool) -> None:
+    flags = ["-DSSE_FAST_BULK"]
+    assert compare_here(HARNESS, tmp_path, False, sanitize, flags) > 2_000_000
+
+
 @pytest.mark.parametrize(("machine", "portable", "sanitize"), ELSEWHERE)
 def test_on_other_machines(tmp_path: Path, machine: str, portable: bool, sanitize: bool) -> None:
     # Two windows, and one with sanitizers: emulators take as long for them as machines for three.
