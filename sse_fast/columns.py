@@ -8,6 +8,7 @@ files.
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 import time
@@ -18,7 +19,7 @@ from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
-from sse_fast._captures import open_capture
+from sse_fast._captures import Capture, open_capture
 from sse_fast._errors import EventTooLarge, SSEError
 from sse_fast._parser import Parser
 from sse_fast._source import Source
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from sse_fast._captures import Capture
     from sse_fast._source import Response
 
     DataType = Literal["large_string", "string_view"]
@@ -543,12 +543,18 @@ class ColumnStream(Iterator[Columns]):
 class _Segments:
     """What lies in memory as a whole, read by threads."""
 
-    def __init__(self, options: _Options, content: Any, joiner: Any) -> None:
+    def __init__(
+        self, options: _Options, content: Any, joiner: Any, file: mmap.mmap | None = None
+    ) -> None:
+        """`file`: the content is this mapping of a file, which nobody else has."""
         self._options = options
         self._input = options.core.Input(content)
         self._joiner = joiner
         self._pool = options.core.BatchPool(2 * options.threads + 4) if joiner.is_endless else None
         self._bounds = self._segments()
+        # Elsewhere there is no way, or all of it is wanted.
+        self._file = file if joiner.is_endless and hasattr(mmap, "MADV_DONTNEED") else None
+        self._forgotten = 0
         self._executor: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[Any]] = deque()
         self._batches: deque[Any] = deque()
@@ -591,9 +597,19 @@ class _Segments:
                 self._batches += self._joiner.take(reader)
                 self.skipped += reader.skipped
                 self.pending = reader.pending
+                self._forget(self.position)
                 self.position = reader.end_offset
                 self._error = self._options.error_of(reader)
             return self._batches.popleft()
+
+    def _forget(self, end: int) -> None:
+        """Take what lies before `end` out of the mapping of a file, all of which would count as
+        memory of this process at last. Who comes back to it, by views for example, has it mapped
+        again; it stays in the cache of the system."""
+        size = end // mmap.PAGESIZE * mmap.PAGESIZE - self._forgotten
+        if self._file is not None and size >= SEGMENT_SIZE:
+            self._file.madvise(mmap.MADV_DONTNEED, self._forgotten, size)
+            self._forgotten += size
 
     def _next_reader(self) -> Any:
         if self._options.threads == 1:
@@ -751,7 +767,10 @@ def _open_part(
     on_chunk: Callable[[bytes], object] | None = None,
 ) -> _Segments | _Chunks:
     if capture.chunks is None:
-        return _Segments(options, capture.content, joiner)
+        content = capture.content
+        if isinstance(capture, Capture) and isinstance(content, mmap.mmap):
+            return _Segments(options, content, joiner, content)
+        return _Segments(options, content, joiner)
     source = Source(capture.chunks, capture.close)
     collector = None if joiner.is_endless else joiner
     return _Chunks(options, source, collector, on_chunk, capture.position)
