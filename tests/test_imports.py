@@ -65,8 +65,9 @@ MAY_IMPORT = {
     "_bench/rivals.py": {""},
     "_bench/streams.py": set(),
     "_cli/__init__.py": PUBLIC | {"_cli"},
-    "_cli/bench.py": PUBLIC | {"_bench"},
-    "_cli/cat.py": PUBLIC,
+    "_cli/_common.py": PUBLIC,
+    "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
+    "_cli/cat.py": PUBLIC | {"_cli"},
     "_cli/demo.py": PUBLIC,
     "_cli/doctor.py": PUBLIC,
 }
