@@ -66,9 +66,10 @@ MAY_IMPORT = {
     "_bench/streams.py": set(),
     "_cli/__init__.py": PUBLIC | {"_cli"},
     "_cli/_common.py": PUBLIC,
+    "_cli/_server.py": PUBLIC,
     "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
     "_cli/cat.py": PUBLIC | {"_cli"},
-    "_cli/demo.py": PUBLIC,
+    "_cli/demo.py": PUBLIC | {"_cli"},
     "_cli/doctor.py": PUBLIC,
 }
 BELOW_THE_ADAPTERS = [
