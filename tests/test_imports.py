@@ -67,10 +67,13 @@ MAY_IMPORT = {
     "_cli/__init__.py": PUBLIC | {"_cli"},
     "_cli/_common.py": PUBLIC,
     "_cli/_server.py": PUBLIC,
+    "_cli/_timing.py": PUBLIC,
     "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
     "_cli/cat.py": PUBLIC | {"_cli"},
     "_cli/demo.py": PUBLIC | {"_cli"},
     "_cli/doctor.py": PUBLIC,
+    "_cli/record.py": PUBLIC | {"_cli"},
+    "_cli/replay.py": PUBLIC | {"_cli"},
 }
 BELOW_THE_ADAPTERS = [
     name

@@ -88,6 +88,12 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
         raise
 
 
+def say(message: str) -> None:
+    # Where there is no standard error, print() would take standard output.
+    if sys.stderr is not None:
+        print(f"sse-fast: {message}", file=sys.stderr, flush=True)
+
+
 def standard_input() -> Any:
     if sys.stdin is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
