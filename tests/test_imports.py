@@ -70,10 +70,15 @@ MAY_IMPORT = {
     "_bench/rivals.py": {""},
     "_bench/streams.py": set(),
     "_cli/__init__.py": PUBLIC | {"_cli"},
-    "_cli/bench.py": PUBLIC | {"_bench"},
-    "_cli/cat.py": PUBLIC,
-    "_cli/demo.py": PUBLIC,
+    "_cli/_common.py": PUBLIC,
+    "_cli/_server.py": PUBLIC,
+    "_cli/_timing.py": PUBLIC,
+    "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
+    "_cli/cat.py": PUBLIC | {"_cli"},
+    "_cli/demo.py": PUBLIC | {"_cli"},
     "_cli/doctor.py": PUBLIC,
+    "_cli/record.py": PUBLIC | {"_cli"},
+    "_cli/replay.py": PUBLIC | {"_cli"},
 }
 BELOW_THE_ADAPTERS = [
     name

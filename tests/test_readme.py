@@ -56,7 +56,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 9, 19)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 11, 19)
 
 
 def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
@@ -293,7 +293,12 @@ def test_the_first_two_commands_are_what_ci_runs() -> None:
     assert "README.md | head -n 2" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("sse-fast ")])
+CAPTURING = [line for line in SHELL if line.startswith(("sse-fast record ", "sse-fast replay "))]
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in SHELL if line.startswith("sse-fast ") and line not in CAPTURING]
+)
 def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
     (tmp_path / "capture.sse").write_bytes(STREAM)
     example.answers["/events"].once = True
@@ -324,6 +329,26 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
         lines = done.stdout.replace(b"id: 41\n", b"")
         assert lines == b"event: tick\ndata: 1\n\ndata: 2\n\n"
         assert (b"id: 41\n" in done.stdout) == ("41" in line)
+
+
+def test_what_was_recorded_is_served_again(example: Server, tmp_path: Path) -> None:
+    lines = [line.replace("https://example.com", example.url) for line in CAPTURING]
+    record, replay = (
+        [Path(sys.executable).with_name(command), *arguments]
+        for command, *arguments in map(shlex.split, lines)
+    )
+    done = subprocess.run(record, cwd=tmp_path, capture_output=True, check=True)
+    assert b"2 events" in done.stderr
+    assert (tmp_path / "capture.sse").read_bytes() == STREAM
+    index = (tmp_path / "capture.sse.timing").read_text()
+    assert len(re.findall(r"^\d+\.\d+\t\d+$", index, re.MULTILINE)) >= 2
+    with subprocess.Popen(replay, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().decode().strip()
+            assert requests.get(url, timeout=20).content == STREAM
+        finally:
+            process.terminate()
 
 
 def test_the_numbers() -> None:

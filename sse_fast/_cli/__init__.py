@@ -12,8 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sse_fast import ACCELERATED, SSEError, __version__
-from sse_fast._cli import bench, cat, demo, doctor
+from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
+from sse_fast._cli import bench, cat, demo, doctor, record, replay
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, cat, doctor, bench):
+    for command in (demo, cat, record, replay, doctor, bench):
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:
@@ -43,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = "" if error.filename is None else f"{error.filename}: "
         print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except ResponseError as error:
+        # What the server has to say is what the user wants to read.
+        text = error.response.body.decode("utf-8", "replace").strip()
+        # A terminal would obey some of it.
+        body = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
+        print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
         return 1
     except (SSEError, ImportError) as error:
         print(f"sse-fast: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sse_fast import __version__
+from sse_fast._cli._common import try_to_write
 
 # What times and draws is imported late: the other commands can do without.
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot.suffix.lower() not in (".png", ".svg"):
             arguments.fail(f"expected --plot with a .png or .svg, got {str(arguments.plot)!r}")
         _require("matplotlib")
-        _try_to_write(arguments.plot)
+        try_to_write(arguments.plot)
     report = _measure(columns, arguments)
     if arguments.json:
         _print_json(report)
@@ -157,15 +158,6 @@ def _require(library: str) -> None:
             f"Expected {library}, which `sse-fast bench` prints or draws with, got none ({error}): "
             "pip install 'sse-fast[bench]'"
         ) from error
-
-
-def _try_to_write(path: Path) -> None:
-    """Raises OSError; leaves what is there as it is."""
-    there = path.exists()
-    path.open("ab").close()
-    if not there:
-        # A link that leads to it stays.
-        path.resolve().unlink()
 
 
 def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -> Report:

@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 from sse_fast import ACCELERATED, Event, EventStream, adapters, aiter_events, iter_events
+from sse_fast._cli._server import Handler, Server
 
 _PATH = "/v1/chat/completions"
 _TEXT = (
@@ -111,43 +111,26 @@ def _cut(event: bytes, dice: random.Random) -> Iterator[bytes]:
         yield event[start:stop]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self) -> None:
-        options = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        chunked = self.request_version != "HTTP/1.0"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        if chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Connection", "close")
-        self.end_headers()
+class _Handler(Handler):
+    def do_POST(self) -> None:  # noqa: N802
+        options = json.loads(self.read_body())
+        self.begin()
         dice = random.Random(0)
-        try:
-            for data in [*_completions(options["repeat"]), "[DONE]"]:
-                for chunk in _cut(f"data: {data}\r\n\r\n".encode(), dice):
-                    self.wfile.write(b"%X\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-                time.sleep(options["delay"])
-            if chunked:
-                self.wfile.write(b"0\r\n\r\n")
-        except ConnectionError:
-            # The reader left at [DONE], as readers do.
-            pass
-
-    def log_message(self, *args: Any) -> None:
-        pass
+        for data in [*_completions(options["repeat"]), "[DONE]"]:
+            for chunk in _cut(f"data: {data}\r\n\r\n".encode(), dice):
+                self.send(chunk)
+            time.sleep(options["delay"])
+        self.end()
 
 
 @contextmanager
 def _serve() -> Iterator[int]:
     """A server on a free loopback port, for as long as the block runs; gives the port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+    with Server(_Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield server.server_address[1]
+            yield server.port
         finally:
             server.shutdown()
             thread.join()

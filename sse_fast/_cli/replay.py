@@ -1,0 +1,207 @@
+"""sse-fast replay: a capture as an event stream, from a server on loopback."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from sse_fast._cli import _timing
+from sse_fast._cli._common import say
+from sse_fast._cli._server import Handler, Server
+from sse_fast._source import READ_SIZE
+
+Pieces: TypeAlias = Iterator[tuple[float, bytes]]
+"""Each with the seconds from the request on after which it is due."""
+
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_MAX_SECONDS = 1e9
+"""What every clock can wait."""
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="serve a capture as an event stream, at the speed it was recorded",
+        description="Serve a capture as an event stream on 127.0.0.1, to any number of readers at "
+        "once, until Ctrl-C: each request, GET or POST and of whatever path, gets all of it from "
+        "the beginning on; Last-Event-ID is ignored. The URL is printed on standard output. The "
+        "chunks are those of the index that `record --timing` has written, FILE.timing, and come "
+        "when they came; without one they are of 64 KiB, and come as fast as they are read.",
+    )
+    parser.add_argument("capture", metavar="FILE", type=Path, help="what to serve")
+    parser.add_argument(
+        "--port", type=_port, default=0, help="the port to listen at (default: a free one)"
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--speed",
+        metavar="FACTOR",
+        type=_speed,
+        help="1: as recorded (default), 2: twice as fast, max: as fast as it is read",
+    )
+    pace.add_argument(
+        "--rate",
+        metavar="EVENTS",
+        type=_above_0,
+        help="so many events a second, one a chunk, whatever the index says",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="answer one request, and exit when it is over"
+    )
+    parser.set_defaults(run=run, fail=parser.error)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    pieces = _pieces(arguments)
+    try:
+        server = _Replay(arguments.capture, pieces, arguments.port, once=arguments.once)
+    except OSError as error:
+        error.filename = f"127.0.0.1:{arguments.port}"
+        raise
+    with server:
+        print(f"http://127.0.0.1:{server.port}/", flush=True)
+        server.serve_forever(0.05)
+    if server.only is not None:
+        server.only.join()
+    return 0
+
+
+def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
+    """How the capture is cut, and when each piece is due.
+
+    Raises:
+        OSError: it cannot be read, or its index.
+        SSEError: the index is none, or does not fit.
+    """
+    # That there is something to serve is known before anybody asks.
+    arguments.capture.open("rb").close()
+    if arguments.rate is not None:
+        return partial(_by_blocks, rate=arguments.rate)
+    index = _timing.path_beside(arguments.capture)
+    if index.exists():
+        timing = _timing.read(index, arguments.capture)
+        rest = arguments.capture.stat().st_size - sum(timing.lengths)
+        if rest > 0:
+            # Of a recording that was killed, or that goes on.
+            say(f"{index} is {rest:,} bytes short of the capture: they follow at its end")
+            timing.lengths.append(rest)
+            timing.seconds.append(timing.seconds[-1] if timing.seconds else 0.0)
+        return partial(_as_recorded, timing=timing, speed=arguments.speed or 1.0)
+    if arguments.speed not in (None, math.inf):
+        arguments.fail(
+            f"--speed goes with an index of arrival times, and there is no {index}: "
+            "`record --timing` writes one, --rate does without"
+        )
+    if arguments.speed is None:
+        say(f"there is no {index}: as fast as it is read, unless --rate says how fast")
+    return _at_once
+
+
+def _as_recorded(file: BinaryIO, timing: _timing.Timing, speed: float) -> Pieces:
+    for seconds, length in zip(timing.seconds, timing.lengths, strict=True):
+        due, left = seconds / speed, length
+        # The last line has no bytes: only the end is due.
+        yield due, b""
+        while left and (piece := file.read(min(left, READ_SIZE))):
+            left -= len(piece)
+            yield due, piece
+
+
+def _by_blocks(file: BinaryIO, rate: float) -> Pieces:
+    for number, block in enumerate(_blocks(file)):
+        yield number / rate, block
+
+
+def _at_once(file: BinaryIO) -> Pieces:
+    while piece := file.read(READ_SIZE):
+        yield 0.0, piece
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """What ends with a blank line: an event, for the most part."""
+    parts: list[bytes] = []
+    # The last byte, which may be where a blank line begins.
+    kept = b""
+    while piece := file.read(READ_SIZE):
+        data = kept + piece
+        start = 0
+        for blank_line in _BLANK_LINE.finditer(data):
+            yield b"".join([*parts, data[start : blank_line.end()]])
+            parts.clear()
+            start = blank_line.end()
+        stop = max(start, len(data) - 1)
+        parts.append(data[start:stop])
+        kept = data[stop:]
+    if rest := b"".join([*parts, kept]):
+        yield rest
+
+
+class _Replay(Server):
+    """Answers each request with the capture; `once`: the first, and takes no other."""
+
+    def __init__(
+        self, capture: Path, pieces: Callable[[BinaryIO], Pieces], port: int, *, once: bool
+    ) -> None:
+        super().__init__(_Handler, port)
+        self.capture = capture
+        self.pieces = pieces
+        self.once = once
+        # What answers the one request.
+        self.only: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def takes_request(self) -> bool:
+        if not self.once:
+            return True
+        with self._lock:
+            if self.only is not None:
+                return False
+            self.only = threading.current_thread()
+        self.shutdown()
+        return True
+
+
+class _Handler(Handler):
+    server: _Replay
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.read_body()
+        if not self.server.takes_request():
+            self.send_error(503)
+            return
+        with self.server.capture.open("rb") as file:
+            self.begin()
+            began = time.monotonic()
+            for due, piece in self.server.pieces(file):
+                seconds = began + due - time.monotonic()
+                if seconds > 0:
+                    time.sleep(min(seconds, _MAX_SECONDS))
+                self.send(piece)
+            self.end()
+
+    do_POST = do_GET  # noqa: N815
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 2**16:
+        raise argparse.ArgumentTypeError(f"expected a port of 0 to 65535, got {text}")
+    return port
+
+
+def _speed(text: str) -> float:
+    return math.inf if text == "max" else _above_0(text)
+
+
+def _above_0(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
