@@ -12,9 +12,12 @@ from setuptools import Extension, setup
 
 # Extension -> what it is made of beside its own file, and what it defines for that.
 EXTENSIONS = {
-    "_parser_c": (("_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"), []),
+    "_parser_c": (
+        ("_buffers.pxd", "_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"),
+        [],
+    ),
     "_columns_c": (
-        ("_lines.pxd", "_rows.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
+        ("_buffers.pxd", "_lines.pxd", "_rows.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
         [("SSE_FAST_BULK", None)],
     ),
 }

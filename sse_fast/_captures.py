@@ -23,9 +23,10 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class Capture(NamedTuple):
-    """What a path leads to: either all bytes of it, or chunks of them."""
+    """What a path leads to: either all bytes of it, or chunks of them; or a buffer without one."""
 
-    content: bytes | mmap.mmap | None = None
+    name: str | None = None
+    content: Any = None
     chunks: Iterator[bytes] | None = None
     close: Callable[[], None] | None = None
     position: Callable[[], int] | None = None
@@ -53,10 +54,10 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
         else:
             content = _map(file, start)
             if content is not None:
-                return Capture(content)
+                return Capture(name, content)
             chunks = iter(lambda: file.read1(READ_SIZE), b"")
         stack.pop_all()
-        return Capture(chunks=chunks, close=file.close, position=_position_of(file))
+        return Capture(name, chunks=chunks, close=file.close, position=_position_of(file))
 
 
 def _map(file: io.BufferedReader, start: bytes) -> bytes | mmap.mmap | None:

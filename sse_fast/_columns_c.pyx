@@ -13,7 +13,7 @@ those of the common one, so that the result does not depend on who read what.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -22,13 +22,14 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from sse_fast._buffers cimport _get_buffer
 from sse_fast._lines cimport Text, _begin_chunk, _find_block_end, _is_pending, _reset_stream
 from sse_fast._rows cimport (
     FULL, OUT_OF_MEMORY, OVER_LIMIT, TOO_MANY_IDS, TOO_MANY_TYPES, USED_UP, ArrowArray,
     ArrowArrayStream, ArrowSchema, Dictionary, InputBuffer, Memory, Pool, Py_buffer, Rows, State,
     Types, View, Work, _add, _add_batch, _add_rows, _begin_rows, _choose_scan, _close_pool, _export_rows,
     _export_schema, _fill_ids, _find_type, _free_left_inputs, _free_memory, _free_types, _grow,
-    _is_overgrown, _keep_id, _new_pool, _new_rows, _release_dictionary, _release_input,
+    _is_overgrown, _keep_id, _new_dictionary, _new_pool, _new_rows, _release_dictionary, _release_input,
     _release_pool, _release_rows, _reserve, _reset_types, _retain_rows, _set_dictionary, _set_id,
     _spacing_of, _trim_rows,
 )
@@ -54,7 +55,7 @@ cdef class Input:
         if self.buffer == NULL:
             raise MemoryError()
         try:
-            PyObject_GetBuffer(source, &self.buffer.view, PyBUF_SIMPLE)
+            _get_buffer(source, &self.buffer.view)
         except BaseException:
             free(self.buffer)
             self.buffer = NULL
@@ -206,7 +207,9 @@ cdef int _get_next(ArrowArrayStream* stream, ArrowArray* out) noexcept with gil:
 
 cdef const char* _get_last_error(ArrowArrayStream* stream) noexcept with gil:
     cdef _Export export = <_Export>stream.private_data
-    return NULL if export.message is None else <const char*>export.message
+    if export.message is None:
+        return NULL
+    return export.message
 
 
 cdef void _release_stream(ArrowArrayStream* stream) noexcept with gil:
@@ -347,7 +350,7 @@ cdef class Reader:
             raise RuntimeError("Expected one thread that reads a source, got a second one")
         if self.state != USED_UP:
             return []
-        PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE)
+        _get_buffer(chunk, &view)
         self.is_busy = True
         try:
             w.spacing = 1
@@ -407,6 +410,7 @@ cdef class Reader:
             with nogil:
                 is_made = _begin_rows(w, at)
         if not is_made:
+            self.state = OUT_OF_MEMORY
             raise MemoryError()
         return 0
 
@@ -581,7 +585,7 @@ def concatenate(list batches, *, bint views, bint offsets):
     cdef Batch result = Batch.__new__(Batch)
     cdef Batch batch
     cdef Rows* whole = _new_rows(NULL, views)
-    cdef bint is_done = True
+    cdef Types none
     cdef int64_t total = 0
     cdef size_t data_size = 0
     cdef size_t id_size = 0
@@ -618,10 +622,15 @@ def concatenate(list batches, *, bint views, bint offsets):
         whole.parts = <Rows**>calloc(len(batches) + 1, sizeof(Rows*))
         if whole.parts == NULL:
             raise MemoryError()
-    for batch in batches:
+    memset(&none, 0, sizeof(Types))
+    if batches:
+        _add(&(<Batch>batches[0]).rows.dictionary.references, 1)
+        whole.dictionary = (<Batch>batches[0]).rows.dictionary
+    else:
+        whole.dictionary = _new_dictionary(&none)
         if whole.dictionary == NULL:
-            _add(&batch.rows.dictionary.references, 1)
-            whole.dictionary = batch.rows.dictionary
+            raise MemoryError()
+    for batch in batches:
         with nogil:
             _add_batch(whole, batch.rows)
         if views:

@@ -49,6 +49,7 @@ class EventTooLarge(SSEError):
         events: the events that the same `feed` had completed before.
         offset: where in its source the block of the event begins, in bytes, if columns were read;
             else None.
+        filename: the path of its source, if that was one; else None.
         columns: if `read_columns` raised it, what came before; else None.
     """
 
@@ -56,24 +57,32 @@ class EventTooLarge(SSEError):
     limit: int
     events: list[Any]
     offset: int | None
+    filename: str | None
     columns: Any
 
     def __init__(
-        self, size: int, limit: int, events: Sequence[Any] = (), offset: int | None = None
+        self,
+        size: int,
+        limit: int,
+        events: Sequence[Any] = (),
+        offset: int | None = None,
+        filename: str | None = None,
     ) -> None:
-        super().__init__(size, limit, list(events), offset)
+        super().__init__(size, limit, list(events), offset, filename)
         self.size = size
         self.limit = limit
         self.events = list(events)
         self.offset = offset
+        self.filename = filename
         self.columns = None
 
     def __str__(self) -> str:
         if self.offset is not None:
+            of_file = "" if self.filename is None else f" of {self.filename!r}"
             return (
                 f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more "
-                f"at offset {self.offset}: raise max_event_size if events this large are wanted; "
-                "on_error='skip' leaves them out"
+                f"at offset {self.offset}{of_file}: raise max_event_size if events this large are "
+                "wanted; on_error='skip' leaves them out"
             )
         return (
             f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more: "

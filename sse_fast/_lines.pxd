@@ -572,6 +572,7 @@ cdef inline bint _read_block(
     cdef const uint8_t* line_end
     cdef Text* value
     cdef int non_ascii
+    cdef bint has_moved = False
     event_type.at = NULL
     event_type.length = 0
     id.at = NULL
@@ -592,6 +593,7 @@ cdef inline bint _read_block(
             break
         non_ascii = 0
         line_end = next_end_of_line(scan, &non_ascii)
+        has_moved = True
         if line_end == end:
             break
         at = _skip_space(at, line_end)
@@ -606,8 +608,9 @@ cdef inline bint _read_block(
             pass_end_of_line(scan)
             cursor[0] = _pass_end_of_line(s, scan, at, end)
             return True
-    s.after_cr = False
-    start_scan(scan, start, end)
+    if has_moved:
+        s.after_cr = False
+        start_scan(scan, start, end)
     return False
 
 
@@ -652,10 +655,10 @@ cdef inline bint _skip_block(
 
 cdef inline const uint8_t* _find_block_end(
         const uint8_t* at, const uint8_t* end) noexcept nogil:
-    """Behind the first blank line that begins at `at` or later; `end` if there is none.
+    """Behind the first blank line that begins behind `at`; `end` if there is none.
 
-    `at` may be anywhere but between two bytes that are in sight: what is before it, is not looked
-    at. The LF of a CRLF then ends a line that is over already, which changes nothing.
+    What is before `at` need not be looked at: if it is the LF of a CRLF, this LF ends a line that is
+    over already, and the next one begins where it would anyway.
     """
     cdef Stream s
     cdef Scan scan

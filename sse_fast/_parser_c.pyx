@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from types import GenericAlias
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_FULL_RO, Py_buffer, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -24,6 +22,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
+from sse_fast._buffers cimport _get_buffer
 from sse_fast._lines cimport (
     COMMENT, DATA_FIELD, DISPATCH, EVENT, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY,
     TOO_LARGE, Scan, Step, Stream, Text,
@@ -819,23 +818,6 @@ cdef class DialectParser(Parser):
         else:
             self._events.append(event)
         return 0
-
-
-cdef int _get_buffer(object chunk, Py_buffer* view) except -1:
-    if isinstance(chunk, str):
-        raise TypeError(
-            "Expected bytes, got str: feed the body as it arrived, before anything decoded it "
-            "(an event stream is always UTF-8)"
-        )
-    try:
-        PyObject_GetBuffer(chunk, view, PyBUF_FULL_RO)
-    except TypeError:
-        raise TypeError(f"Expected a bytes-like object, got {type(chunk).__name__}") from None
-    # Asked for it, some raise BufferError where there are gaps, and some something else.
-    if not PyBuffer_IsContiguous(view, c"C"):
-        PyBuffer_Release(view)
-        raise BufferError("Expected a contiguous buffer, got one with gaps: feed bytes(chunk)")
-    return 0
 
 
 cdef class Flow:

@@ -1,29 +1,27 @@
 """read_columns and iter_columns: events as Arrow record batches, whole captures at a time.
 
-What lies in memory, or in a file that is mapped into it, is cut into segments at blank lines, where
-nothing but the last event ID is in force; threads read one each (`_columns_c.pyx`), and a joiner
-puts them together in their order. What comes in chunks is read as it comes. `_captures.py` opens
-files.
+What lies in memory, or in a file that is mapped into it (`_captures.py`), is cut into segments at
+blank lines, where nothing but the last event ID is in force; threads read one each
+(`_columns_c.pyx`), and a joiner puts them together in their order. What comes in chunks is read as
+it comes. Both are in `_batches.py`.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import secrets
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import import_module
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from sse_fast._batches import (
+    SEGMENT_SIZE,
+    Chunks,
+    Options,
+    Segments,
+    check_options,
+    open_part,
+)
 from sse_fast._captures import Capture, open_capture
-from sse_fast._errors import EventTooLarge, SSEError
-from sse_fast._parser import Parser
-from sse_fast._source import Source
-from sse_fast._stream import EndReason, EventStream
+from sse_fast._errors import SSEError
 from sse_fast.adapters import check_response, open_source
 
 if TYPE_CHECKING:
@@ -38,13 +36,6 @@ if TYPE_CHECKING:
     OnError = Literal["raise", "skip"]
 
 __all__ = ["ColumnStream", "Columns", "iter_columns", "read_columns"]
-
-SEGMENT_SIZE = 8 * 2**20
-"""Bytes of a segment, and more up to its blank line: so many that what a batch costs beside its
-rows does not count, and so few that threads end together."""
-
-_MAX_THREADS = 8
-"""No more by themselves: memory is their limit."""
 
 
 def read_columns(
@@ -89,7 +80,7 @@ def read_columns(
         MemoryError: there is none; or a long id is in force for so many events that its copies
             take 16 times the memory of the source, which "string_view" does not make.
     """
-    options = _check_options(
+    options = check_options(
         threads, data_type, batch_size, SEGMENT_SIZE, offset, max_event_size, on_error,
         last_event_id,
     )  # fmt: skip
@@ -99,7 +90,12 @@ def read_columns(
             "Expected bytes, a path or a sequence of paths, got "
             f"{type(source).__name__}: iter_columns() takes what comes in chunks"
         )
-    captures = [_Held(source)] if paths is None else map(open_capture, paths)
+    captures: Iterable[Capture]
+    if paths is None:
+        captures = [Capture(content=source)]
+    else:
+        _look_at(paths)
+        captures = map(open_capture, paths)
     joiner = options.new_joiner(False)
     batches: list[Any] = []
     skipped = 0
@@ -107,7 +103,7 @@ def read_columns(
     error: SSEError | MemoryError | None = None
     for capture in captures:
         joiner.last_event_id = options.last_event_id
-        with _open_part(options, capture, joiner) as part:
+        with open_part(options, capture, joiner) as part:
             try:
                 # One by one: they stay when the next one is an error.
                 for batch in part:
@@ -169,7 +165,7 @@ def iter_columns(
     While iterating, and always behind the batch of what came before: `EventTooLarge`, with its
     `offset`; `TransportError`; `MemoryError`.
     """
-    options = _check_options(
+    options = check_options(
         threads, data_type, batch_size, batch_bytes, offset, max_event_size, on_error,
         last_event_id,
     )  # fmt: skip
@@ -178,9 +174,12 @@ def iter_columns(
     options = options._replace(batch_seconds=batch_seconds)
     paths = _paths_of(source)
     if paths is not None:
+        _look_at(paths)
         return ColumnStream._of(options, paths)
     if _has_buffer(source):
-        return ColumnStream._of(options, _Segments(options, source, options.new_joiner(True)))
+        return ColumnStream._of(
+            options, Segments(options, Capture(content=source), options.new_joiner(True))
+        )
     opened = open_source(source)
     if not isinstance(opened.chunks, Iterable):
         raise TypeError(
@@ -189,130 +188,11 @@ def iter_columns(
         )
     opened = opened._replace(chunks=iter(opened.chunks))
     reason = check_response(opened) if check else None
-    part = _Chunks(options, opened, None, on_chunk)
+    part = Chunks(options, opened, None, on_chunk)
     if reason is not None:
         part.end_reason = reason
         part.close()
     return ColumnStream._of(options, part, opened.response)
-
-
-class _Options(NamedTuple):
-    """What both functions take, checked; and the extension."""
-
-    core: Any
-    seed: int
-    threads: int
-    views: bool
-    batch_size: int
-    batch_bytes: int
-    batch_seconds: float | None
-    offset: bool
-    max_event_size: int
-    skips: bool
-    last_event_id: str
-
-    def new_reader(self, pool: Any, seals: bool = False) -> Any:
-        return self.core.Reader(
-            views=self.views,
-            offsets=self.offset,
-            skips=self.skips,
-            max_rows=self.batch_size,
-            max_bytes=self.batch_bytes,
-            max_event_size=self.max_event_size,
-            pool=pool,
-            seed=self.seed,
-            seals=seals,
-        )
-
-    def new_joiner(self, is_endless: bool) -> Any:
-        return self.core.Joiner(
-            seed=self.seed, is_endless=is_endless, last_event_id=self.last_event_id
-        )
-
-    def error_of(self, reader: Any) -> Exception | None:
-        """Why a reader did not go on, or None."""
-        if reader.problem == "size":
-            return EventTooLarge(reader.size, self.max_event_size, offset=reader.error_offset)
-        if reader.problem == "ids":
-            return MemoryError(
-                "Expected ids whose copies, one for each event, take at most 16 times the memory "
-                f"of their source, got more at offset {reader.error_offset}: "
-                "data_type='string_view' makes none"
-            )
-        if reader.problem == "types":
-            return MemoryError("Expected at most 2**31 - 1 event types, got more")
-        return MemoryError() if reader.problem else None
-
-    def export_schema(self) -> Any:
-        return self.core.export_schema(views=self.views, offsets=self.offset)
-
-    def export_stream(self, batches: Any) -> Any:
-        return self.core.export_stream(batches, views=self.views, offsets=self.offset)
-
-    def concatenate(self, batches: list[Any]) -> Any:
-        return self.core.concatenate(batches, views=self.views, offsets=self.offset)
-
-
-def _check_options(
-    threads: int | None,
-    data_type: str,
-    batch_size: int,
-    batch_bytes: int,
-    offset: bool,
-    max_event_size: int,
-    on_error: str,
-    last_event_id: str,
-) -> _Options:
-    try:
-        core = import_module("sse_fast._columns_c")
-    except ImportError as error:
-        raise ImportError(
-            "Expected the compiled part of sse_fast, which makes columns, got none: install a C "
-            "compiler, then pip install --force-reinstall --no-cache-dir --no-binary sse-fast "
-            "sse-fast; iter_events does without"
-        ) from error
-    if data_type not in ("large_string", "string_view"):
-        raise ValueError(
-            f"Expected data_type to be 'large_string' or 'string_view', got {data_type!r}"
-        )
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"Expected on_error to be 'raise' or 'skip', got {on_error!r}")
-    views = data_type == "string_view"
-    _check_number("batch_size", batch_size, 2**31 - 1)
-    _check_number("batch_bytes", batch_bytes, 2**40)
-    _check_number("max_event_size", max_event_size, core.MAX_VIEW_SIZE if views else 2**40)
-    if threads is not None:
-        _check_number("threads", threads, 1024)
-    # It says what is wrong with an id.
-    Parser(last_event_id=last_event_id)
-    return _Options(
-        core=core,
-        seed=secrets.randbits(64),
-        threads=_processors() if threads is None else threads,
-        views=views,
-        batch_size=batch_size,
-        batch_bytes=batch_bytes,
-        batch_seconds=None,
-        offset=bool(offset),
-        max_event_size=max_event_size,
-        skips=on_error == "skip",
-        last_event_id=last_event_id,
-    )
-
-
-def _check_number(name: str, value: object, most: int) -> None:
-    if type(value) is not int:
-        raise TypeError(f"Expected {name} to be an int, got {type(value).__name__}")
-    if not 1 <= value <= most:
-        raise ValueError(f"Expected {name} from 1 to {most}, got {value}")
-
-
-def _processors() -> int:
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        count = os.cpu_count() or 1
-    return min(count, _MAX_THREADS)
 
 
 def _paths_of(source: Any) -> list[Any] | None:
@@ -324,6 +204,16 @@ def _paths_of(source: Any) -> list[Any] | None:
     if not source or not all(isinstance(each, (str, os.PathLike)) for each in source):
         return None
     return list(source)
+
+
+def _look_at(paths: list[Any]) -> None:
+    """What is not there is missed here, before anything is read.
+
+    Raises:
+        OSError: so it is.
+    """
+    for path in paths:
+        os.stat(path)
 
 
 def _has_buffer(source: Any) -> bool:
@@ -350,7 +240,7 @@ class Columns:
 
     __slots__ = ("_batches", "_options", "last_event_id", "pending", "skipped")
 
-    _options: _Options
+    _options: Options
     _batches: list[Any]
     last_event_id: str
     skipped: int
@@ -362,7 +252,7 @@ class Columns:
     @classmethod
     def _of(
         cls,
-        options: _Options,
+        options: Options,
         batches: list[Any],
         last_event_id: str,
         skipped: int = 0,
@@ -415,9 +305,9 @@ class ColumnStream(Iterator[Columns]):
         response: the `Response`; None for what is none.
     """
 
-    _options: _Options
+    _options: Options
     _paths: list[Any]
-    _part: _Segments | _Chunks | None
+    _part: Segments | Chunks | None
     _skipped: int
     _read: int
     _is_closed: bool
@@ -431,8 +321,8 @@ class ColumnStream(Iterator[Columns]):
     @classmethod
     def _of(
         cls,
-        options: _Options,
-        source: list[Any] | _Segments | _Chunks,
+        options: Options,
+        source: list[Any] | Segments | Chunks,
         response: Response | None = None,
     ) -> ColumnStream:
         stream = cls.__new__(cls)
@@ -473,7 +363,7 @@ class ColumnStream(Iterator[Columns]):
                 if not self._paths:
                     break
                 capture = open_capture(self._paths.pop(0))
-                part = self._part = _open_part(
+                part = self._part = open_part(
                     self._options, capture, self._options.new_joiner(True)
                 )
             try:
@@ -489,7 +379,7 @@ class ColumnStream(Iterator[Columns]):
                 return batch
         raise StopIteration
 
-    def _leave(self, part: _Segments | _Chunks) -> None:
+    def _leave(self, part: Segments | Chunks) -> None:
         """It has come to its end."""
         self._part = None
         self._skipped += part.skipped
@@ -535,242 +425,3 @@ class ColumnStream(Iterator[Columns]):
         `requested_schema` is not heeded, as it need not be.
         """
         return self._options.export_stream(iter(self._next_batch, None))
-
-
-# -- Parts: the batches of one stream, in their order, and its error behind them ------------------
-
-
-class _Segments:
-    """What lies in memory as a whole, read by threads."""
-
-    def __init__(
-        self, options: _Options, content: Any, joiner: Any, file: mmap.mmap | None = None
-    ) -> None:
-        """`file`: the content is this mapping of a file, which nobody else has."""
-        self._options = options
-        self._input = options.core.Input(content)
-        self._joiner = joiner
-        self._pool = options.core.BatchPool(2 * options.threads + 4) if joiner.is_endless else None
-        self._bounds = self._segments()
-        # Elsewhere there is no way, or all of it is wanted.
-        self._file = file if joiner.is_endless and hasattr(mmap, "MADV_DONTNEED") else None
-        self._forgotten = 0
-        self._executor: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[Any]] = deque()
-        self._batches: deque[Any] = deque()
-        self._error: Exception | None = None
-        self._lock = RLock()
-        self.skipped = 0
-        self.pending = False
-        self.position = 0
-
-    @property
-    def last_event_id(self) -> str:
-        return str(self._joiner.last_event_id)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def _segments(self) -> Iterator[tuple[int, int]]:
-        size = len(self._input)
-        start = 0
-        while start < size:
-            end = self._input.find_block_end(start + min(SEGMENT_SIZE, self._options.batch_bytes))
-            yield start, end
-            start = end
-
-    def _read(self, start: int, end: int) -> Any:
-        reader = self._options.new_reader(self._pool)
-        reader.read(self._input, start, end)
-        return reader
-
-    def __next__(self) -> Any:
-        with self._lock:
-            while not self._batches:
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    self.close()
-                    raise error
-                reader = self._next_reader()
-                if reader is None:
-                    raise StopIteration
-                self._batches += self._joiner.take(reader)
-                self.skipped += reader.skipped
-                self.pending = reader.pending
-                self._forget(self.position)
-                self.position = reader.end_offset
-                self._error = self._options.error_of(reader)
-            return self._batches.popleft()
-
-    def _forget(self, end: int) -> None:
-        """Take what lies before `end` out of the mapping of a file, all of which would count as
-        memory of this process at last. Who comes back to it, by views for example, has it mapped
-        again; it stays in the cache of the system."""
-        size = end // mmap.PAGESIZE * mmap.PAGESIZE - self._forgotten
-        if self._file is not None and size >= SEGMENT_SIZE:
-            self._file.madvise(mmap.MADV_DONTNEED, self._forgotten, size)
-            self._forgotten += size
-
-    def _next_reader(self) -> Any:
-        if self._options.threads == 1:
-            bounds = next(self._bounds, None)
-            return None if bounds is None else self._read(*bounds)
-        while len(self._waiting) <= self._options.threads:
-            bounds = next(self._bounds, None)
-            if bounds is None:
-                break
-            if self._executor is None:
-                if bounds[1] == len(self._input) and not self._waiting:
-                    # The only one.
-                    return self._read(*bounds)
-                self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
-            self._waiting.append(self._executor.submit(self._read, *bounds))
-        if not self._waiting:
-            self._cancel()
-            return None
-        reader = self._waiting[0].result()
-        self._waiting.popleft()
-        return reader
-
-    def _cancel(self) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(cancel_futures=True)
-        self._waiting.clear()
-
-    def flush(self) -> None:
-        return None
-
-    def close(self) -> None:
-        with self._lock:
-            self._bounds = iter(())
-            self._batches.clear()
-            self._cancel()
-            if self._pool is not None:
-                self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-class _Chunks(EventStream[Any]):
-    """What comes in chunks: an `EventStream` whose "events" are batches."""
-
-    def __init__(
-        self,
-        options: _Options,
-        source: Source,
-        joiner: Any = None,
-        on_chunk: Callable[[bytes], object] | None = None,
-        position: Callable[[], int] | None = None,
-    ) -> None:
-        """With a `joiner`, no batch is handed out before the end."""
-        self._options = options
-        self._joiner = joiner
-        self._pool = None if joiner is not None else options.core.BatchPool(8)
-        self._reader = options.new_reader(self._pool, seals=joiner is None)
-        self._reader.last_event_id = options.last_event_id
-        self._first_row: float | None = None
-        self._position_of_file = position
-        self.position = 0
-        self._ending: Exception | None = None
-        self._rest: list[Any] | None = None
-        super().__init__(source, Parser(), on_chunk)
-        # Every chunk comes by `_arrived`, and so by `_parse`.
-        self._slice_size = -1
-
-    def __next__(self) -> Any:
-        if self._rest is None:
-            try:
-                return super().__next__()
-            except (StopIteration, SSEError, MemoryError) as error:
-                # Behind what came before it.
-                self._ending = error
-                rest = self.flush()
-                if self._joiner is not None:
-                    self._rest = self._joiner.take(self._reader)[::-1]
-                else:
-                    self._rest = [] if rest is None else [rest]
-        if self._rest:
-            return self._rest.pop()
-        ending, self._ending = self._ending, None
-        raise StopIteration if ending is None else ending
-
-    def _note_position(self) -> None:
-        of_file = self._position_of_file
-        self.position = self._reader.end_offset if of_file is None else of_file()
-
-    def _ended(self) -> None:
-        # Before the file is closed.
-        self._note_position()
-        super()._ended()
-
-    def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
-        self._handed_over = 0
-        self._batch = self._reader.feed(chunk)
-        self._note_position()
-        self._unfed = rest
-        self._read_is_due = rest is None
-        if self._batch or self._reader.rows == 0:
-            self._first_row = None
-        if self._options.batch_seconds is not None and self._reader.rows:
-            now = time.monotonic()
-            if self._first_row is None:
-                self._first_row = now
-            if now - self._first_row >= self._options.batch_seconds:
-                self._batch.append(self.flush())
-        error = self._options.error_of(self._reader)
-        if isinstance(error, EventTooLarge):
-            # It comes behind the batch.
-            self._error = error
-            self._read_is_due = False
-        elif error is not None:
-            self._end(EndReason.ERROR)
-            raise error
-
-    def _id_after(self, batch: list[Any], count: int) -> str:
-        return self.last_event_id
-
-    def flush(self) -> Any:
-        self._first_row = None
-        return self._reader.flush()
-
-    @property
-    def skipped(self) -> int:
-        return int(self._reader.skipped)
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._reader.pending)
-
-    @property
-    def last_event_id(self) -> str:
-        return str(self._reader.last_event_id)
-
-
-class _Held(NamedTuple):
-    """A buffer in place of a `Capture`."""
-
-    content: Any
-    chunks: None = None
-    close: None = None
-    position: None = None
-
-
-def _open_part(
-    options: _Options,
-    capture: Capture | _Held,
-    joiner: Any,
-    on_chunk: Callable[[bytes], object] | None = None,
-) -> _Segments | _Chunks:
-    if capture.chunks is None:
-        content = capture.content
-        if isinstance(capture, Capture) and isinstance(content, mmap.mmap):
-            return _Segments(options, content, joiner, content)
-        return _Segments(options, content, joiner)
-    source = Source(capture.chunks, capture.close)
-    collector = None if joiner.is_endless else joiner
-    return _Chunks(options, source, collector, on_chunk, capture.position)

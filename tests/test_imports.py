@@ -21,10 +21,11 @@ COMPAT = CORE | {"_parser", "_dialect", "compat"}
 PUBLIC = ADAPTER | {"adapters", "_client", "columns", "compat", ""}
 MAY_IMPORT = {
     "_lines.pxd": set(),
+    "_buffers.pxd": set(),
     "_rows.pxd": {"_lines"},
     "_errors.py": set(),
-    "_parser_c.pyx": CORE | {"_lines"},
-    "_columns_c.pyx": CORE | {"_lines", "_rows"},
+    "_parser_c.pyx": CORE | {"_buffers", "_lines"},
+    "_columns_c.pyx": CORE | {"_buffers", "_lines", "_rows"},
     "_parser_py.py": CORE | {"_dialect"},
     "_dialect.py": set(),
     "_parser.py": CORE | {"_parser_c", "_parser_py"},
@@ -47,7 +48,8 @@ MAY_IMPORT = {
     "_client.py": CLIENT | {"_client_base"},
     "_captures.py": STREAM,
     # The extension by name, when it is needed.
-    "columns.py": CLIENT | {"_captures"},
+    "_batches.py": STREAM | {"_captures", "_stream"},
+    "columns.py": CLIENT | {"_batches", "_captures"},
     "compat/__init__.py": COMPAT,
     "compat/_library.py": COMPAT,
     "compat/_sdk.py": COMPAT,
