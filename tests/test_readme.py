@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import re
 import shlex
@@ -18,8 +19,11 @@ import aiohttp
 import anthropic
 import anyio
 import anyio.abc
+import duckdb
 import httpx
 import openai
+import pandas
+import polars
 import pytest
 import requests
 import urllib3
@@ -56,7 +60,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (9, 11, 19)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 11, 19)
 
 
 def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
@@ -156,6 +160,28 @@ def test_without_http(example: Server) -> None:
     run_block(7, example)
 
 
+@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="columns are native only")
+def test_whole_captures(
+    example: Server,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("capture.sse").write_bytes(STREAM)
+    Path("capture.sse.gz").write_bytes(gzip.compress(STREAM))
+    names = run_block(8, example)
+    assert re.fullmatch(r"2 1\n2 \d+\n", capsys.readouterr().out)
+    # And by the others, as the table has it.
+    table, columns = names["table"].to_pylist(), sse_fast.read_columns("capture.sse")
+    consumers = re.findall(r"^\| `(.+\(.*columns.*\))`.* \| (\w+)", README, re.MULTILINE)
+    assert [library for _, library in consumers] == ["pyarrow", "Polars", "DuckDB", "pandas"]
+    assert polars.DataFrame(columns).to_dicts() == table
+    assert len(pandas.DataFrame.from_arrow(columns)) == 2
+    counts = duckdb.sql("SELECT event, count(*) FROM columns GROUP BY event").fetchall()
+    assert sorted(counts) == [("message", 1), ("tick", 1)]
+
+
 @pytest.mark.parametrize(
     ("answer", "printed"),
     [
@@ -170,7 +196,7 @@ def test_what_can_go_wrong(
     example: Server, capsys: pytest.CaptureFixture[str], answer: Answer, printed: str
 ) -> None:
     example.answers["/events"] = answer
-    run_block(8, example, response=requests.get(f"{example.url}/events", stream=True))
+    run_block(9, example, response=requests.get(f"{example.url}/events", stream=True))
     assert re.fullmatch(printed, capsys.readouterr().out)
 
 
