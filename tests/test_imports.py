@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "_cli/_timing.py": PUBLIC,
     "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
     "_cli/cat.py": PUBLIC | {"_cli"},
+    "_cli/convert.py": PUBLIC | {"_captures", "_cli"},
     "_cli/demo.py": PUBLIC | {"_cli"},
     "_cli/doctor.py": PUBLIC,
     "_cli/record.py": PUBLIC | {"_cli"},
@@ -231,13 +232,14 @@ def test_importing_the_package_loads_no_library(tmp_path: Path) -> None:
     assert not {name for name in loaded if name.startswith(beyond)}
 
 
-def test_the_commands_do_without_what_bench_needs(tmp_path: Path) -> None:
+def test_the_commands_do_without_what_others_need(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from sse_fast._cli import main\n"
         "main(['cat', '-'])\n"
-        "try: main(['bench', '--help'])\n"
-        "except SystemExit: pass\n"
+        "for command in ('bench', 'convert'):\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit: pass\n"
         "print(*sorted(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run(
@@ -249,6 +251,7 @@ def test_the_commands_do_without_what_bench_needs(tmp_path: Path) -> None:
         check=True,
     )
     loaded = set(done.stderr.split())
-    assert "sse_fast._cli.bench" in loaded
-    assert not {name.partition(".")[0] for name in loaded} & (LIBRARIES | BENCH)
-    assert not {name for name in loaded if name.startswith("sse_fast._bench")}
+    assert {"sse_fast._cli.bench", "sse_fast._cli.convert"} <= loaded
+    assert not {name.partition(".")[0] for name in loaded} & (LIBRARIES | BENCH | {"pyarrow"})
+    late = ("sse_fast._bench", "sse_fast.columns", "sse_fast._captures")
+    assert not {name for name in loaded if name.startswith(late)}

@@ -22,8 +22,7 @@ import anyio.abc
 import duckdb
 import httpx
 import openai
-import pandas
-import polars
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 12, 19)
 import pytest
 import requests
 import urllib3
@@ -60,7 +59,7 @@ def example(server: Server) -> Server:
 
 def test_the_readme_was_read() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 11, 19)
+    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 12, 19)
 
 
 def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
@@ -340,6 +339,8 @@ def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
     )
     if arguments == ["doctor"]:
         assert [row.split()[0] for row in done.stdout.decode().splitlines()[2:]] == list(LIBRARIES)
+    elif arguments[0] == "convert":
+        assert pyarrow.parquet.read_table(tmp_path / arguments[-1]).num_rows == 2
     elif arguments[0] == "bench":
         assert b"Nanoseconds an event" in done.stdout
         assert b"Nanoseconds an event" in (tmp_path / "bench.svg").read_bytes()

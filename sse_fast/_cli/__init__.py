@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
-from sse_fast._cli import bench, cat, demo, doctor, record, replay
+from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, cat, record, replay, doctor, bench):
+    for command in (demo, cat, record, replay, convert, doctor, bench):
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:

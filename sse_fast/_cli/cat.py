@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from sse_fast._cli._common import (
     add_request_options,
     event_source,
     is_url,
+    json_line,
     log_if_verbose,
     standard_input,
 )
@@ -63,7 +63,7 @@ def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
     last_id = ""
     for event in events:
         if as_json:
-            output.write(_as_json(event))
+            output.write(json_line(event.event, event.data, event.id, event.retry))
         else:
             # encode() has no line for an empty id: here it takes back the one before.
             output.write(b"id\n" if last_id and not event.id else b"")
@@ -71,8 +71,3 @@ def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
             last_id = event.id
         # At once: somebody may be watching.
         output.flush()
-
-
-def _as_json(event: Event) -> bytes:
-    fields = {"event": event.event, "data": event.data, "id": event.id, "retry": event.retry}
-    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
