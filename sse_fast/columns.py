@@ -20,7 +20,7 @@ from sse_fast._batches import (
     check_options,
     open_part,
 )
-from sse_fast._captures import Capture, open_capture
+from sse_fast._captures import Capture, Unpacked, capture_of, open_capture
 from sse_fast._errors import SSEError
 from sse_fast.adapters import check_response, open_source
 
@@ -53,8 +53,8 @@ def read_columns(
 
     Args:
         source: bytes, or any object with a contiguous buffer; the path of a file, which is mapped
-            into memory, or decompressed if it is one of gzip or zstd; or a sequence of paths, each
-            of which is a stream of its own. What is read must not change meanwhile.
+            into memory; or a sequence of paths, each of which is a stream of its own. What begins
+            as gzip or zstd is decompressed. It must not change while it is read.
         threads: how many read at once; None: as many as there are processors, but at most 8. The
             result does not depend on it.
         data_type: what `data` and `id` are in Arrow's terms. "large_string" is a copy;
@@ -62,8 +62,8 @@ def read_columns(
             the columns are.
         batch_size: the most rows of a record batch, from 1 to 2**31 - 1.
         offset: whether there is a column `offset`: where the block of the event begins in its
-            source, in bytes (of a compressed file, in what was compressed). Read from there, a
-            stream begins with this event.
+            source, in bytes (of a compressed one, in its content). Read from there, a stream begins
+            with this event.
         max_event_size: the most bytes of one event, as of `Parser`; with "string_view" at most
             2**28.
         on_error: "raise" for an event over that size, or "skip": it is left out, and counted in
@@ -76,7 +76,7 @@ def read_columns(
         BufferError: the buffer is not contiguous.
         EventTooLarge: an event was larger than `max_event_size`. `offset` says which, `columns`
             has what came before it.
-        TransportError: a compressed file is damaged or cut off; `columns` has what came before.
+        TransportError: what is compressed is damaged or cut off; `columns` has what came before.
         MemoryError: there is none; or a long id is in force for so many events that its copies
             take 16 times the memory of the source, which "string_view" does not make.
     """
@@ -92,7 +92,7 @@ def read_columns(
         )
     captures: Iterable[Capture]
     if paths is None:
-        captures = [Capture(content=source)]
+        captures = [capture_of(source)]
     else:
         _look_at(paths)
         captures = map(open_capture, paths)
@@ -111,7 +111,7 @@ def read_columns(
             except (SSEError, MemoryError) as reason:
                 error = reason
             skipped += part.skipped
-            pending = part.pending
+            pending = pending or part.pending
         if error is not None:
             break
     joiner.seal(batches)
@@ -177,17 +177,19 @@ def iter_columns(
         _look_at(paths)
         return ColumnStream._of(options, paths)
     if _has_buffer(source):
-        return ColumnStream._of(
-            options, Segments(options, Capture(content=source), options.new_joiner(True))
-        )
+        part = open_part(options, capture_of(source), options.new_joiner(True), on_chunk)
+        return ColumnStream._of(options, part)
     opened = open_source(source)
     if not isinstance(opened.chunks, Iterable):
         raise TypeError(
             f"Expected a source that is read without await, got {type(source).__name__} with an "
             "async body: read it by a synchronous client"
         )
-    opened = opened._replace(chunks=iter(opened.chunks))
+    chunks = iter(opened.chunks)
+    opened = opened._replace(chunks=chunks)
     reason = check_response(opened) if check else None
+    close = opened.close or getattr(chunks, "close", None)
+    opened = opened._replace(chunks=Unpacked(chunks), close=close)
     part = Chunks(options, opened, None, on_chunk)
     if reason is not None:
         part.end_reason = reason
@@ -235,7 +237,7 @@ class Columns:
     Attributes:
         last_event_id: the last event ID in force behind them.
         skipped: how many events were over `max_event_size`.
-        pending: whether the source ended within an event, which is dropped.
+        pending: whether the source, or one of them, ended within an event, which is dropped.
     """
 
     __slots__ = ("_batches", "_options", "last_event_id", "pending", "skipped")
@@ -301,7 +303,8 @@ class ColumnStream(Iterator[Columns]):
 
     Attributes:
         last_event_id: the last event ID in force behind the latest batch; after the end, at it.
-        pending: after the end, whether the source ended within an event, which is dropped.
+        pending: after the end, whether the source, or one of them so far, ended within an event,
+            which is dropped.
         response: the `Response`; None for what is none.
     """
 
@@ -384,7 +387,7 @@ class ColumnStream(Iterator[Columns]):
         self._part = None
         self._skipped += part.skipped
         self._read += part.position
-        self.pending = part.pending
+        self.pending = self.pending or part.pending
         self.last_event_id = part.last_event_id
         part.close()
 

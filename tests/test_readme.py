@@ -22,7 +22,9 @@ import anyio.abc
 import duckdb
 import httpx
 import openai
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 12, 19)
+import pandas
+import polars
+import pyarrow.parquet
 import pytest
 import requests
 import urllib3

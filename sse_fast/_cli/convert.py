@@ -100,8 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
     _keep_apart(captures, arguments)
     streams = _open_streams(captures, arguments)
     pyarrow = _require("pyarrow", "")
-    if "-" in arguments.captures:
-        _refuse_compressed(standard_input())
     sizes = [capture.size for capture in captures]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = _Done()
@@ -257,17 +255,6 @@ def _read(capture: _Capture, stream: ColumnStream, done: _Done) -> Iterator[Colu
     except (SSEError, MemoryError) as error:
         done.notes.append(f"{capture.name}: {str(error) or 'out of memory'}")
         done.is_broken = True
-
-
-def _refuse_compressed(file: Any) -> None:
-    """Only files are looked into: as text, it would be a stream without an event."""
-    start = file.peek(4) if hasattr(file, "peek") else b""
-    for magic, tool in ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")):
-        if start.startswith(magic):
-            raise SSEError(
-                f"Expected an event stream on standard input, got one compressed by {tool}: put "
-                f"`{tool} -dc` before it, or name the file"
-            )
 
 
 # -- Formats --------------------------------------------------------------------------------------
