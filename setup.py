@@ -12,12 +12,9 @@ from setuptools import Extension, setup
 
 # Extension -> what it is made of beside its own file, and what it defines for that.
 EXTENSIONS = {
-    "_parser_c": (
-        ("_buffers.pxd", "_lines.pxd", "_floor.pxi", "_event.h", "_scan.h", "_text.h", "_utf8.h"),
-        [],
-    ),
+    "_parser_c": ("_buffers.pxd _lines.pxd _floor.pxi _event.h _scan.h _text.h _utf8.h", []),
     "_columns_c": (
-        ("_buffers.pxd", "_lines.pxd", "_rows.pxd", "_arrow.h", "_scan.h", "_utf8.h"),
+        "_buffers.pxd _event_types.pxd _lines.pxd _rows.pxd _arrow.h _memory.h _scan.h _utf8.h",
         [("SSE_FAST_BULK", None)],
     ),
 }
@@ -38,7 +35,7 @@ if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EX
             Extension(
                 f"sse_fast.{name}",
                 [f"sse_fast/{name}.pyx"],
-                depends=[f"sse_fast/{part}" for part in parts],
+                depends=[f"sse_fast/{part}" for part in parts.split()],
                 include_dirs=["sse_fast"],
                 # Where Python was built with -O2 (Debian's), events cost a tenth more by that.
                 extra_compile_args=[] if os.name == "nt" else ["-O3"],

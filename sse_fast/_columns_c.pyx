@@ -23,15 +23,15 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from sse_fast._buffers cimport _get_buffer
+from sse_fast._event_types cimport Types, _find_type, _free_types, _is_overgrown, _reset_types
 from sse_fast._lines cimport Text, _begin_chunk, _find_block_end, _is_pending, _reset_stream
 from sse_fast._rows cimport (
     FULL, OUT_OF_MEMORY, OVER_LIMIT, TOO_MANY_IDS, TOO_MANY_TYPES, USED_UP, ArrowArray,
-    ArrowArrayStream, ArrowSchema, Dictionary, InputBuffer, Memory, Pool, Py_buffer, Rows, State,
-    Types, View, Work, _add, _add_batch, _add_rows, _begin_rows, _choose_scan, _close_pool, _export_rows,
-    _export_schema, _fill_ids, _find_type, _free_left_inputs, _free_memory, _free_types, _grow,
-    _is_overgrown, _keep_id, _new_dictionary, _new_pool, _new_rows, _release_dictionary, _release_input,
-    _release_pool, _release_rows, _reserve, _reset_types, _retain_rows, _set_dictionary, _set_id,
-    _spacing_of, _trim_rows,
+    ArrowArrayStream, ArrowSchema, Dictionary, InputBuffer, Memory, Pool, Py_buffer, Rows,
+    State, View, Work, _add, _add_batch, _add_rows, _begin_rows, _choose_scan, _close_pool,
+    _export_rows, _export_schema, _fill_ids, _free_left_inputs, _free_memory, _grow, _keep_id,
+    _new_dictionary, _new_pool, _new_rows, _release_dictionary, _release_input, _release_pool,
+    _release_rows, _reserve, _retain_rows, _set_dictionary, _set_id, _spacing_of, _trim_rows,
 )
 
 

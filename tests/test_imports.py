@@ -22,10 +22,11 @@ PUBLIC = ADAPTER | {"adapters", "_client", "columns", "compat", ""}
 MAY_IMPORT = {
     "_lines.pxd": set(),
     "_buffers.pxd": set(),
-    "_rows.pxd": {"_lines"},
+    "_event_types.pxd": set(),
+    "_rows.pxd": {"_event_types", "_lines"},
     "_errors.py": set(),
     "_parser_c.pyx": CORE | {"_buffers", "_lines"},
-    "_columns_c.pyx": CORE | {"_buffers", "_lines", "_rows"},
+    "_columns_c.pyx": CORE | {"_buffers", "_event_types", "_lines", "_rows"},
     "_parser_py.py": CORE | {"_dialect"},
     "_dialect.py": set(),
     "_parser.py": CORE | {"_parser_c", "_parser_py"},
