@@ -149,6 +149,7 @@ from test_columns_release import is_free
 import sse_fast
 
 source = bytearray(MIXED)
+stream = None
 if {kind!r} == "pool":
     with sse_fast.iter_columns(source, data_type="string_view") as stream:
         columns = next(stream)
@@ -156,7 +157,7 @@ else:
     with segments_of(20 if {kind!r} == "parts" else 2**20):
         columns = sse_fast.read_columns(source, data_type="string_view")
 array = c.take(columns)
-del columns
+del columns, stream
 c.release_in_a_thread_while_the_gil_is_held(array)
 wait_until(lambda: is_free(source))
 print("over")

@@ -340,7 +340,6 @@ def test_what_is_closed_gives_its_source_free(way: str) -> None:
     else:
         stream.close()
     assert next(stream, None) is None
-    del stream
     with pytest.raises(BufferError):
         source.clear()
     assert data_of(batch)[:2] == ["0", "1"]
