@@ -179,8 +179,11 @@ def test_an_id_goes_on_over_segments(data_type: str, id: bytes, end: bytes) -> N
                     assert pa.table(columns)["id"].to_pylist() == expected
                     assert columns.last_event_id == (after or "")
                 batches = list(iter_columns(stream, **options))
-            ids = [each for batch in batches for each in pa.table(batch)["id"].to_pylist()]
-            assert ids == expected
+            ids = [pa.table(batch)["id"].to_pylist() for batch in batches]
+            assert [each for some in ids for each in some] == expected
+            for batch, some, more in zip(batches, ids, [*ids[1:], [after]], strict=True):
+                # That of its last event, or of a block without data behind it.
+                assert batch.last_event_id in (some[-1] or "", more[0] or "")
             chunked = iter_columns(cut(stream, range(0, len(stream), 7)), **options)
             assert pa.table(chunked)["id"].to_pylist() == expected
 

@@ -157,24 +157,26 @@ def test_capsules_that_nobody_takes() -> None:
 
 
 @each_type
-def test_more_types_than_are_kept(data_type: str) -> None:
-    """70000 in the first batch: the next ones begin a dictionary anew."""
+@pytest.mark.parametrize("batch_size", [20_000, 70_000])
+def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
+    """Behind 70000, the next batches begin a dictionary anew, maybe of as many."""
     count = 70_000
-    stream = b"".join(b"event: type %d\ndata\n\n" % (number % count) for number in range(160_000))
-    expected = [f"type {number % count}" for number in range(160_000)]
-    sizes = []
+    types = [(number + number // count) % count for number in range(2 * count)]
+    stream = b"".join(b"event: type %d\ndata\n\n" % number for number in types)
+    expected = [f"type {number}" for number in types]
     for source in (stream, [stream]):
         batches = []
-        for columns in iter_columns(source, data_type=data_type, batch_size=20_000):
+        for columns in iter_columns(source, data_type=data_type, batch_size=batch_size):
             batch = pa.record_batch(columns)
             batch.validate(full=True)
             batches.append(batch)
         # Behind all of them, those that came first are what they were.
         events = [event for batch in batches for event in batch.column(0).to_pylist()]
         assert events == expected
-        sizes.append([len(batch.column(0).dictionary) for batch in batches])
-        assert max(sizes[-1]) <= 90_000
-        assert sizes[-1][-1] < 90_000
+        sizes = [len(batch.column(0).dictionary) for batch in batches]
+        assert max(sizes) <= count
+        if source is not stream:
+            assert sizes[-1] == (60_000 if batch_size == 20_000 else count)
     columns = read_columns(stream, data_type=data_type)
     assert len(pa.record_batch(columns).column(0).dictionary) == count
     assert pa.table(columns)["event"].to_pylist() == expected

@@ -133,7 +133,7 @@ def test_nothing_stays(data_type: str) -> None:
         [sys.executable, "-c", MEASURE, data_type],
         env={
             **os.environ,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
             "PYTHONMALLOC": "malloc",
             # One heap, in whose caches nothing counts as in use.
             "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1",

@@ -171,7 +171,7 @@ def run(script: str, *arguments: str) -> Any:
     here = str(Path(__file__).parent)
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        env={**os.environ, "PYTHONPATH": here},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
         cwd=here,
         capture_output=True,
         text=True,

@@ -183,6 +183,14 @@ def test_by_bytes_of_the_source() -> None:
     assert all(5 < len(batch) < 9 for batch in batches[:-1])
 
 
+def test_by_as_many_bytes_as_events_have() -> None:
+    stream = b"data: 1\n\n" * 12
+    for source in ([stream], cut(stream, range(1, len(stream)))):
+        for size, count in ((1, 1), (9, 1), (10, 2), (18, 2), (19, 3), (27, 3)):
+            batches = iter_columns(source, batch_bytes=size)
+            assert [len(batch) for batch in batches] == [count] * (12 // count)
+
+
 def test_by_bytes_of_text() -> None:
     """A long id, which is repeated in each row."""
     stream = b"id: " + b"i" * 1000 + b"\n\n" + b"data\n\n" * 100
