@@ -71,9 +71,7 @@ class Options(NamedTuple):
         )
 
     def new_joiner(self, is_endless: bool) -> Any:
-        return self.core.Joiner(
-            seed=self.seed, is_endless=is_endless, last_event_id=self.last_event_id
-        )
+        return self.core.Joiner(seed=self.seed, is_endless=is_endless)
 
     def error_of(self, reader: Any, name: str | None) -> Exception | None:
         """Why a reader did not go on, or None."""
@@ -103,7 +101,7 @@ def check_options(
     threads: int | None,
     data_type: str,
     batch_size: int,
-    batch_bytes: int,
+    batch_bytes: int | None,
     offset: bool,
     max_event_size: int,
     on_error: str,
@@ -125,6 +123,7 @@ def check_options(
         raise ValueError(f"Expected on_error to be 'raise' or 'skip', got {on_error!r}")
     views = data_type == "string_view"
     _check_number("batch_size", batch_size, 2**31 - 1)
+    batch_bytes = SEGMENT_SIZE if batch_bytes is None else batch_bytes
     _check_number("batch_bytes", batch_bytes, 2**40)
     _check_number("max_event_size", max_event_size, core.MAX_VIEW_SIZE if views else 2**40)
     if threads is not None:
@@ -162,28 +161,41 @@ def _processors() -> int:
 
 
 class Segments:
-    """What lies in memory as a whole, read by threads."""
+    """What lies in memory as a whole, read by threads.
+
+    How far it has come stands in the joiner, which takes a segment in one step: so an exception of
+    a signal costs nothing but the work on those that were not taken yet.
+    """
 
     def __init__(self, options: Options, capture: Capture, joiner: Any) -> None:
         self._options = options
         self._name = capture.name
         self._input: Any = options.core.Input(capture.content)
         self._joiner = joiner
+        joiner.begin(options.last_event_id)
         self._pool = options.core.BatchPool(2 * options.threads + 4) if joiner.is_endless else None
-        self._bounds = self._segments()
         self._file: mmap.mmap | None = None
         if joiner.is_endless and hasattr(mmap, "MADV_DONTNEED") and capture.name is not None:
             # What has a name is a mapping of our own, unless it is empty.
             self._file = capture.content or None
         self._forgotten = 0
         self._executor: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[Any]] = deque()
+        # Segments that threads read, by where they begin and end.
+        self._waiting: deque[tuple[int, int, Future[Any]]] = deque()
         self._batches: deque[Any] = deque()
-        self._error: Exception | None = None
         self._lock = RLock()
-        self.skipped = 0
-        self.pending = False
-        self.position = 0
+
+    @property
+    def skipped(self) -> int:
+        return int(self._joiner.skipped)
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._joiner.pending)
+
+    @property
+    def position(self) -> int:
+        return int(self._joiner.position)
 
     @property
     def last_event_id(self) -> str:
@@ -192,81 +204,73 @@ class Segments:
     def __iter__(self) -> Iterator[Any]:
         return self
 
-    def _segments(self) -> Iterator[tuple[int, int]]:
-        size = len(self._input)
-        start = 0
-        while start < size:
-            end = self._input.find_block_end(start + self._options.segment_size)
-            yield start, end
-            start = end
+    def __next__(self) -> Any:
+        with self._lock:
+            while not self._batches:
+                failed = self._joiner.failed
+                if failed is not None:
+                    if self._input is None:
+                        raise StopIteration
+                    self.close()
+                    error = self._options.error_of(failed, self._name)
+                    assert error is not None
+                    raise error
+                reader = self._next_reader()
+                if reader is None:
+                    raise StopIteration
+                self._forget()
+                self._joiner.take(reader, self._batches)
+            return self._batches.popleft()
+
+    def _forget(self) -> None:
+        """Take what was read before out of the mapping of a file, all of which would count as
+        memory of this process at last. Who comes back to it, by views for example, has it mapped
+        again; it stays in the cache of the system."""
+        size = self.position // mmap.PAGESIZE * mmap.PAGESIZE - self._forgotten
+        if self._file is not None and size >= SEGMENT_SIZE:
+            self._file.madvise(mmap.MADV_DONTNEED, self._forgotten, size)
+            self._forgotten += size
+
+    def _next_reader(self) -> Any:
+        """That of the next segment, read; None behind the last."""
+        if self._input is None:
+            return None
+        start, end = self._segment_at(self.position)
+        if start == end:
+            return None
+        # The only one, often.
+        if self._options.threads == 1 or (start == 0 and end == len(self._input)):
+            return self._read(start, end)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
+        while self._waiting and self._waiting[0][0] < start:
+            self._waiting.popleft()
+        while len(self._waiting) <= self._options.threads:
+            if self._waiting:
+                start, end = self._segment_at(self._waiting[-1][1])
+                if start == end:
+                    break
+            self._waiting.append((start, end, self._executor.submit(self._read, start, end)))
+        return self._waiting[0][2].result()
+
+    def _segment_at(self, start: int) -> tuple[int, int]:
+        return start, self._input.find_block_end(start + self._options.segment_size)
 
     def _read(self, start: int, end: int) -> Any:
         reader = self._options.new_reader(self._pool)
         reader.read(self._input, start, end)
         return reader
 
-    def __next__(self) -> Any:
-        with self._lock:
-            while not self._batches:
-                if self._error is not None:
-                    error, self._error = self._error, None
-                    self.close()
-                    raise error
-                reader = self._next_reader()
-                if reader is None:
-                    raise StopIteration
-                self._batches += self._joiner.take(reader)
-                self.skipped += reader.skipped
-                self.pending = reader.pending
-                self._forget(self.position)
-                self.position = reader.end_offset
-                self._error = self._options.error_of(reader, self._name)
-            return self._batches.popleft()
-
-    def _forget(self, end: int) -> None:
-        """Take what lies before `end` out of the mapping of a file, all of which would count as
-        memory of this process at last. Who comes back to it, by views for example, has it mapped
-        again; it stays in the cache of the system."""
-        size = end // mmap.PAGESIZE * mmap.PAGESIZE - self._forgotten
-        if self._file is not None and size >= SEGMENT_SIZE:
-            self._file.madvise(mmap.MADV_DONTNEED, self._forgotten, size)
-            self._forgotten += size
-
-    def _next_reader(self) -> Any:
-        if self._options.threads == 1:
-            bounds = next(self._bounds, None)
-            return None if bounds is None else self._read(*bounds)
-        while len(self._waiting) <= self._options.threads:
-            bounds = next(self._bounds, None)
-            if bounds is None:
-                break
-            if self._executor is None:
-                if bounds[1] == len(self._input) and not self._waiting:
-                    # The only one.
-                    return self._read(*bounds)
-                self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
-            self._waiting.append(self._executor.submit(self._read, *bounds))
-        if not self._waiting:
-            self._cancel()
-            return None
-        reader = self._waiting[0].result()
-        self._waiting.popleft()
-        return reader
-
-    def _cancel(self) -> None:
-        executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(cancel_futures=True)
-        self._waiting.clear()
-
     def flush(self) -> None:
         return None
 
     def close(self) -> None:
         with self._lock:
-            self._bounds = iter(())
+            executor, self._executor = self._executor, None
+            if executor is not None:
+                executor.shutdown(cancel_futures=True)
+            self._waiting.clear()
             self._batches.clear()
-            self._cancel()
             # Nobody reads it any more, and its owner may want to change it.
             self._input = None
             if self._pool is not None:
@@ -302,7 +306,7 @@ class Chunks(EventStream[Any]):
         self._position_of_file = position
         self.position = 0
         self._ending: Exception | None = None
-        self._rest: list[Any] | None = None
+        self._rest: deque[Any] | None = None
         super().__init__(source, Parser(), on_chunk)
         # Every chunk comes by `_arrived`, and so by `_parse`.
         self._slice_size = -1
@@ -315,12 +319,12 @@ class Chunks(EventStream[Any]):
                 # Behind what came before it.
                 self._ending = error
                 rest = self.flush()
+                self._rest = deque([] if rest is None else [rest])
                 if self._joiner is not None:
-                    self._rest = self._joiner.take(self._reader)[::-1]
-                else:
-                    self._rest = [] if rest is None else [rest]
+                    self._joiner.begin(self._options.last_event_id)
+                    self._joiner.take(self._reader, self._rest)
         if self._rest:
-            return self._rest.pop()
+            return self._rest.popleft()
         ending, self._ending = self._ending, None
         raise StopIteration if ending is None else ending
 
@@ -334,11 +338,13 @@ class Chunks(EventStream[Any]):
         super()._ended()
 
     def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
+        # First, so that an exception of a signal finds all in its place.
+        self._batch = []
         self._handed_over = 0
-        self._batch = self._reader.feed(chunk)
-        self._note_position()
         self._unfed = rest
         self._read_is_due = rest is None
+        self._reader.feed(chunk, self._batch)
+        self._note_position()
         if self._batch or self._reader.rows == 0:
             self._first_row = None
         if self._options.batch_seconds is not None and self._reader.rows:

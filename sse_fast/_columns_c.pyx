@@ -229,6 +229,7 @@ cdef class Reader:
     cdef bint seals
     cdef Dictionary* dictionary
     cdef int64_t batch_offset           # where in the source the batch began
+    cdef int64_t start_offset           # where it has begun to read
     cdef readonly int64_t error_offset
     cdef State state
     cdef readonly int64_t end_offset    # up to where it has read
@@ -332,6 +333,7 @@ cdef class Reader:
         w.chunk_offset = start
         w.block_offset = start
         self.batch_offset = start
+        self.start_offset = start
         if start > 0:
             w.stream.bom = 3
         with nogil:
@@ -341,21 +343,26 @@ cdef class Reader:
         if not _keep_id(w):
             raise MemoryError()
 
-    def feed(self, chunk):
-        """Read the next bytes of a source; return the batches that they complete."""
+    def feed(self, chunk, list batches):
+        """Read the next bytes of a source; add the batches that they complete to `batches`.
+
+        In one step, as far as Python sees: an exception of a signal comes before it or behind it.
+        """
         cdef Work* w = &self.w
         cdef Py_buffer view
-        cdef list batches
         if self.is_busy:
             raise RuntimeError("Expected one thread that reads a source, got a second one")
         if self.state != USED_UP:
-            return []
+            return
         _get_buffer(chunk, &view)
         self.is_busy = True
         try:
             w.spacing = 1
-            w.id_bytes = 0
-            w.max_id_bytes = _most_id_bytes(view.len)
+            if self.seals:
+                w.id_bytes = 0
+                w.max_id_bytes = _most_id_bytes(view.len)
+            else:
+                w.max_id_bytes = _most_id_bytes(self.end_offset + view.len)
             w.chunk = <const uint8_t*>view.buf
             w.end = w.chunk + view.len
             w.chunk_offset = self.end_offset
@@ -363,11 +370,9 @@ cdef class Reader:
         finally:
             self.is_busy = False
             PyBuffer_Release(&view)
-        if not self.seals:
-            return []
-        batches = self.batches
-        self.batches = []
-        return batches
+        if self.seals:
+            batches += self.batches
+            self.batches = []
 
     def flush(self):
         """Make a batch of what there is; return it, if they are handed out here, or None."""
@@ -463,12 +468,24 @@ cdef class Joiner:
     cdef size_t id_length
     cdef readonly bint is_endless
 
-    def __cinit__(self, *, uint64_t seed, bint is_endless, str last_event_id=""):
+    cdef readonly int64_t position      # up to where in its source segments were taken
+    cdef readonly int64_t skipped
+    cdef readonly bint pending
+    cdef readonly Reader failed         # the one that could not go on, if there was one
+
+    def __cinit__(self, *, uint64_t seed, bint is_endless):
         """`is_endless`: batches are gone when the next ones come, and get their dictionaries at
         once; else by `seal`."""
         self.types.seed = seed
         self.is_endless = is_endless
+
+    def begin(self, str last_event_id):
+        """A new source, with this last event ID in force."""
         self._set_id(last_event_id.encode())
+        self.position = 0
+        self.skipped = 0
+        self.pending = False
+        self.failed = None
 
     def __dealloc__(self):
         _free_types(&self.types)
@@ -486,29 +503,28 @@ cdef class Joiner:
     def last_event_id(self):
         return PyBytes_FromStringAndSize(<const char*>self.id.at, self.id_length).decode()
 
-    @last_event_id.setter
-    def last_event_id(self, str value):
-        self._set_id(value.encode())
+    def take(self, Reader reader, batches):
+        """Complete the batches of the next segment, and add them to `batches`.
 
-    def take(self, Reader reader):
-        """Return the batches of the next segment, completed."""
+        In one step, as `Reader.feed`; a segment that was taken already is passed over.
+        """
         cdef Work* w = &reader.w
         cdef Batch batch
         cdef Text id
         cdef int64_t unknown = w.unknown_rows
         cdef int64_t count
         cdef bint is_done
-        cdef list batches = reader.batches
-        reader.batches = []
+        if reader.start_offset < self.position or self.failed is not None:
+            return
         memset(&id, 0, sizeof(Text))
         id.at = self.id.at
         id.length = self.id_length
         if not w.views and unknown * <double>id.length + w.id_bytes > w.max_id_bytes:
             reader.state = TOO_MANY_IDS
         if reader.state == TOO_MANY_IDS:
-            # Whoever found out: what there was of the segment before it depends on that.
-            return []
-        for batch in batches:
+            # Where that was found out depends on who knew the id: of this segment, all goes.
+            reader.batches = []
+        for batch in reader.batches:
             count = min(unknown, batch.rows.rows)
             if count and id.length:
                 with nogil:
@@ -519,19 +535,24 @@ cdef class Joiner:
             unknown -= count
             if batch.id is None:
                 batch.id = self.last_event_id
-        self._join_types(w, batches)
+        self._join_types(w, reader.batches)
         if not w.id_is_unknown:
             if not _grow(&self.id, 0, w.id_length):
                 raise MemoryError()
             memcpy(self.id.at, w.id, w.id_length)
             self.id_length = w.id_length
         if self.is_endless:
-            self.seal(batches)
+            self.seal(reader.batches)
             if _is_overgrown(&self.types):
                 _reset_types(&self.types)
                 _release_dictionary(self.dictionary)
                 self.dictionary = NULL
-        return batches
+        batches += reader.batches
+        self.position = reader.end_offset
+        self.skipped += reader.skipped
+        self.pending = reader.pending
+        if reader.state != USED_UP:
+            self.failed = reader
 
     cdef int _join_types(self, Work* w, list batches) except -1:
         cdef Batch batch

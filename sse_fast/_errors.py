@@ -36,7 +36,16 @@ __all__ = [
 
 
 class SSEError(Exception):
-    """The base of every exception that sse_fast defines."""
+    """The base of every exception that sse_fast defines.
+
+    Attributes:
+        columns: if `read_columns` raised it, what came before; else None. Pickles do without.
+    """
+
+    columns: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, "columns": None}
 
 
 class EventTooLarge(SSEError):
@@ -50,7 +59,6 @@ class EventTooLarge(SSEError):
         offset: where in its source the block of the event begins, in bytes, if columns were read;
             else None.
         filename: the path of its source, if that was one; else None.
-        columns: if `read_columns` raised it, what came before; else None.
     """
 
     size: int
@@ -58,7 +66,6 @@ class EventTooLarge(SSEError):
     events: list[Any]
     offset: int | None
     filename: str | None
-    columns: Any
 
     def __init__(
         self,
@@ -74,7 +81,6 @@ class EventTooLarge(SSEError):
         self.events = list(events)
         self.offset = offset
         self.filename = filename
-        self.columns = None
 
     def __str__(self) -> str:
         if self.offset is not None:

@@ -245,7 +245,7 @@ cdef inline bint _begin_rows(Work* w, const uint8_t* at) noexcept nogil:
     w.window_end = NULL
     if w.is_stable and w.views:
         rows.window = at
-        w.window_end = w.end if left < 2 * <int64_t>LARGEST_WINDOW - 1 else at + 2 * <int64_t>LARGEST_WINDOW - 1
+        w.window_end = at + min(<int64_t>(w.end - at), 2 * <int64_t>LARGEST_WINDOW - 1)
     if not w.views:
         (<int64_t*>rows.data.places.at)[0] = 0
     w.cut = w.chunk_offset + (at - w.chunk)

@@ -81,8 +81,7 @@ def read_columns(
             take 16 times the memory of the source, which "string_view" does not make.
     """
     options = check_options(
-        threads, data_type, batch_size, SEGMENT_SIZE, offset, max_event_size, on_error,
-        last_event_id,
+        threads, data_type, batch_size, None, offset, max_event_size, on_error, last_event_id
     )  # fmt: skip
     paths = _paths_of(source)
     if paths is None and not _has_buffer(source):
@@ -102,7 +101,6 @@ def read_columns(
     pending = False
     error: SSEError | MemoryError | None = None
     for capture in captures:
-        joiner.last_event_id = options.last_event_id
         with open_part(options, capture, joiner) as part:
             try:
                 # One by one: they stay when the next one is an error.
