@@ -162,7 +162,7 @@ def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
     """Behind 70000, the next batches begin a dictionary anew, maybe of as many."""
     count = 70_000
     names = [f"type {number}" for number in range(count - 1)] + ["message"]
-    expected = names + names[-1:] + [f"other {number}" for number in range(count - 1)]
+    expected = names + names[-1:] + [f"some {number}" for number in range(count - 1)]
     blocks = [f"event: {name}\ndata\n\n".encode() for name in expected]
     # Which it is without being named.
     blocks[count - 1] = blocks[count] = b"data\n\n"
