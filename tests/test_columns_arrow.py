@@ -161,24 +161,26 @@ def test_capsules_that_nobody_takes() -> None:
 def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
     """Behind 70000, the next batches begin a dictionary anew, maybe of as many."""
     count = 70_000
-    types = [(number + number // count) % count for number in range(2 * count)]
-    stream = b"".join(b"event: type %d\ndata\n\n" % number for number in types)
-    expected = [f"type {number}" for number in types]
+    names = [f"type {number}" for number in range(count - 1)] + ["message"]
+    expected = names + names[-1:] + [f"some {number}" for number in range(count - 1)]
+    blocks = [f"event: {name}\ndata\n\n".encode() for name in expected]
+    # Which it is without being named.
+    blocks[count - 1] = blocks[count] = b"data\n\n"
+    stream = b"".join(blocks)
+    half = sum(map(len, blocks[:count]))
     for source in (stream, [stream]):
         batches = []
-        for columns in iter_columns(source, data_type=data_type, batch_size=batch_size):
+        options: Any = {"data_type": data_type, "batch_size": batch_size, "batch_bytes": half - 3}
+        for columns in iter_columns(source, **options):
             batch = pa.record_batch(columns)
             batch.validate(full=True)
             batches.append(batch)
         # Behind all of them, those that came first are what they were.
         events = [event for batch in batches for event in batch.column(0).to_pylist()]
         assert events == expected
-        sizes = [len(batch.column(0).dictionary) for batch in batches]
-        assert max(sizes) <= count
-        if source is not stream:
-            assert sizes[-1] == (60_000 if batch_size == 20_000 else count)
+        assert max(len(batch.column(0).dictionary) for batch in batches) <= count + 10_000
     columns = read_columns(stream, data_type=data_type)
-    assert len(pa.record_batch(columns).column(0).dictionary) == count
+    assert len(pa.record_batch(columns).column(0).dictionary) == 2 * count - 1
     assert pa.table(columns)["event"].to_pylist() == expected
 
 

@@ -101,7 +101,7 @@ def in_use():
         pages = int(file.read().split()[0])
     return info.uordblks + info.hblkhd, pages * 4096
 
-ROUNDS = 100
+ROUNDS = 60
 grown = {}
 for work in (
     one, many, nothing, threads, not_taken, stream_not_taken, without_the_gil, held, in_a_thread,

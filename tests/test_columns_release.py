@@ -350,9 +350,8 @@ def test_columns_outlive_the_stream_that_made_them(data_type: str) -> None:
 
 START = """
 import sys, threading
-from columnar import MIXED, segments_of
 import sse_fast
-source = bytearray(MIXED * 50)
+source = bytearray(b"id: 1\\ndata: a text of some bytes\\n\\nevent: x\\ndata: a\\n\\n" * 300)
 columns = sse_fast.read_columns(source, data_type=sys.argv[1])
 """
 LEFT = {
@@ -363,9 +362,9 @@ LEFT = {
     "a frame": "import polars\nframe = polars.DataFrame(columns)",
     "a relation": "import duckdb\nduckdb.register('kept', columns)\n"
     "relation = duckdb.sql('select data from kept')\nprint(len(relation.fetchall()))",
-    "a stream": "with segments_of(100):\n"
-    "    stream = sse_fast.iter_columns(source, data_type=sys.argv[1], threads=3)\n"
-    "    batch = next(stream)",
+    "a stream": "stream = sse_fast.iter_columns(\n"
+    "    source, data_type=sys.argv[1], threads=3, batch_bytes=100)\n"
+    "batch = next(stream)",
     "a stream that a table is made of": "import pyarrow\n"
     "stream = sse_fast.iter_columns([bytes(source)], batch_size=5)\n"
     "reader = pyarrow.RecordBatchReader.from_stream(stream)\nbatch = reader.read_next_batch()",
