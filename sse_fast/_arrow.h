@@ -95,7 +95,8 @@ sse_fast_release_input(sse_fast_input *input)
 {
     if (input == NULL || SSE_FAST_ADD(&input->references, -1) > 0 || !Py_IsInitialized())
         return;
-    if (PyGILState_Check()) {
+    /* The second alone says yes, where there is more than one interpreter. */
+    if (PyGILState_GetThisThreadState() != NULL && PyGILState_Check()) {
         PyBuffer_Release(&input->view);
         free(input);
         return;
@@ -184,7 +185,8 @@ sse_fast_set_view(sse_fast_view *view, const uint8_t *at, size_t length, const u
 #  endif
 #endif
     memset(view->value.inlined, 0, 12);
-    memcpy(view->value.inlined, at, length);
+    if (length > 0)
+        memcpy(view->value.inlined, at, length);
 }
 
 /* `buffers` were put before those of its batch. */

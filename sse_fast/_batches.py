@@ -254,7 +254,10 @@ class Segments:
         return self._waiting[0][2].result()
 
     def _segment_at(self, start: int) -> tuple[int, int]:
-        return start, self._input.find_block_end(start + self._options.segment_size)
+        # A blank line right before the target is one, where the last batch would be full: two ends
+        # of line are four bytes at most.
+        target = start + max(0, self._options.segment_size - 4)
+        return start, self._input.find_block_end(target)
 
     def _read(self, start: int, end: int) -> Any:
         reader = self._options.new_reader(self._pool)

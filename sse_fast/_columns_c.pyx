@@ -495,7 +495,8 @@ cdef class Joiner:
     cdef int _set_id(self, bytes id) except -1:
         if not _grow(&self.id, 0, len(id)):
             raise MemoryError()
-        memcpy(self.id.at, <const char*>id, len(id))
+        if id:
+            memcpy(self.id.at, <const char*>id, len(id))
         self.id_length = len(id)
         return 0
 
@@ -521,6 +522,7 @@ cdef class Joiner:
         id.length = self.id_length
         if not w.views and unknown * <double>id.length + w.id_bytes > w.max_id_bytes:
             reader.state = TOO_MANY_IDS
+            reader.error_offset = reader.start_offset
         if reader.state == TOO_MANY_IDS:
             # Where that was found out depends on who knew the id: of this segment, all goes.
             reader.batches = []
@@ -539,7 +541,8 @@ cdef class Joiner:
         if not w.id_is_unknown:
             if not _grow(&self.id, 0, w.id_length):
                 raise MemoryError()
-            memcpy(self.id.at, w.id, w.id_length)
+            if w.id_length:
+                memcpy(self.id.at, w.id, w.id_length)
             self.id_length = w.id_length
         if self.is_endless:
             self.seal(reader.batches)

@@ -174,7 +174,7 @@ sse_fast_copy(uint8_t *to, const uint8_t *at, size_t length, const uint8_t *end)
         memcpy(to, at, 16);
         memcpy(to + 16, at + 16, 16);
     }
-    else
+    else if (length > 0)
         memcpy(to, at, length);
 }
 

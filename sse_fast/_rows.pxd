@@ -366,7 +366,8 @@ cdef inline bint _set_id(Work* w, Text* id) noexcept nogil:
         return False
     if not _grow(&w.kept_id, 0, id.length):
         return False
-    memcpy(w.kept_id.at, id.at, id.length)
+    if id.length:
+        memcpy(w.kept_id.at, id.at, id.length)
     w.id = w.kept_id.at
     w.id_length = id.length
     return True
@@ -378,7 +379,8 @@ cdef inline bint _keep_id(Work* w) noexcept nogil:
         return True
     if not _grow(&w.kept_id, 0, w.id_length):
         return False
-    memcpy(w.kept_id.at, w.id, w.id_length)
+    if w.id_length:
+        memcpy(w.kept_id.at, w.id, w.id_length)
     w.id = w.kept_id.at
     return True
 

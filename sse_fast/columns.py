@@ -211,8 +211,14 @@ def _look_at(paths: list[Any]) -> None:
 
     Raises:
         OSError: so it is.
+        TypeError: it is a URL.
     """
     for path in paths:
+        if isinstance(path, str) and path.partition("://")[0] in ("http", "https"):
+            raise TypeError(
+                "Expected a path, got a URL: iter_columns() takes the response of any HTTP library, "
+                "or sse_fast.adapters.sockets.open_stream(url).response"
+            )
         os.stat(path)
 
 
@@ -363,10 +369,7 @@ class ColumnStream(Iterator[Columns]):
             if part is None:
                 if not self._paths:
                     break
-                capture = open_capture(self._paths.pop(0))
-                part = self._part = open_part(
-                    self._options, capture, self._options.new_joiner(True)
-                )
+                part = self._part = self._open_next()
             try:
                 batch = next(part)
             except StopIteration:
@@ -376,9 +379,20 @@ class ColumnStream(Iterator[Columns]):
                 self._is_closed = True
                 raise
             else:
+                if self._is_closed:
+                    break
                 self.last_event_id = batch.id
                 return batch
         raise StopIteration
+
+    def _open_next(self) -> Segments | Chunks:
+        try:
+            capture = open_capture(self._paths.pop(0))
+        except BaseException:
+            # Else the next call would go on with the next file.
+            self._is_closed = True
+            raise
+        return open_part(self._options, capture, self._options.new_joiner(True))
 
     def _leave(self, part: Segments | Chunks) -> None:
         """It has come to its end."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import sse_fast
-from sse_fast import EventTooLarge, Parser, columns
+from sse_fast import EventTooLarge, Parser, _batches
 
 if os.environ.get("SSE_FAST_REQUIRE_EXTENSIONS"):
     import_module("sse_fast._columns_c")
@@ -88,12 +88,12 @@ def _ends_block(block: bytes) -> bool:
 @contextmanager
 def segments_of(size: int) -> Iterator[None]:
     """Segments end at the first blank line behind so many bytes."""
-    before = columns.SEGMENT_SIZE
-    columns.SEGMENT_SIZE = size
+    before = _batches.SEGMENT_SIZE
+    _batches.SEGMENT_SIZE = size
     try:
         yield
     finally:
-        columns.SEGMENT_SIZE = before
+        _batches.SEGMENT_SIZE = before
 
 
 def rows_of(table: Any) -> list[tuple[Any, ...]]:

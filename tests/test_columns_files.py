@@ -127,12 +127,12 @@ def test_several_files(tmp_path: Path) -> None:
     ]
     result = read_columns(paths, offset=True, last_event_id="0")
     assert rows_of(result) == expected
-    assert (result.last_event_id, result.pending) == ("3", False)
+    assert (result.last_event_id, result.pending) == ("3", True)
     stream = iter_columns(list(map(str, paths)), offset=True, last_event_id="0")
     batches = list(stream)
     assert [row for batch in batches for row in rows_of(batch)] == expected
     assert [batch.last_event_id for batch in batches] == ["1", "0", "3"]
-    assert (stream.last_event_id, stream.pending) == ("3", False)
+    assert (stream.last_event_id, stream.pending) == ("3", True)
     assert stream.position == sum(path.stat().st_size for path in paths)
     assert read_columns(paths[:1]).pending
     skipping = iter_columns(paths, max_event_size=5, on_error="skip")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from columnar import DATA_TYPES
-from test_scan import COMPILER
+from compiling import COMPILER
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "sse_fast"
@@ -25,7 +25,7 @@ MEASURE = """
 import ctypes, gc, gzip, json, os, sys, tempfile, threading, time
 import columnar_release as c
 from columnar import MIXED, segments_of
-from sse_fast import EventTooLarge, SSEError, columns, iter_columns, read_columns
+from sse_fast import EventTooLarge, SSEError, _batches, iter_columns, read_columns
 
 DATA_TYPE = sys.argv[1]
 LARGE = MIXED * 60
@@ -35,7 +35,7 @@ with open(packed, "wb") as file:
     file.write(gzip.compress(LARGE)[:-400])
 
 def read(source=MIXED, size=2**20, **options):
-    columns.SEGMENT_SIZE = size
+    _batches.SEGMENT_SIZE = size
     return read_columns(source, data_type=DATA_TYPE, offset=True, **options)
 
 def iterate(source=MIXED, **options):

@@ -26,7 +26,7 @@ from sse_fast import (
     ResponseError,
     StreamTimeout,
     TransportError,
-    columns,
+    _batches,
     iter_columns,
     read_columns,
 )
@@ -211,7 +211,7 @@ def test_by_seconds() -> None:
             yield numbered(1, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns.time, "monotonic", lambda: clock)
+        patch.setattr(_batches.time, "monotonic", lambda: clock)
         batches = list(map(data_of, iter_columns(chunks(), batch_seconds=10)))
         assert batches == [["0", "1", "2", "3"], ["4", "5", "6"]]
         clock = 0.0
