@@ -195,7 +195,7 @@ def take_over(library: str, data_type: str) -> Way:
         return taken, lambda: wrong_events(payload, taken())
 
     call = {"pyarrow": "pyarrow.table", "polars": "polars.DataFrame"}[library]
-    return Way(f"{call} of that, {data_type}", make)
+    return Way(f"{call}(columns), {data_type}", make)
 
 
 def our_name(function: str, data_type: str, threads: int, where: str = "") -> str:
@@ -247,11 +247,11 @@ TYPES = (VIEW, COPY)
 THREADS = (1, 2)
 OURS = [
     *(read_columns(data_type, threads) for data_type in TYPES for threads in THREADS),
-    *(take_over(library, data_type) for library in ("pyarrow", "polars") for data_type in TYPES),
     *(iter_columns(data_type, threads) for data_type in TYPES for threads in THREADS),
     *(iter_columns(data_type, 1, "to pyarrow") for data_type in TYPES),
     *(iter_columns(data_type, threads, "of a file") for data_type in TYPES for threads in THREADS),
 ]
+TAKERS = [take_over(library, data_type) for library in ("pyarrow", "polars") for data_type in TYPES]
 FLOORS = [Way(MEMCPY, memcpy), Way(MEMCPY_FRESH, memcpy_fresh)]
 KINDS = (TABLE, PASSING)
 
@@ -266,7 +266,12 @@ RIVAL_ROWS = [
     for all_threads in (False, True)
     for rival in RIVALS
 ]
-ROWS = [way.name for way in FLOORS + OURS] + RIVAL_ROWS
+READ = [way.name for way in FLOORS + OURS] + RIVAL_ROWS
+TAKEN_OVER = [
+    *(our_name("read_columns", data_type, 1) for data_type in TYPES),
+    *(way.name for way in TAKERS),
+]
+ROWS = [*READ, *(way.name for way in TAKERS)]
 
 
 # -- Measured --------------------------------------------------------------------------------------
@@ -356,7 +361,7 @@ def measure(payload: Payload, rounds: int) -> Cell:
     """`rounds`: 0: only what is wrong."""
     cell = Cell(payload.name, payload.events, len(payload.content), len(payload.text.content))
     works: dict[str, Callable[[], object]] = {}
-    for way in FLOORS + OURS:
+    for way in FLOORS + OURS + TAKERS:
         try:
             work, look = way.make(payload)
         except ImportError as error:
@@ -417,7 +422,7 @@ def beside_rivals(row: str, kind: str, stream: str, target: float) -> Bar:
         ratio = cell.least(best) / cell.least(row)
         return f"{ratio:.1f}x {best.partition(',')[0]}", ratio / target
 
-    return Bar(f"{stream}: {row}, beside the best {kind}", f"{target:g}x", value)
+    return Bar(f"{stream}: {row}, beside the best rival {kind}", f"{target:g}x", value)
 
 
 def share(row: str, of: str, stream: str, target: float | None) -> Bar:
@@ -495,18 +500,27 @@ def bars_table(cells: Cells, memories: Memories) -> Iterator[str]:
         yield f"| {bar.what} | {bar.target} | {measured} | {verdict} |"
 
 
-def speeds_table(cells: Cells, value: Callable[[Cell, str], float]) -> Iterator[str]:
+def speeds_table(
+    cells: Cells, rows: list[str], value: Callable[[Cell, str], float]
+) -> Iterator[str]:
     yield f"| | {' | '.join(cells)} |"
     yield f"| --- |{' ---: |' * len(cells)}"
-    for row in ROWS:
+    for row in rows:
         values = [
             f"{value(cell, row):,.1f}" if row in cell.times else "-" for cell in cells.values()
         ]
         yield f"| {row} | {' | '.join(values)} |"
 
 
+def events_per_second(cell: Cell, row: str) -> float:
+    return cell.events / cell.least(row) / 1e6
+
+
+def nanoseconds(cell: Cell, row: str) -> float:
+    return cell.least(row) / cell.events * 1e9
+
+
 def gigabytes(cell: Cell, row: str) -> float:
-    """A second; nothing that is moved has a speed where it is only taken over."""
     size = cell.text_size if row in RIVAL_ROWS else cell.size
     return size / cell.least(row) / 1e9
 
@@ -535,10 +549,12 @@ def cells(measuring: bool, tables: dict[str, list[str]]) -> Iterator[tuple[Cells
         with suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
     tables["columns: the bars"] = list(bars_table(found, memories))
-    tables["columns: GB/s of the bytes that each reads"] = list(speeds_table(found, gigabytes))
-    tables["columns: million events a second"] = list(
-        speeds_table(found, lambda cell, row: cell.events / cell.least(row) / 1e6)
-    )
+    for title, rows, value in (
+        ("GB/s of the bytes that each reads", READ, gigabytes),
+        ("million events a second", READ, events_per_second),
+        ("ns an event, of making a table of it", TAKEN_OVER, nanoseconds),
+    ):
+        tables[f"columns: {title}"] = list(speeds_table(found, rows, value))
     tables["columns: the rivals' settings"] = [
         *settings_lines(found),
         f"{', '.join(versions)}; {about['cpu']}; {about['os']}; {about['python']}; {about['date']}",

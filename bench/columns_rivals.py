@@ -166,8 +166,7 @@ def _polars(all_threads: bool) -> dict[str, Settings]:
         "schema": {"line": polars.String},
     }
     scans: dict[str, Callable[[Any], Any]] = {
-        "scan_csv": lambda source: polars.scan_csv(source, **csv),
-        "scan_csv, low_memory": lambda source: polars.scan_csv(source, low_memory=True, **csv),
+        "scan_csv(low_memory)": lambda source: polars.scan_csv(source, low_memory=True, **csv),
     }
     if hasattr(polars, "scan_lines"):
         scans["scan_lines"] = polars.scan_lines
