@@ -179,6 +179,8 @@ class Segments:
             # What has a name is a mapping of our own, unless it is empty.
             self._file = capture.content or None
         self._forgotten = 0
+        # The latest that was not read by another thread.
+        self._reader: Any = None
         self._executor: ThreadPoolExecutor | None = None
         # Segments that threads read, by where they begin and end.
         self._waiting: deque[tuple[int, int, Future[Any]]] = deque()
@@ -240,7 +242,12 @@ class Segments:
             return None
         # The only one, often.
         if self._options.threads == 1 or (start == 0 and end == len(self._input)):
-            return self._read(start, end)
+            reader = self._reader
+            # One that is there was left by an exception of a signal.
+            if reader is None or reader.start_offset != start or not reader.is_done:
+                reader = self._reader = self._options.new_reader(self._pool)
+                reader.read(self._input, start, end)
+            return reader
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
         while self._waiting and self._waiting[0][0] < start:
@@ -274,6 +281,7 @@ class Segments:
                 executor.shutdown(cancel_futures=True)
             self._waiting.clear()
             self._batches.clear()
+            self._reader = None
             # Nobody reads it any more, and its owner may want to change it.
             self._input = None
             if self._pool is not None:

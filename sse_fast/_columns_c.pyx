@@ -229,7 +229,8 @@ cdef class Reader:
     cdef bint seals
     cdef Dictionary* dictionary
     cdef int64_t batch_offset           # where in the source the batch began
-    cdef int64_t start_offset           # where it has begun to read
+    cdef readonly int64_t start_offset  # where it has begun to read
+    cdef readonly bint is_done          # it has read its segment
     cdef readonly int64_t error_offset
     cdef State state
     cdef readonly int64_t end_offset    # up to where it has read
@@ -342,6 +343,7 @@ cdef class Reader:
         self._finish_batch()
         if not _keep_id(w):
             raise MemoryError()
+        self.is_done = True
 
     def feed(self, chunk, list batches):
         """Read the next bytes of a source; add the batches that they complete to `batches`.
@@ -520,7 +522,8 @@ cdef class Joiner:
         memset(&id, 0, sizeof(Text))
         id.at = self.id.at
         id.length = self.id_length
-        if not w.views and unknown * <double>id.length + w.id_bytes > w.max_id_bytes:
+        if (reader.state != TOO_MANY_IDS and not w.views
+                and unknown * <double>id.length + w.id_bytes > w.max_id_bytes):
             reader.state = TOO_MANY_IDS
             reader.error_offset = reader.start_offset
         if reader.state == TOO_MANY_IDS:

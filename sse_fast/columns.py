@@ -216,8 +216,8 @@ def _look_at(paths: list[Any]) -> None:
     for path in paths:
         if isinstance(path, str) and path.partition("://")[0] in ("http", "https"):
             raise TypeError(
-                "Expected a path, got a URL: iter_columns() takes the response of any HTTP library, "
-                "or sse_fast.adapters.sockets.open_stream(url).response"
+                "Expected a path, got a URL: iter_columns() takes the response to it, of any HTTP "
+                "library"
             )
         os.stat(path)
 

@@ -88,12 +88,13 @@ def _ends_block(block: bytes) -> bool:
 @contextmanager
 def segments_of(size: int) -> Iterator[None]:
     """Segments end at the first blank line behind so many bytes."""
+    defaults: Any = sse_fast.iter_columns.__kwdefaults__
     before = _batches.SEGMENT_SIZE
-    _batches.SEGMENT_SIZE = size
+    _batches.SEGMENT_SIZE = defaults["batch_bytes"] = size
     try:
         yield
     finally:
-        _batches.SEGMENT_SIZE = before
+        _batches.SEGMENT_SIZE = defaults["batch_bytes"] = before
 
 
 def rows_of(table: Any) -> list[tuple[Any, ...]]:

@@ -170,11 +170,11 @@ def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
     half = sum(map(len, blocks[:count]))
     for source in (stream, [stream]):
         batches = []
-        options: Any = {"data_type": data_type, "batch_size": batch_size, "batch_bytes": half - 3}
-        for columns in iter_columns(source, **options):
-            batch = pa.record_batch(columns)
-            batch.validate(full=True)
-            batches.append(batch)
+        with segments_of(half - 3):
+            for columns in iter_columns(source, data_type=data_type, batch_size=batch_size):
+                batch = pa.record_batch(columns)
+                batch.validate(full=True)
+                batches.append(batch)
         # Behind all of them, those that came first are what they were.
         events = [event for batch in batches for event in batch.column(0).to_pylist()]
         assert events == expected

@@ -137,7 +137,10 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         next(iter_columns(["not a path", b""]))
     with pytest.raises(BufferError):
         read_columns(memoryview(b"data: a\n\n")[::2])
-    for path in (tmp_path, str(tmp_path), tmp_path / "none", "https://127.0.0.1/events"):
+    for function in (read_columns, iter_columns):
+        with pytest.raises(TypeError, match="got a URL"):
+            function("https://127.0.0.1/events")
+    for path in (tmp_path, str(tmp_path), tmp_path / "none"):
         with pytest.raises(OSError):
             read_columns(path)
         with pytest.raises(OSError):
