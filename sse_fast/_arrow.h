@@ -228,6 +228,9 @@ typedef struct sse_fast_batch {
     sse_fast_input *input;              /* what views refer to, if they do */
     const uint8_t *window;
     int64_t window_size;
+    /* Of a batch that is packed: what its columns are parts of, but for text. */
+    sse_fast_arena *arena;
+    sse_fast_memory block;
     /* Of a batch that is several: whose windows and bytes the views refer to, two buffers each. */
     struct sse_fast_batch **parts;
     int64_t part_count;
@@ -257,6 +260,8 @@ sse_fast_free_batch(sse_fast_batch *batch)
     sse_fast_free_memory(&batch->retries);
     sse_fast_free_memory(&batch->retry_validity);
     sse_fast_free_memory(&batch->offsets);
+    sse_fast_free_memory(&batch->block);
+    sse_fast_release_arena(batch->arena);
     free(batch);
 }
 
@@ -370,6 +375,97 @@ sse_fast_release_batch(sse_fast_batch *batch)
         sse_fast_free_batch(batch);
     /* Last: if the pool goes with it, so does what was just put into it. */
     sse_fast_release_pool(pool);
+}
+
+static inline size_t
+sse_fast_aligned(size_t size)
+{
+    return (size + 63) & ~(size_t)63;
+}
+
+static inline size_t
+sse_fast_places_size(const sse_fast_batch *batch)
+{
+    size_t rows = (size_t)batch->rows;
+    return batch->views ? rows * sizeof(sse_fast_view) : (rows + 1) * sizeof(int64_t);
+}
+
+/* How much the columns of a batch take, but for text. */
+static inline size_t
+sse_fast_packed_size(const sse_fast_batch *batch)
+{
+    size_t rows = (size_t)batch->rows, places = sse_fast_places_size(batch);
+    size_t bits = sse_fast_aligned((rows + 7) / 8), numbers = sse_fast_aligned(8 * rows);
+
+    return sse_fast_aligned(4 * rows)
+           + sse_fast_aligned(places) * (batch->has_ids ? 2 : 1)
+           + (batch->has_ids ? bits : 0) + (batch->has_retries ? numbers + bits : 0)
+           + (batch->has_offsets ? numbers : 0);
+}
+
+static inline void
+sse_fast_pack_memory(sse_fast_memory *to, const sse_fast_memory *of, size_t size, uint8_t **at)
+{
+    memcpy(*at, of->at, size);
+    to->at = *at;
+    /* It is not its own. */
+    to->capacity = 0;
+    *at += sse_fast_aligned(size);
+}
+
+/* Moves a batch into one that takes no more memory than it has to: its text as it is, the rest into
+ * a part of the arena, or, NULL, a block. Left is one to be filled again. NULL: there is no memory. */
+static inline sse_fast_batch *
+sse_fast_pack_batch(sse_fast_batch *of, sse_fast_arena *arena, uint8_t *part)
+{
+    size_t rows = (size_t)of->rows, places = sse_fast_places_size(of);
+    sse_fast_batch *to = sse_fast_new_batch(NULL, of->views);
+    uint8_t *at = part;
+
+    if (to == NULL)
+        return NULL;
+    if (arena != NULL) {
+        (void)SSE_FAST_ADD(&arena->references, 1);
+        to->arena = arena;
+    }
+    else {
+        if (!sse_fast_reserve_memory(&to->block, 0, sse_fast_packed_size(of))) {
+            sse_fast_release_batch(to);
+            return NULL;
+        }
+        at = to->block.at;
+    }
+    to->rows = of->rows;
+    to->has_ids = of->has_ids;
+    to->ids_null = of->ids_null;
+    to->has_retries = of->has_retries;
+    to->retries_null = of->retries_null;
+    to->has_offsets = of->has_offsets;
+    to->window = of->window;
+    to->window_size = of->window_size;
+    to->input = of->input;
+    of->input = NULL;
+    to->data.bytes = of->data.bytes;
+    to->data.used = of->data.used;
+    to->ids.bytes = of->ids.bytes;
+    to->ids.used = of->ids.used;
+    memset(&of->data.bytes, 0, sizeof(of->data.bytes));
+    memset(&of->ids.bytes, 0, sizeof(of->ids.bytes));
+    sse_fast_trim_memory(&to->data.bytes, to->data.used);
+    sse_fast_trim_memory(&to->ids.bytes, to->ids.used);
+    sse_fast_pack_memory(&to->types, &of->types, 4 * rows, &at);
+    sse_fast_pack_memory(&to->data.places, &of->data.places, places, &at);
+    if (of->has_ids) {
+        sse_fast_pack_memory(&to->ids.places, &of->ids.places, places, &at);
+        sse_fast_pack_memory(&to->id_validity, &of->id_validity, (rows + 7) / 8, &at);
+    }
+    if (of->has_retries) {
+        sse_fast_pack_memory(&to->retries, &of->retries, 8 * rows, &at);
+        sse_fast_pack_memory(&to->retry_validity, &of->retry_validity, (rows + 7) / 8, &at);
+    }
+    if (of->has_offsets)
+        sse_fast_pack_memory(&to->offsets, &of->offsets, 8 * rows, &at);
+    return to;
 }
 
 /* -- Handing on --------------------------------------------------------------------------------- */

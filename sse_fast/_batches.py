@@ -32,6 +32,9 @@ SEGMENT_SIZE = 8 * 2**20
 """Bytes of a segment, and more up to its blank line: so many that what a batch costs beside its
 rows does not count, and so few that threads end together."""
 
+ARENA_SIZE = 64 * 2**20
+"""Bytes, of addresses: no more pages are taken than are filled."""
+
 _MAX_THREADS = 8
 """No more by themselves: memory is their limit."""
 
@@ -57,7 +60,7 @@ class Options(NamedTuple):
         size = self.batch_bytes * max(1, SEGMENT_SIZE // self.batch_bytes)
         return min(size, max(65536, 4096 * self.batch_size))
 
-    def new_reader(self, pool: Any, seals: bool = False) -> Any:
+    def new_reader(self, pool: Any, store: Any = None, seals: bool = False) -> Any:
         return self.core.Reader(
             views=self.views,
             offsets=self.offset,
@@ -66,6 +69,7 @@ class Options(NamedTuple):
             max_bytes=self.batch_bytes,
             max_event_size=self.max_event_size,
             pool=pool,
+            store=store,
             seed=self.seed,
             seals=seals,
         )
@@ -173,7 +177,11 @@ class Segments:
         self._input: Any = options.core.Input(capture.content)
         self._joiner = joiner
         joiner.begin(options.last_event_id)
-        self._pool = options.core.BatchPool(2 * options.threads + 4) if joiner.is_endless else None
+        self._pool = options.core.BatchPool(2 * options.threads + 4)
+        self._store = None
+        if not joiner.is_endless:
+            is_large = len(self._input) >= 4 * SEGMENT_SIZE
+            self._store = options.core.Store(ARENA_SIZE if is_large else 0)
         self._file: mmap.mmap | None = None
         if joiner.is_endless and hasattr(mmap, "MADV_DONTNEED") and capture.name is not None:
             # What has a name is a mapping of our own, unless it is empty.
@@ -245,7 +253,7 @@ class Segments:
             reader = self._reader
             # One that is there was left by an exception of a signal.
             if reader is None or reader.start_offset != start or not reader.is_done:
-                reader = self._reader = self._options.new_reader(self._pool)
+                reader = self._reader = self._options.new_reader(self._pool, self._store)
                 reader.read(self._input, start, end)
             return reader
         if self._executor is None:
@@ -267,7 +275,7 @@ class Segments:
         return start, self._input.find_block_end(target)
 
     def _read(self, start: int, end: int) -> Any:
-        reader = self._options.new_reader(self._pool)
+        reader = self._options.new_reader(self._pool, self._store)
         reader.read(self._input, start, end)
         return reader
 
@@ -284,8 +292,7 @@ class Segments:
             self._reader = None
             # Nobody reads it any more, and its owner may want to change it.
             self._input = None
-            if self._pool is not None:
-                self._pool.close()
+            self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -310,8 +317,8 @@ class Chunks(EventStream[Any]):
         self._options = options
         self._name = name
         self._joiner = joiner
-        self._pool = None if joiner is not None else options.core.BatchPool(8)
-        self._reader = options.new_reader(self._pool, seals=joiner is None)
+        store = options.core.Store(0) if joiner is not None else None
+        self._reader = options.new_reader(options.core.BatchPool(8), store, joiner is None)
         self._reader.last_event_id = options.last_event_id
         self._first_row: float | None = None
         self._position_of_file = position

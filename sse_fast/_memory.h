@@ -79,6 +79,8 @@ sse_fast_free_memory(sse_fast_memory *memory)
         munmap(memory->at, memory->capacity);
     else
 #endif
+    /* Without a capacity, it is a part of another one. */
+    if (memory->capacity > 0)
         free(memory->at);
     memory->at = NULL;
     memory->capacity = 0;
@@ -176,6 +178,48 @@ sse_fast_copy(uint8_t *to, const uint8_t *at, size_t length, const uint8_t *end)
     }
     else if (length > 0)
         memcpy(to, at, length);
+}
+
+/* A large piece, of which parts are taken one behind the other; it goes with the last of them. So the
+ * columns of many batches share its pages, and it costs no more of them than are touched. */
+typedef struct {
+    long references;
+    sse_fast_memory memory;
+    size_t used;
+} sse_fast_arena;
+
+static inline sse_fast_arena *
+sse_fast_new_arena(size_t capacity)
+{
+    sse_fast_arena *arena = (sse_fast_arena *)calloc(1, sizeof(sse_fast_arena));
+    if (arena == NULL)
+        return NULL;
+    arena->references = 1;
+    if (!sse_fast_reserve_memory(&arena->memory, 0, capacity)) {
+        free(arena);
+        return NULL;
+    }
+    return arena;
+}
+
+static inline void
+sse_fast_release_arena(sse_fast_arena *arena)
+{
+    if (arena == NULL || SSE_FAST_ADD(&arena->references, -1) > 0)
+        return;
+    sse_fast_free_memory(&arena->memory);
+    free(arena);
+}
+
+/* NULL: there is no room left. */
+static inline uint8_t *
+sse_fast_take_part(sse_fast_arena *arena, size_t size)
+{
+    uint8_t *at = arena->memory.at + arena->used;
+    if (arena->memory.capacity - arena->used < size)
+        return NULL;
+    arena->used += size;
+    return at;
 }
 
 #endif

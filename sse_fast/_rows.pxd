@@ -52,9 +52,14 @@ cdef extern from "_arrow.h" nogil:
     void _free_memory "sse_fast_free_memory"(Memory*) noexcept
     bint _reserve "sse_fast_reserve_memory"(Memory*, size_t used, size_t capacity) noexcept
     bint _grow "sse_fast_grow_memory"(Memory*, size_t used, size_t capacity) noexcept
-    void _trim "sse_fast_trim_memory"(Memory*, size_t used) noexcept
     void _copy "sse_fast_copy"(
         uint8_t* to, const uint8_t* at, size_t length, const uint8_t* end) noexcept
+
+    ctypedef struct Arena "sse_fast_arena":
+        long references
+    Arena* _new_arena "sse_fast_new_arena"(size_t capacity) noexcept
+    void _release_arena "sse_fast_release_arena"(Arena*) noexcept
+    uint8_t* _take_part "sse_fast_take_part"(Arena*, size_t size) noexcept
 
     ctypedef struct InputBuffer "sse_fast_input":
         long references
@@ -114,6 +119,8 @@ cdef extern from "_arrow.h" nogil:
     Rows* _new_rows "sse_fast_new_batch"(Pool*, bint views) noexcept
     void _retain_rows "sse_fast_retain_batch"(Rows*) noexcept
     void _release_rows "sse_fast_release_batch"(Rows*) noexcept
+    size_t _packed_size "sse_fast_packed_size"(const Rows*) noexcept
+    Rows* _pack_rows "sse_fast_pack_batch"(Rows*, Arena*, uint8_t* part) noexcept
     bint _export_rows "sse_fast_export_batch"(Rows*, ArrowArray*) noexcept
     bint _export_schema "sse_fast_export_schema"(ArrowSchema*, bint views, bint offsets) noexcept
 
@@ -532,17 +539,6 @@ cdef inline bint _fill_ids(Work* w, Rows* rows, int64_t count, const Text* id) n
     for at in range(count, rows.rows + 1):
         places[at] += <int64_t>more
     return True
-
-
-cdef inline void _trim_rows(Rows* rows) noexcept nogil:
-    cdef size_t place = sizeof(View) if rows.views else sizeof(int64_t)
-    _trim(&rows.types, rows.rows * sizeof(int32_t))
-    _trim(&rows.data.places, (rows.rows + 1) * place)
-    _trim(&rows.data.bytes, rows.data.used)
-    _trim(&rows.offsets, rows.rows * sizeof(int64_t) if rows.has_offsets else 0)
-    _trim(&rows.ids.places, (rows.rows + 1) * place if rows.has_ids else 0)
-    _trim(&rows.ids.bytes, rows.ids.used)
-    _trim(&rows.retries, rows.rows * sizeof(int64_t) if rows.has_retries else 0)
 
 
 cdef inline int64_t _spacing_of(const uint8_t* at, const uint8_t* end) noexcept nogil:
