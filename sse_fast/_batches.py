@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
-from threading import RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sse_fast._captures import Capture
@@ -134,6 +134,11 @@ def check_options(
         _check_number("threads", threads, 1024)
     # It says what is wrong with an id.
     Parser(last_event_id=last_event_id)
+    if len(last_event_id.encode()) > max_event_size:
+        raise ValueError(
+            f"Expected last_event_id of at most max_event_size ({max_event_size}) bytes, got "
+            f"{len(last_event_id.encode())}"
+        )
     return Options(
         core=core,
         seed=secrets.randbits(64),
@@ -167,13 +172,13 @@ def _processors() -> int:
 class Segments:
     """What lies in memory as a whole, read by threads.
 
-    How far it has come stands in the joiner, which takes a segment in one step: so an exception of
-    a signal costs nothing but the work on those that were not taken yet.
+    How far it has come stands in the joiner, which takes a segment in one step: so Ctrl-C costs
+    nothing but the work on those that were not taken yet.
     """
 
     def __init__(self, options: Options, capture: Capture, joiner: Any) -> None:
         self._options = options
-        self._name = capture.name
+        self.name = capture.name
         self._input: Any = options.core.Input(capture.content)
         self._joiner = joiner
         joiner.begin(options.last_event_id)
@@ -193,7 +198,9 @@ class Segments:
         # Segments that threads read, by where they begin and end.
         self._waiting: deque[tuple[int, int, Future[Any]]] = deque()
         self._batches: deque[Any] = deque()
-        self._lock = RLock()
+        # Held by who reads, or cleans up behind the last who does.
+        self._lock = Lock()
+        self._is_closed = False
 
     @property
     def skipped(self) -> int:
@@ -215,22 +222,33 @@ class Segments:
         return self
 
     def __next__(self) -> Any:
-        with self._lock:
-            while not self._batches:
-                failed = self._joiner.failed
-                if failed is not None:
-                    if self._input is None:
-                        raise StopIteration
-                    self.close()
-                    error = self._options.error_of(failed, self._name)
-                    assert error is not None
-                    raise error
-                reader = self._next_reader()
-                if reader is None:
-                    raise StopIteration
-                self._forget()
-                self._joiner.take(reader, self._batches)
-            return self._batches.popleft()
+        if not self._lock.acquire(blocking=False):
+            if self._is_closed:
+                raise StopIteration
+            raise RuntimeError("Expected one thread that reads a source, got a second one")
+        try:
+            return self._next()
+        finally:
+            self._lock.release()
+            if self._is_closed:
+                self._clean_up()
+
+    def _next(self) -> Any:
+        while not self._batches:
+            if self._is_closed:
+                raise StopIteration
+            failed = self._joiner.failed
+            if failed is not None:
+                self._is_closed = True
+                error = self._options.error_of(failed, self.name)
+                assert error is not None
+                raise error
+            reader = self._next_reader()
+            if reader is None:
+                raise StopIteration
+            self._forget()
+            self._joiner.take(reader, self._batches)
+        return self._batches.popleft()
 
     def _forget(self) -> None:
         """Take what was read before out of the mapping of a file, all of which would count as
@@ -243,30 +261,40 @@ class Segments:
 
     def _next_reader(self) -> Any:
         """That of the next segment, read; None behind the last."""
-        if self._input is None:
-            return None
         start, end = self._segment_at(self.position)
         if start == end:
             return None
         # The only one, often.
         if self._options.threads == 1 or (start == 0 and end == len(self._input)):
-            reader = self._reader
-            # One that is there was left by an exception of a signal.
-            if reader is None or reader.start_offset != start or not reader.is_done:
-                reader = self._reader = self._options.new_reader(self._pool, self._store)
-                reader.read(self._input, start, end)
-            return reader
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
+            return self._read_here(start, end)
         while self._waiting and self._waiting[0][0] < start:
             self._waiting.popleft()
+        try:
+            self._have_read(start, end)
+        except RuntimeError:
+            # Behind the end of the main thread, there are no new ones.
+            return self._read_here(start, end)
+        return self._waiting[0][2].result()
+
+    def _have_read(self, start: int, end: int) -> None:
+        """Have other threads read this segment and as many behind it as they can."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
         while len(self._waiting) <= self._options.threads:
             if self._waiting:
                 start, end = self._segment_at(self._waiting[-1][1])
                 if start == end:
                     break
-            self._waiting.append((start, end, self._executor.submit(self._read, start, end)))
-        return self._waiting[0][2].result()
+            reading = self._executor.submit(self._read, self._input, start, end)
+            self._waiting.append((start, end, reading))
+
+    def _read_here(self, start: int, end: int) -> Any:
+        reader = self._reader
+        # One that is there was left by an exception of a signal.
+        if reader is None or reader.start_offset != start or not reader.is_done:
+            reader = self._reader = self._options.new_reader(self._pool, self._store)
+            reader.read(self._input, start, end)
+        return reader
 
     def _segment_at(self, start: int) -> tuple[int, int]:
         # A blank line right before the target is one, where the last batch would be full: two ends
@@ -274,16 +302,24 @@ class Segments:
         target = start + max(0, self._options.segment_size - 4)
         return start, self._input.find_block_end(target)
 
-    def _read(self, start: int, end: int) -> Any:
+    def _read(self, source: Any, start: int, end: int) -> Any:
         reader = self._options.new_reader(self._pool, self._store)
-        reader.read(self._input, start, end)
+        reader.read(source, start, end)
         return reader
 
     def flush(self) -> None:
         return None
 
     def close(self) -> None:
-        with self._lock:
+        """From any thread, and from the handler of a signal: a read that is under way goes on, and
+        whoever reads cleans up then."""
+        self._is_closed = True
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             executor, self._executor = self._executor, None
             if executor is not None:
                 executor.shutdown(cancel_futures=True)
@@ -293,6 +329,8 @@ class Segments:
             # Nobody reads it any more, and its owner may want to change it.
             self._input = None
             self._pool.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -315,7 +353,7 @@ class Chunks(EventStream[Any]):
     ) -> None:
         """With a `joiner`, no batch is handed out before the end."""
         self._options = options
-        self._name = name
+        self.name = name
         self._joiner = joiner
         store = options.core.Store(0) if joiner is not None else None
         self._reader = options.new_reader(options.core.BatchPool(8), store, joiner is None)
@@ -371,7 +409,7 @@ class Chunks(EventStream[Any]):
                 self._first_row = now
             if now - self._first_row >= self._options.batch_seconds:
                 self._batch.append(self.flush())
-        error = self._options.error_of(self._reader, self._name)
+        error = self._options.error_of(self._reader, self.name)
         if isinstance(error, EventTooLarge):
             # It comes behind the batch.
             self._error = error

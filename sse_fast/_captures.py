@@ -93,8 +93,8 @@ class Unpacked(Iterator[bytes]):
     def __next__(self) -> bytes:
         while self._chunks is None:
             chunk = next(self._packed, None)
-            if isinstance(chunk, bytes):
-                self._start += chunk
+            if isinstance(chunk, (bytes, bytearray, memoryview)):
+                self._start += bytes(chunk)
                 if any(magic.startswith(self._start) for magic in _MAGIC.values()):
                     # As long as all of it may be the beginning of one.
                     continue

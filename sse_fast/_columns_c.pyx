@@ -36,6 +36,10 @@ from sse_fast._rows cimport (
 )
 
 
+cdef extern from "Python.h":
+    void PyErr_SetInterrupt()
+
+
 _choose_scan()
 
 MAX_VIEW_SIZE = 2**28
@@ -243,6 +247,9 @@ cdef int _get_next(ArrowArrayStream* stream, ArrowArray* out) noexcept with gil:
             return 0
         raise MemoryError()
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            # To the consumer it is an error like any other: the program is to see it, too.
+            PyErr_SetInterrupt()
         export.message = f"{type(error).__name__}: {error}".encode("utf-8", "replace")
         return ENOMEM if isinstance(error, MemoryError) else EIO
 
@@ -365,7 +372,7 @@ cdef class Reader:
         if not _set_id(&self.w, &text):
             raise MemoryError()
 
-    def read(self, Input source, Py_ssize_t start, Py_ssize_t end):
+    def read(self, Input source not None, Py_ssize_t start, Py_ssize_t end):
         """Read a segment of a source, from `start`, which is its beginning or behind a blank line,
         to `end`: the batches are for a `Joiner` to take."""
         cdef Work* w = &self.w

@@ -623,7 +623,8 @@ cdef inline void _add_strings(Rows* whole, Strings* to, Strings* of, int64_t cou
         for at in range(whole.rows, whole.rows + count):
             _move_view(&(<View*>to.places.at)[at], <int32_t>(2 * whole.part_count))
         return
-    memcpy(to.bytes.at + to.used, of.bytes.at, of.used)
+    if of.used:
+        memcpy(to.bytes.at + to.used, of.bytes.at, of.used)
     for at in range(count):
         (<int64_t*>to.places.at)[whole.rows + at + 1] = (
             <int64_t>to.used + (<int64_t*>of.places.at)[at + 1])

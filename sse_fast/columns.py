@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sse_fast._batches import (
@@ -59,7 +60,8 @@ def read_columns(
             result does not depend on it.
         data_type: what `data` and `id` are in Arrow's terms. "large_string" is a copy;
             "string_view" refers to the source, which is held, and must not change, for as long as
-            the columns are.
+            the columns are; but for data of several lines and what was no UTF-8. (pyarrow 26
+            neither filters nor sorts by such columns.)
         batch_size: the most rows of a record batch, from 1 to 2**31 - 1.
         offset: whether there is a column `offset`: where the block of the event begins in its
             source, in bytes (of a compressed one, in its content). Read from there, a stream begins
@@ -78,13 +80,16 @@ def read_columns(
             has what came before it.
         TransportError: what is compressed is damaged or cut off; `columns` has what came before.
         MemoryError: there is none; or a long id is in force for so many events that its copies
-            take 16 times the memory of the source, which "string_view" does not make.
+            take more than 16 times the memory of their source (of each segment of some 8 MiB; and
+            16 MiB more), which "string_view" does not make.
     """
     options = check_options(
         threads, data_type, batch_size, None, offset, max_event_size, on_error, last_event_id
     )  # fmt: skip
     paths = _paths_of(source)
     if paths is None and not _has_buffer(source):
+        if source == []:
+            raise ValueError("Expected at least one path, got an empty list")
         raise TypeError(
             "Expected bytes, a path or a sequence of paths, got "
             f"{type(source).__name__}: iter_columns() takes what comes in chunks"
@@ -153,7 +158,8 @@ def iter_columns(
         on_error: as in `read_columns`.
         last_event_id: as in `read_columns`.
         check: as in `iter_events`.
-        on_chunk: called with the raw bytes of what comes in chunks, before they are parsed.
+        on_chunk: called with the bytes of what comes in chunks, decompressed, before they are
+            parsed; what lies in memory or in a file that is mapped into it, does not.
 
     Raises:
         ImportError: the extension was not compiled.
@@ -167,6 +173,10 @@ def iter_columns(
         threads, data_type, batch_size, batch_bytes, offset, max_event_size, on_error,
         last_event_id,
     )  # fmt: skip
+    if batch_seconds is not None and not isinstance(batch_seconds, (int, float)):
+        raise TypeError(
+            f"Expected batch_seconds to be a number or None, got {type(batch_seconds).__name__}"
+        )
     if batch_seconds is not None and not batch_seconds >= 0:
         raise ValueError(f"Expected batch_seconds from 0 or None, got {batch_seconds!r}")
     options = options._replace(batch_seconds=batch_seconds)
@@ -214,7 +224,7 @@ def _look_at(paths: list[Any]) -> None:
         TypeError: it is a URL.
     """
     for path in paths:
-        if isinstance(path, str) and path.partition("://")[0] in ("http", "https"):
+        if isinstance(path, str) and path.partition("://")[0].lower() in ("http", "https"):
             raise TypeError(
                 "Expected a path, got a URL: iter_columns() takes the response to it, of any HTTP "
                 "library"
@@ -240,7 +250,8 @@ class Columns:
 
     Attributes:
         last_event_id: the last event ID in force behind them.
-        skipped: how many events were over `max_event_size`.
+        skipped: how many events were over `max_event_size`. (Of `iter_columns`, the stream has
+            this and the next.)
         pending: whether the source, or one of them, ended within an event, which is dropped.
     """
 
@@ -359,6 +370,13 @@ class ColumnStream(Iterator[Columns]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("cannot copy or pickle 'sse_fast.ColumnStream' object: it reads a source")
 
+    def __del__(self) -> None:
+        # A file that was opened here, nobody else closes.
+        part = getattr(self, "_part", None)
+        if part is not None and part.name is not None:
+            with suppress(Exception):
+                part.close()
+
     def __next__(self) -> Columns:
         batch = self._next_batch()
         return Columns._of(self._options, [batch], batch.id)
@@ -392,7 +410,11 @@ class ColumnStream(Iterator[Columns]):
             # Else the next call would go on with the next file.
             self._is_closed = True
             raise
-        return open_part(self._options, capture, self._options.new_joiner(True))
+        part = open_part(self._options, capture, self._options.new_joiner(True))
+        if self._is_closed:
+            # It was meanwhile, by another thread.
+            part.close()
+        return part
 
     def _leave(self, part: Segments | Chunks) -> None:
         """It has come to its end."""
@@ -413,7 +435,11 @@ class ColumnStream(Iterator[Columns]):
         return Columns._of(self._options, [batch], batch.id)
 
     def close(self) -> None:
-        """Give the source free; from any thread, any number of times."""
+        """Give the source free; from any thread, any number of times.
+
+        What has arrived and was not handed out is dropped: `flush()` it before, in the thread that
+        reads.
+        """
         self._is_closed = True
         part = self._part
         if part is not None:
@@ -426,8 +452,8 @@ class ColumnStream(Iterator[Columns]):
 
     @property
     def position(self) -> int:
-        """How many bytes of the source, or of all files so far, were read: of compressed files, as
-        they are."""
+        """How many bytes of the source, or of all files so far, were read: of a compressed file, as
+        it is; of what else is compressed, of its content."""
         return self._read + (0 if self._part is None else self._part.position)
 
     def __arrow_c_schema__(self) -> Any:

@@ -43,6 +43,7 @@ def iterate(source=MIXED, **options):
 
 def one(): c.release(c.take(read()))
 def many(): c.release(c.take(read(size=40)))
+def no_text(): c.release(c.take(read(b"data\\n\\ndata\\n\\n", size=1)))
 def nothing(): c.release(c.take(read(b"data: x\\n\\n")))
 def threads(): c.release(c.take(read(LARGE, size=999, threads=2)))
 def not_taken(): read().__arrow_c_schema__(), read(size=40).__arrow_c_array__()
@@ -173,7 +174,7 @@ setup(
     packages=["sse_fast", "sse_fast.adapters"],
     ext_modules=cythonize([Extension(
         "sse_fast._columns_c", ["sse_fast/_columns_c.pyx"], include_dirs=["sse_fast"],
-        define_macros=[("SSE_FAST_NO_HUGE_PAGES", None)],
+        define_macros=[("SSE_FAST_NO_HUGE_PAGES", None), ("SSE_FAST_BULK", None)],
         extra_compile_args=flags, extra_link_args=flags,
     )]),
 )

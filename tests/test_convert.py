@@ -516,6 +516,16 @@ def test_the_output_is_no_capture(how: str) -> None:
     assert {Path(name).read_bytes() for name in there} == {STREAM}
 
 
+def test_what_is_called_as_its_part_is_left_alone(
+    capture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out.csv.part").write_bytes(b"precious")
+    assert run(capture, "-o", "out.csv") == 1
+    assert capsys.readouterr().err.endswith("out.csv.part: File exists\n")
+    assert Path("out.csv.part").read_bytes() == b"precious"
+    assert files() == {capture, "out.csv.part"}
+
+
 def test_an_output_that_may_not_be_written(
     capture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

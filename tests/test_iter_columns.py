@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -420,6 +423,55 @@ def test_an_interrupted_parse_can_be_continued(way: str, threads: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
     assert [int(text) for batch in batches for text in data_of(batch)] == list(range(count))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers of POSIX")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_close_in_the_handler_of_a_signal(threads: int) -> None:
+    """As programs do that are asked to end: wherever it strikes, iteration ends quietly."""
+    stream = b"".join(b"data: %d\n\n" % number for number in range(60_000))
+    cut_short = 0
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        for number in range(150):
+            with segments_of(2**15):
+                reading = iter_columns(stream, threads=threads)
+                signal.signal(signal.SIGALRM, lambda *_, reading=reading: reading.close())
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 * (number + 1))
+                rows = sum(map(len, reading))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert next(reading, None) is None
+            cut_short += rows < 60_000
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert cut_short > 10
+
+
+def test_threads_behind_the_end_of_the_main_thread(tmp_path: Path) -> None:
+    """There are no new ones then: who asks reads by itself."""
+    script = (
+        "import threading, time\n"
+        "from sse_fast import _batches, read_columns\n"
+        "_batches.SEGMENT_SIZE = 100\n"
+        "def work():\n"
+        "    threading.main_thread().join()\n"
+        "    time.sleep(0.2)\n"
+        "    print(len(read_columns(b'data: x\\n\\n' * 1000, threads=2)))\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("1000\n", "")
+
+
+@pytest.mark.parametrize("wrap", [bytearray, memoryview])
+def test_compressed_chunks_of_any_type(wrap: Any) -> None:
+    packed = gzip.compress(MIXED)
+    for chunks in ([packed], [packed[:1], packed[1:]], [b"", packed[:30], packed[30:]]):
+        batches = list(iter_columns([wrap(chunk) for chunk in chunks]))
+        assert [row for batch in batches for row in rows_of(batch)] == rows_of(read_columns(MIXED))
 
 
 def test_http_client_with_a_length(server: Server) -> None:

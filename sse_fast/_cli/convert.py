@@ -154,7 +154,8 @@ class _Capture(NamedTuple):
     @property
     def size(self) -> int | None:
         """In bytes; None where that is not known before its end."""
-        return None if self.status is None else self.status.st_size
+        # Of what may be compressed, standard input tells only how much came of it.
+        return None if self.status is None or self.name == "-" else self.status.st_size
 
 
 def _examine(name: str) -> _Capture:
@@ -394,7 +395,8 @@ def _replace(path: str) -> Iterator[BinaryIO]:
     there = os.path.exists(target)
     if there and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    with open(part, "wb") as file:
+    # Not over what is there already: it may be somebody's, or of a conversion that goes on.
+    with open(part, "xb") as file:
         try:
             yield file
             file.close()
