@@ -85,22 +85,26 @@ def test_closing_while_the_response_is_awaited(faults: FaultServer) -> None:
 
 def test_closing_while_the_connection_is_made() -> None:
     """Nothing is sent after it."""
+    received = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        silent.setblocking(False)
 
-        async def run() -> None:
+        async def run() -> socket.socket:
+            loop = asyncio.get_running_loop()
             stream = aopen_stream(url)
             waiting = asyncio.create_task(anext(stream, None))
-            await asyncio.sleep(0.05)
+            near, _ = await asyncio.wait_for(loop.sock_accept(silent), 20)
+            near.setblocking(False)
+            # On a busy machine, it takes its time to say something.
+            received.extend(await asyncio.wait_for(loop.sock_recv(near, 65536), 20))
             await stream.aclose()
             assert await asyncio.wait_for(waiting, 1) is None
             assert len(asyncio.all_tasks()) == 1
+            return near
 
-        asyncio.run(run())
-        near, _ = silent.accept()
-        with near:
+        with asyncio.run(run()) as near:
             near.settimeout(5)
-            received = bytearray()
             with suppress(ConnectionError):
                 while part := near.recv(65536):
                     received += part
