@@ -10,11 +10,23 @@ import platform
 
 from setuptools import Extension, setup
 
-# Extension -> what it is made of beside its own file, and what it defines for that.
-EXTENSIONS = {
-    "_parser_c": ("_buffers.pxd _lines.pxd _floor.pxi _event.h _scan.h _text.h _utf8.h", []),
-    "_columns_c": (
-        "_buffers.pxd _event_types.pxd _lines.pxd _rows.pxd _arrow.h _memory.h _scan.h _utf8.h",
+CORE = "sse_fast/_core"
+LINES = [f"{CORE}/{name}" for name in ("buffers.pxd", "lines.pxd", "scan.h", "utf8.h")]
+
+# Extension -> the files it is compiled from besides its own, and the macros it defines.
+EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
+    "_core/parser_c": (
+        [*LINES, *(f"{CORE}/{name}" for name in ("_floor.pxi", "event.h", "text.h"))],
+        [],
+    ),
+    "columns/_columns_c": (
+        [
+            *LINES,
+            *(
+                f"sse_fast/columns/{name}"
+                for name in ("_builder.pxd", "_interner.pxd", "_arrow.h", "_memory.h")
+            ),
+        ],
         [("SSE_FAST_BULK", None)],
     ),
 }
@@ -33,15 +45,15 @@ if platform.python_implementation() == "CPython" and not enabled("SSE_FAST_NO_EX
     extensions = cythonize(
         [
             Extension(
-                f"sse_fast.{name}",
+                f"sse_fast.{name.replace('/', '.')}",
                 [f"sse_fast/{name}.pyx"],
-                depends=[f"sse_fast/{part}" for part in parts.split()],
-                include_dirs=["sse_fast"],
+                depends=depends,
+                include_dirs=[CORE, "sse_fast/columns"],
                 # Where Python was built with -O2 (Debian's), events cost a tenth more by that.
                 extra_compile_args=[] if os.name == "nt" else ["-O3"],
                 define_macros=macros + PLAIN_C,
             )
-            for name, (parts, macros) in EXTENSIONS.items()
+            for name, (depends, macros) in EXTENSIONS.items()
         ],
         build_dir="build",
     )

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import idle_memory
 import pytest
 
+from bench import idle_memory
 from sse_fast._bench import streams
 from sse_fast._bench.measure import CALLS, FLOOR, LINES, Cell, measure
 from sse_fast._bench.rivals import RIVALS
@@ -169,7 +169,7 @@ def table(cells: Cells) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cells(measuring: bool, tables: dict[str, list[str]]) -> Iterator[Cells]:
-    pytest.importorskip("sse_fast._parser_c", exc_type=ImportError)
+    pytest.importorskip("sse_fast._core.parser_c", exc_type=ImportError)
     found: Cells = {}
     yield found
     if measuring:

@@ -36,16 +36,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import columns_memory
 import pytest
-import replayed
-from columns_rivals import PASSING, RIVALS, TABLE, Reading, Text, import_polars, time_polars
 
 import sse_fast
+from bench import columns_memory, replayed
+from bench.columns_rivals import PASSING, RIVALS, TABLE, Reading, Text, import_polars, time_polars
 from sse_fast._bench import machine, streams
 from sse_fast._bench.measure import quiet_heap
 
-pytest.importorskip("sse_fast._columns_c", exc_type=ImportError)
+pytest.importorskip("sse_fast.columns._columns_c", exc_type=ImportError)
 pyarrow = pytest.importorskip("pyarrow")
 
 # Events of one part, which differ, and how many MiB of such parts there are.

@@ -19,9 +19,9 @@ import orjson
 import pytest
 from httpx_sse._decoders import SSEDecoder, SSELineDecoder
 
-from sse_fast import _parser_c
 from sse_fast._bench import streams
 from sse_fast._bench.measure import difference
+from sse_fast._core import parser_c
 
 Loads = Callable[[Any], Any]
 Read = Callable[[Iterable[bytes], bool], list[Any]]
@@ -57,7 +57,7 @@ def _decode(loads: Loads) -> Read:
     """The parser decodes: the data are bytes on their way and never text."""
 
     def read(chunks: Iterable[bytes], keep: bool) -> list[Any]:
-        feed = _parser_c.Parser(decode=loads).feed
+        feed = parser_c.Parser(decode=loads).feed
         if keep:
             return [event.data for chunk in chunks for event in feed(chunk)]
         for chunk in chunks:
@@ -72,7 +72,7 @@ def _then(loads: Loads) -> Read:
     """The program decodes what the parser made text of."""
 
     def read(chunks: Iterable[bytes], keep: bool) -> list[Any]:
-        feed = _parser_c.Parser().feed
+        feed = parser_c.Parser().feed
         if keep:
             return [loads(event.data) for chunk in chunks for event in feed(chunk)]
         for chunk in chunks:

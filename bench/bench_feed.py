@@ -120,7 +120,7 @@ def test_parser(
         check(parser, lambda: parse(chunks, True), made.events, where, no_number)
         work = partial(parse, chunks, False)
     else:
-        pytest.importorskip("sse_fast._parser_c", exc_type=ImportError)
+        pytest.importorskip("sse_fast._core.parser_c", exc_type=ImportError)
         work = floors(chunks)[parser]
 
     group = f"parser: stream {stream}, {chunking} a chunk"

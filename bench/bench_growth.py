@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from sse_fast import _parser_c, _parser_py
+from sse_fast._core import parser_c, parser_py
 
-CORES = {"Cython": _parser_c, "plain Python": _parser_py}
+CORES = {"Cython": parser_c, "plain Python": parser_py}
 LINE = 8 * 2**20
 DATA_LINES = 1_000_000
 LIMIT = 2.3

@@ -15,9 +15,10 @@ import time
 from typing import Any
 
 import pytest
-import replayed
-from clients import HTTP2_READERS, READERS, Reader
-from loopback import Loopback
+
+from bench import replayed
+from bench.loopback import Loopback
+from tests.support.clients import HTTP2_READERS, READERS, Reader
 
 EVENTS = 25
 DROPPED = 5

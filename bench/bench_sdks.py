@@ -38,9 +38,9 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import pytest
-import replayed
-from loopback import DISTINCT, HOST, TIMEOUT, as_chunk, listen
 
+from bench import replayed
+from bench.loopback import DISTINCT, HOST, TIMEOUT, as_chunk, listen
 from sse_fast._bench.measure import quiet_heap
 from sse_fast._bench.streams import openai_chunks
 
@@ -207,7 +207,7 @@ class Row:
 
     @property
     def library(self) -> str:
-        """httpx or httpx2."""
+        """Httpx or httpx2."""
         client = import_module(self.sdk).DefaultHttpxClient
         module: str = client.__mro__[1].__module__
         return module.partition(".")[0]

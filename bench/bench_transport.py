@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-import replayed
-from loopback import Loopback
-from transports import FED, HTTPX_SSE, RAW, RAW_ASYNCIO, Row, rows
 
+from bench import replayed
+from bench.loopback import Loopback
+from bench.transports import FED, HTTPX_SSE, RAW, RAW_ASYNCIO, Row, rows
 from sse_fast._bench.measure import quiet_heap
 
 ROUNDS = 3

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import loopback as loopback_module
 import pytest
 
+from bench import loopback as loopback_module
 from sse_fast._bench.measure import quiet_heap
 
 _GROWTH = pytest.StashKey[list[tuple[str, float]]]()

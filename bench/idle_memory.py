@@ -1,6 +1,6 @@
 """What a parser keeps while its connection is idle: bytes for each.
 
-    python bench/idle_memory.py [_parser_c | _parser_py [how many]]
+    python bench/idle_memory.py [parser_c | parser_py [how many]]
 
 Many parsers each read a stream, in chunks of their own, and are kept; the chunks and events are
 not. The process has every allocation, Python's own too, made by malloc, and a parser's share is
@@ -54,7 +54,7 @@ def cases() -> dict[str, list[bytes]]:
 
 
 def measure(
-    core: str = "_parser_c", more: dict[str, list[bytes]] | None = None, count: int = PARSERS
+    core: str = "parser_c", more: dict[str, list[bytes]] | None = None, count: int = PARSERS
 ) -> dict[str, int]:
     """Bytes that a parser keeps, by what it has read: one of `cases()`, or of `more`.
 
@@ -113,14 +113,14 @@ def kept(parser: Any, chunks: Iterable[bytes], count: int) -> int:
     return round((in_use() - before) / count)
 
 
-def main(core: str = "_parser_c", count: int = PARSERS) -> None:
+def main(core: str = "parser_c", count: int = PARSERS) -> None:
     # Else small objects come out of large pieces, which may have room left.
     if os.environ.get("PYTHONMALLOC") != "malloc":
         print(json.dumps(measure(core, count=count), indent=2))
         return
     extra = json.load(sys.stdin)
     more = {name: [bytes.fromhex(chunk) for chunk in chunks] for name, chunks in extra.items()}
-    parser = import_module(f"sse_fast.{core}").Parser
+    parser = import_module(f"sse_fast._core.{core}").Parser
     read = {**cases(), **more}
     print(json.dumps({name: kept(parser, read[name], count) for name in read}))
 

@@ -51,16 +51,16 @@ RECORD = Path(__file__).with_name("instructions.json")
 COUNTED = """
 import gc, pickle, sys
 from collections import deque
-from sse_fast import _parser_c
+from sse_fast._core import parser_c
 
 extension, chunks, events, rounds, call = sys.argv[1:]
-assert _parser_c.__file__ == extension, f"Expected {extension}, got {_parser_c.__file__}"
+assert parser_c.__file__ == extension, f"Expected {extension}, got {parser_c.__file__}"
 # Room for small objects of every size, in more pools than one and none of them empty: else what the
 # path leaves of the current pool decides how often `feed` gets a new one.
 kept = [[bytes(size) for _ in range(2000)][::2] for size in range(1, 480, 16)]
 with open(chunks, "rb") as file:
     chunks = pickle.load(file)
-feed = _parser_c.Parser().feed
+feed = parser_c.Parser().feed
 # It comes when enough objects were made, whoever made them.
 gc.disable()
 assert sum(len(feed(chunk)) for chunk in chunks) == int(events)
@@ -113,10 +113,10 @@ def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -
 
 def installed() -> Path:
     try:
-        from sse_fast import _parser_c
+        from sse_fast._core import parser_c
     except ImportError as error:
         give_up(f"Expected sse_fast with its extension, got: {error}")
-    return Path(_parser_c.__file__).resolve()
+    return Path(parser_c.__file__).resolve()
 
 
 def describe(extension: Path) -> dict[str, str]:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import httpx
-from clients import AOPENERS, HTTPX, OPENERS, READERS, TIMEOUT, Reader, tls
 from httpx_sse import connect_sse
-from loopback import Loopback, flood
 
 import sse_fast
+from bench.loopback import Loopback, flood
+from tests.support.clients import AOPENERS, HTTPX, OPENERS, READERS, TIMEOUT, Reader, tls
 
 RAW, RAW_ASYNCIO = "raw transport", "raw transport, asyncio"
 HTTPX_SSE, FED = "httpx, httpx-sse", "aiohttp, our Parser by hand"

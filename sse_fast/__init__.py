@@ -4,14 +4,8 @@ Bytes in any pieces go in, exactly the events that the HTML standard defines com
 HTTP library carried the bytes.
 
 The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lines`
-(`_lines.pxd`, with the scan in `_scan.h`); fields are read in `_process_field`; events leave at
-`_dispatch` (`_parser_c.pyx`). `_parser_py.py` is the same in plain Python, under the same names.
-`_stream.py` is a parser over a source of chunks (`_source.py`); how each HTTP library becomes one
-is in `adapters/`, where `sockets.py` is HTTP over sockets of our own. `_client.py` reconnects, as
-`_reconnect.py` decides. `compat/` has names and decoders of other libraries; `_dialect.py` is what
-they do otherwise than the standard. `columns.py` makes Arrow's columns of whole captures
-(`_columns_c.pyx`, `_rows.pxd`), which `_captures.py` opens. `_bench/` is what `sse-fast bench` and
-the benchmarks share.
+(`_core/lines.pxd`, with the scan in `_core/scan.h`); fields are read in `_process_field`; events
+leave at `_dispatch` (`_core/parser_c.pyx`). `_core/parser_py.py` is the same in plain Python.
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._core.parser import ACCELERATED, Event, Parser
 from sse_fast._errors import (
     DecodeError,
     EventTooLarge,
@@ -30,10 +25,6 @@ from sse_fast._errors import (
     StreamTimeout,
     TransportError,
 )
-from sse_fast._parser import ACCELERATED, Event, Parser
-from sse_fast._source import Response
-from sse_fast._stream import AsyncEventStream, EndReason, EventStream
-from sse_fast.adapters import aiter_events, iter_events, register
 
 if TYPE_CHECKING:
     from sse_fast._client import (
@@ -44,6 +35,10 @@ if TYPE_CHECKING:
         afetch_event_source,
         fetch_event_source,
     )
+    from sse_fast._http1 import aopen_stream, open_stream
+    from sse_fast._source import Response
+    from sse_fast._stream import AsyncEventStream, EndReason, EventStream
+    from sse_fast.adapters import aiter_events, iter_events, register
     from sse_fast.columns import Columns, ColumnStream, iter_columns, read_columns
     from sse_fast.compat import install, uninstall
 
@@ -72,37 +67,54 @@ __all__ = [
     "TransportError",
     "afetch_event_source",
     "aiter_events",
+    "aopen_stream",
     "fetch_event_source",
     "install",
     "iter_columns",
     "iter_events",
+    "open_stream",
     "read_columns",
     "register",
     "uninstall",
 ]
 
-_LATER = {
+_LAZY_EXPORTS = {
     "AsyncEventSource": "_client",
+    "AsyncEventStream": "_stream",
     "ColumnStream": "columns",
     "Columns": "columns",
+    "EndReason": "_stream",
     "EventSource": "_client",
+    "EventStream": "_stream",
     "ReadyState": "_client",
     "ReconnectPolicy": "_client",
+    "Response": "_source",
     "afetch_event_source": "_client",
+    "aiter_events": "adapters",
+    "aopen_stream": "_http1",
     "fetch_event_source": "_client",
     "install": "compat",
     "iter_columns": "columns",
+    "iter_events": "adapters",
+    "open_stream": "_http1",
     "read_columns": "columns",
+    "register": "adapters",
     "uninstall": "compat",
 }
-"""What is loaded when it is first named, and from where: most programs only parse."""
+"""Public name -> module that is imported when the name is first used: many programs only parse."""
+
+_PUBLIC_MODULES = ("adapters", "columns", "compat")
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(f"sse_fast.{_LATER[name]}"), name)
+    if name in _LAZY_EXPORTS:
+        value = getattr(import_module(f"sse_fast.{_LAZY_EXPORTS[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _PUBLIC_MODULES:
+        return import_module(f"sse_fast.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 __all__ = [
     "DecodeError",
@@ -192,14 +192,3 @@ class RetriableError(SSEError):
 
 class FatalError(SSEError):
     """For callbacks to raise: end it all. It comes out unchanged, like any other exception."""
-
-
-def layers(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was made of: libraries wrap them in one way or another."""
-    found: list[Any] = [error]
-    for each in found:
-        if isinstance(each, BaseException):
-            yield each
-            # Not the __context__: what the caller was handling when it called.
-            if len(found) < 64:
-                found += [each.__cause__, getattr(each, "reason", None), *each.args]

@@ -51,7 +51,7 @@ class Request(NamedTuple):
     body: bytes | None = None
     redirected: bool = False
     """Whether the URL is where a redirect led: nothing is to be added to its query."""
-    foreign: bool = False
+    cross_origin: bool = False
     """Whether it goes to another origin than the caller named: nothing of the client's own goes
     with it."""
 
@@ -123,7 +123,7 @@ def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
     raise ValueError("Expected a URL with a host, got one without, or with none that can be")
 
 
-def without_user(url: str) -> str:
+def strip_userinfo(url: str) -> str:
     """The URL without user, password and fragment."""
     parts = urlsplit(url.strip())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
@@ -135,7 +135,7 @@ def follow(url: str, location: str) -> str | None:
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     try:
-        target = without_user(urljoin(url, location))
+        target = strip_userinfo(urljoin(url, location))
         parse_url(target)
     except ValueError:
         return None
@@ -206,7 +206,7 @@ def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
         yield name, octets
 
 
-def given_fields(headers: Any) -> list[tuple[str, bytes | None]]:
+def parse_user_fields(headers: Any) -> list[tuple[str, bytes | None]]:
     """Those of the caller of a client; None leaves out what would be sent.
 
     Raises:
@@ -222,11 +222,12 @@ def given_fields(headers: Any) -> list[tuple[str, bytes | None]]:
     ]
 
 
-def own_fields(
+def default_fields(
     defaults: Mapping[str, bytes], user: str | None, kind: str | None
 ) -> list[tuple[str, bytes]]:
     """What is sent unless the caller says otherwise, for a URL with that user and a body of that
-    content type."""
+    content type.
+    """
     fields = list(defaults.items())
     if user is not None:
         fields.append(("Authorization", b"Basic " + base64.b64encode(user.encode())))
@@ -235,7 +236,9 @@ def own_fields(
     return fields
 
 
-def merged(own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | None]]) -> Fields:
+def merge_fields(
+    own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | None]]
+) -> Fields:
     """The caller's fields in place of our own."""
     given = list(given)
     names = {name.lower() for name, _ in given}
@@ -243,7 +246,9 @@ def merged(own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | 
     return (*kept, *((name, value) for name, value in given if value is not None))
 
 
-def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: Fields) -> Request:
+def build_resume_request(
+    answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: Fields
+) -> Request:
     """The request that `resume` wants: a URL to GET, or a mapping of what is to be asked. Where it
     says nothing, they are those of the first request; its `fields` are for its own origin.
 
@@ -260,27 +265,29 @@ def resumed(answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: 
         )
     url = answer.get("url", first_url)
     body, kind = encode_body(answer.get("json"), answer.get("data"))
-    own = own_fields(defaults, parse_url(url).user, kind)
+    own = default_fields(defaults, parse_url(url).user, kind)
     given: Any = [each for each in fields if not _is_of_the_first(each[0].lower())]
     # There goes what the program has built for it, and nothing of what it did not say again.
-    foreign = parse_url(url).origin != parse_url(first_url).origin
+    cross_origin = parse_url(url).origin != parse_url(first_url).origin
     if answer.get("headers") is not None:
-        given = given_fields(answer["headers"])
-    elif foreign:
+        given = parse_user_fields(answer["headers"])
+    elif cross_origin:
         given = [each for each in given if each[0].lower() in _FOREIGN_FIELDS]
     method = check_method(answer.get("method", "GET"))
-    return Request(method, without_user(url), merged(own, given), body, foreign=foreign)
+    return Request(
+        method, strip_userinfo(url), merge_fields(own, given), body, cross_origin=cross_origin
+    )
 
 
 def _is_of_the_first(name: str) -> bool:
     return name.startswith("content-") or name == "last-event-id"
 
 
-def without_credentials(request: Request) -> Request:
+def strip_credentials(request: Request) -> Request:
     """What another origin gets: nothing of the caller's but what says which stream is wanted."""
     kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
     encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
-    return request._replace(fields=(*kept, encoding), body=None, foreign=True)
+    return request._replace(fields=(*kept, encoding), body=None, cross_origin=True)
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from sse_fast._errors import TransportError
@@ -63,10 +63,10 @@ class Response:
         self.body = b""
 
     def __repr__(self) -> str:
-        return f"<Response {self.status} {without_secrets(self.url)}>"
+        return f"<Response {self.status} {redact_url(self.url)}>"
 
 
-def without_secrets(url: str) -> str:
+def redact_url(url: str) -> str:
     """Scheme, host and path of a URL: what may be shown in logs and messages."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -88,7 +88,23 @@ class Source(NamedTuple):
     harm to others."""
 
 
-class Unreadable(Iterator[bytes]):
+def as_async(opened: Source) -> Source:
+    """The same, with chunks that are awaited."""
+    chunks = iter(cast("Iterable[bytes]", opened.chunks))
+    close = opened.close or getattr(chunks, "close", None)
+
+    async def each() -> AsyncIterator[bytes]:
+        for chunk in chunks:
+            yield chunk
+
+    async def aclose() -> None:
+        if close is not None:
+            close()
+
+    return opened._replace(chunks=each(), close=aclose)
+
+
+class FailingChunks(Iterator[bytes]):
     """The chunks of a body that cannot be had: an error, where libraries would show another body.
 
     By default one that is gone, which looks like an empty one.
@@ -105,11 +121,19 @@ class Unreadable(Iterator[bytes]):
         raise TransportError(self._message)
 
 
-class AsyncUnreadable(AsyncIterator[bytes]):
-    """The async twin of `Unreadable`."""
+class AsyncFailingChunks(AsyncIterator[bytes]):
+    """The async twin of `FailingChunks`."""
 
     def __init__(self, *message: str) -> None:
-        self._chunks = Unreadable(*message)
+        self._chunks = FailingChunks(*message)
 
     async def __anext__(self) -> bytes:
         return next(self._chunks)
+
+
+def qualified_type_name(value: object) -> str:
+    """Return the qualified name of a value's type, for messages."""
+    cls = type(value)
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"

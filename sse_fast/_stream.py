@@ -12,8 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, I
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
+from sse_fast._core.parser import Flow
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
-from sse_fast._parser import Flow
 from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, TypedDict, TypeVar
 
-    from sse_fast._parser import Event, Parser
+    from sse_fast._core.parser import Event, Parser
     from sse_fast._source import Response, Source
 
     T = TypeVar("T", default=str)
@@ -144,7 +144,8 @@ class _Stream(Generic[T]):
 
     def _id_after(self, batch: list[Event[T]], count: int) -> str:
         """The last event ID behind so many events of the batch, and the blocks without data that
-        follow them."""
+        follow them.
+        """
         if count >= len(batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
         lone_ids = self._parser._lone_ids
@@ -465,7 +466,8 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         opens: bool = False,
     ) -> None:
         """`begin` comes before the first event: it looks at the source, or, if it `opens` one,
-        makes the one to be read; it may be cancelled and called again."""
+        makes the one to be read; it may be cancelled and called again.
+        """
         super().__init__(parser, on_chunk)
         self._opens = opens
         self._begin = begin

@@ -8,19 +8,18 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import hypothesis
 import pytest
-from faults import FaultServer, serve_faults
-from server import Server, serve
-from stage import Stage, serve_stage
+
+# Loads the profile of Hypothesis.
+from tests.support import examples as _examples  # noqa: F401
+from tests.support.faults import FaultServer, serve_faults
+from tests.support.scripted_server import Stage, serve_stage
+from tests.support.server import Server, serve
 
 # No proxy leads to a server in this very process.
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
-
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.load_profile("default")
 
 
 def pytest_report_header() -> str:
@@ -30,7 +29,7 @@ def pytest_report_header() -> str:
 
 def _core(name: str) -> ModuleType:
     try:
-        return import_module(f"sse_fast._parser_{name}")
+        return import_module(f"sse_fast._core.parser_{name}")
     except ImportError:
         if os.environ.get("SSE_FAST_REQUIRE_EXTENSIONS"):
             raise
@@ -60,7 +59,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         wanted -= {mark.args[0]} if isinstance(mark.args[0], str) else set(mark.args[0])
     if not wanted:
         return
-    clients, eventsources, manners = map(import_module, ("clients", "eventsources", "manners"))
+    clients, eventsources, manners = map(
+        import_module,
+        ("tests.support.clients", "tests.support.eventsources", "tests.support.callback_styles"),
+    )
     ways = {
         "reader": clients.READERS,
         # Also those of HTTP/2, which want TLS.
@@ -98,13 +100,15 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="session")
 def running_uvicorn() -> Iterator[Any]:
-    with import_module("asgi").serve_uvicorn() as running:
+    with import_module("tests.support.asgi").serve_uvicorn() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def running_hypercorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with import_module("asgi").serve_hypercorn(tmp_path_factory.mktemp("tls")) as running:
+    with import_module("tests.support.asgi").serve_hypercorn(
+        tmp_path_factory.mktemp("tls")
+    ) as running:
         yield running
 
 

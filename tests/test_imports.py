@@ -10,85 +10,37 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "sse_fast"
+from tests.support import PACKAGE
 
-# File -> the modules of the package that it may name. Whoever adds a file adds a line.
+# Room -> the rooms it may import, besides itself: one row each, inward only. A file directly in the
+# package is a room of its own.
 CORE = {"_errors"}
-STREAM = CORE | {"_parser", "_source"}
-ADAPTER = STREAM | {"_stream", "_request"}
-CLIENT = ADAPTER | {"adapters", "_reconnect"}
-COMPAT = CORE | {"_parser", "_dialect", "compat"}
-PUBLIC = ADAPTER | {"adapters", "_client", "columns", "compat", ""}
+STREAM = CORE | {"_core", "_source", "_wake"}
+TRANSPORT = STREAM | {"_check", "_request", "_stream"}
+ADAPTERS = TRANSPORT | {"_http1"}
+POLICY = ADAPTERS | {"adapters"}
+PUBLIC = POLICY | {"", "_client", "columns", "compat"}
 MAY_IMPORT = {
-    "_lines.pxd": set(),
-    "_buffers.pxd": set(),
-    "_event_types.pxd": set(),
-    "_rows.pxd": {"_event_types", "_lines"},
-    "_errors.py": set(),
-    "_parser_c.pyx": CORE | {"_buffers", "_lines"},
-    "_columns_c.pyx": CORE | {"_buffers", "_event_types", "_lines", "_rows"},
-    "_parser_py.py": CORE | {"_dialect"},
-    "_dialect.py": set(),
-    "_parser.py": CORE | {"_parser_c", "_parser_py"},
-    "_source.py": CORE,
-    "_request.py": set(),
-    "_stream.py": STREAM,
-    "adapters/__init__.py": ADAPTER,
-    "adapters/_http1.py": ADAPTER,
-    "adapters/_http1_asyncio.py": ADAPTER | {"adapters"},
-    # "adapters" are the public functions of the package: what is below, the checks.
-    "adapters/aiohttp.py": ADAPTER | {"adapters"},
-    "adapters/asyncio.py": ADAPTER,
-    "adapters/http_client.py": ADAPTER | {"adapters"},
-    "adapters/httpx.py": ADAPTER | {"adapters"},
-    "adapters/requests.py": ADAPTER | {"adapters"},
-    "adapters/sockets.py": ADAPTER | {"adapters"},
-    "adapters/urllib3.py": ADAPTER | {"adapters"},
-    "_reconnect.py": ADAPTER,
-    "_client_base.py": CLIENT,
-    "_client.py": CLIENT | {"_client_base"},
-    "_captures.py": STREAM,
-    # The extension by name, when it is needed.
-    "_batches.py": STREAM | {"_captures", "_stream"},
-    "columns.py": CLIENT | {"_batches", "_captures"},
-    "compat/__init__.py": COMPAT,
-    "compat/_library.py": COMPAT,
-    "compat/_sdk.py": COMPAT,
-    "compat/_strict.py": COMPAT,
-    "compat/anthropic.py": COMPAT,
-    "compat/cohere.py": COMPAT,
-    "compat/httpx2.py": COMPAT,
-    "compat/httpx_sse.py": COMPAT,
-    "compat/mistralai.py": COMPAT,
-    "compat/openai.py": COMPAT,
-    "compat/sseclient.py": COMPAT,
-    "__init__.py": PUBLIC,
-    "__main__.py": {"_cli"},
-    "_bench/__init__.py": set(),
-    # The rivals get their modules by name, sse_fast's own two among them.
-    "_bench/javascript.py": {"_bench"},
-    "_bench/machine.py": set(),
-    "_bench/measure.py": {"_bench", "_parser_c", ""},
-    "_bench/plot.py": {"_bench"},
-    "_bench/rivals.py": {""},
-    "_bench/streams.py": set(),
-    "_cli/__init__.py": PUBLIC | {"_cli"},
-    "_cli/_common.py": PUBLIC,
-    "_cli/_server.py": PUBLIC,
-    "_cli/_timing.py": PUBLIC,
-    "_cli/bench.py": PUBLIC | {"_cli", "_bench"},
-    "_cli/cat.py": PUBLIC | {"_cli"},
-    "_cli/convert.py": PUBLIC | {"_captures", "_cli"},
-    "_cli/demo.py": PUBLIC | {"_cli"},
-    "_cli/doctor.py": PUBLIC,
-    "_cli/record.py": PUBLIC | {"_cli"},
-    "_cli/replay.py": PUBLIC | {"_cli"},
+    "_errors": set(),
+    "_request": set(),
+    "_core": CORE,
+    "_source": CORE,
+    "_wake": set(),
+    "_stream": STREAM,
+    "_check": TRANSPORT,
+    "_http1": TRANSPORT,
+    "adapters": ADAPTERS,
+    "_client": POLICY,
+    "columns": POLICY,
+    "compat": CORE | {"_core"},
+    "_bench": {"", "_core"},
+    "_cli": PUBLIC | {"_bench"},
+    "__main__": {"_cli"},
+    "": PUBLIC,
 }
-BELOW_THE_ADAPTERS = [
-    name
-    for name in MAY_IMPORT
-    if re.match(r"_(errors|dialect|parser|source|stream|lines|request|reconnect)", name)
-]
+# The state machine of the client decides without a clock, a socket or a sleep.
+PURE = {"_errors", "_request", "_core", "_source", "_stream"}
+PURE_FILES = {"_client/policy.py", "_client/reconnect.py"}
 INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket", "ssl"} | {
     "threading",
     "time",
@@ -149,46 +101,81 @@ def imports(path: Path, *, only_at_import: bool = False) -> set[str]:
     return _imports_of(tree)
 
 
-def test_every_file_has_its_line() -> None:
-    found = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*")
-        if path.suffix in (".py", ".pyx", ".pxd")
-    }
-    assert found == set(MAY_IMPORT)
+def room_of(path: Path) -> str:
+    """The room that a file of the package is in: a folder, or a file directly in the package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    room = parts[0].removesuffix("_c") if len(parts) == 1 else parts[0]
+    return "" if room == "__init__" else room
 
 
-@pytest.mark.parametrize("name", MAY_IMPORT)
-def test_inward_only(name: str) -> None:
-    ours = {
-        module.removeprefix("sse_fast").lstrip(".").partition(".")[0]
-        for module in imports(PACKAGE / name)
+FILES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def _rooms_imported(path: Path) -> set[str]:
+    return {
+        module.removeprefix("sse_fast").lstrip(".").partition(".")[0].removesuffix("_c")
+        for module in imports(path)
         if module.partition(".")[0] == "sse_fast"
     }
-    assert ours <= MAY_IMPORT[name]
 
 
-@pytest.mark.parametrize("name", BELOW_THE_ADAPTERS)
-def test_no_input_and_output_below_the_adapters(name: str) -> None:
-    found = imports(PACKAGE / name)
+def test_every_room_has_a_row() -> None:
+    assert {room_of(path) for path in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_go_inward(path: Path) -> None:
+    room = room_of(path)
+    assert _rooms_imported(path) - {room} <= MAY_IMPORT[room]
+
+
+def test_no_room_imports_in_a_circle() -> None:
+    order: list[str] = []
+    left = {room: wanted - {room} for room, wanted in MAY_IMPORT.items() if room != ""}
+    while left:
+        # The package's own face imports every room, and the outermost rooms import it.
+        free = [room for room, wanted in left.items() if wanted - {""} <= set(order)]
+        assert free, left
+        order += free
+        for room in free:
+            del left[room]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if room_of(path) in PURE or _name(path) in PURE_FILES],
+    ids=_name,
+)
+def test_no_io_below_the_adapters(path: Path) -> None:
+    found = imports(path)
     assert not {module for module in found if module.partition(".")[0] in INPUT_AND_OUTPUT}
     assert not found & (INPUT_AND_OUTPUT | LIBRARIES)
 
 
 # That one stands in for httpx-sse, whose exceptions are httpx's.
 @pytest.mark.parametrize(
-    "name", [name for name in MAY_IMPORT if re.fullmatch(r"(?!compat/httpx_sse).*\.py", name)]
+    "path",
+    [path for path in FILES if path.suffix == ".py" and _name(path) != "compat/httpx_sse.py"],
+    ids=_name,
 )
-def test_no_library_is_needed_to_import(name: str) -> None:
-    found = imports(PACKAGE / name, only_at_import=True)
+def test_no_library_is_needed_to_import(path: Path) -> None:
+    found = imports(path, only_at_import=True)
     assert not {module.partition(".")[0] for module in found} & LIBRARIES
 
 
-def test_an_adapter_names_no_other() -> None:
+def test_only_the_tables_name_an_adapter() -> None:
+    """An adapter never imports another, and is loaded when an object of its library is given."""
     files = {f"sse_fast.adapters.{path.stem}" for path in (PACKAGE / "adapters").glob("[!_]*.py")}
     assert len(files) == 7
     for path in PACKAGE.rglob("*.py"):
-        assert not imports(path) & files, path
+        if _name(path) in ("adapters/_registry.py", "adapters/_clients.py"):
+            assert not imports(path, only_at_import=True) & files, path
+        elif _name(path) != "adapters/__init__.py":
+            assert not imports(path) & files, path
 
 
 @pytest.mark.parametrize(
@@ -205,8 +192,10 @@ def test_every_way_to_name_a_module_is_seen(line: str) -> None:
 
 
 def test_the_lines_know_nothing_of_python() -> None:
-    assert {module.partition(".")[0] for module in imports(PACKAGE / "_lines.pxd")} == {"libc"}
-    source = (PACKAGE / "_lines.pxd").read_text()
+    assert {module.partition(".")[0] for module in imports(PACKAGE / "_core" / "lines.pxd")} == {
+        "libc"
+    }
+    source = (PACKAGE / "_core" / "lines.pxd").read_text()
     functions = re.findall(r"^cdef inline [^\"]*?:$", source, re.MULTILINE | re.DOTALL)
     assert len(functions) > 15
     assert all(function.endswith("noexcept nogil:") for function in functions)
@@ -229,8 +218,10 @@ def test_importing_the_package_loads_no_library(tmp_path: Path) -> None:
     assert not {name.partition(".")[0] for name in loaded} & (
         LIBRARIES | {"asyncio", "ssl", "email"}
     )
-    beyond = ("sse_fast.adapters.", "sse_fast._cli", "sse_fast._bench")
-    assert not {name for name in loaded if name.startswith(beyond)}
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("sse_fast.")}
+    assert not rooms & {"_http1", "_client", "columns", "compat", "_cli", "_bench"}
+    adapters = {name for name in loaded if name.startswith("sse_fast.adapters.")}
+    assert adapters == {"sse_fast.adapters._registry"}
 
 
 def test_the_commands_do_without_what_others_need(tmp_path: Path) -> None:
@@ -254,5 +245,5 @@ def test_the_commands_do_without_what_others_need(tmp_path: Path) -> None:
     loaded = set(done.stderr.split())
     assert {"sse_fast._cli.bench", "sse_fast._cli.convert"} <= loaded
     assert not {name.partition(".")[0] for name in loaded} & (LIBRARIES | BENCH | {"pyarrow"})
-    late = ("sse_fast._bench", "sse_fast.columns", "sse_fast._captures")
+    late = ("sse_fast._bench", "sse_fast.columns", "sse_fast.columns._captures")
     assert not {name for name in loaded if name.startswith(late)}

@@ -135,10 +135,10 @@ def measure(
 
 def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
     """What is no parser, but what no parser can do without."""
-    from sse_fast import _parser_c
+    from sse_fast._core import parser_c  # type: ignore[attr-defined]
 
-    feed = _parser_c.Parser().feed
-    floor = _parser_c.Floor(chunks, [feed(chunk) for chunk in chunks])
+    feed = parser_c.Parser().feed
+    floor = parser_c.Floor(chunks, [feed(chunk) for chunk in chunks])
 
     def call() -> None:
         take = floor.feed

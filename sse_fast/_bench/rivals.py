@@ -186,8 +186,8 @@ def _assel() -> Parse:
 RIVALS: dict[str, Rival] = {
     rival.name: rival
     for rival in (
-        Rival("sse_fast", "", partial(_ours, "sse_fast._parser_c")),
-        Rival("sse_fast, plain Python", "", partial(_ours, "sse_fast._parser_py")),
+        Rival("sse_fast", "", partial(_ours, "sse_fast._core.parser_c")),
+        Rival("sse_fast, plain Python", "", partial(_ours, "sse_fast._core.parser_py")),
         Rival("launchdarkly-eventsource", "launchdarkly-eventsource==1.7.4", _launchdarkly),
         Rival("httpx-sse", "httpx-sse==0.4.3", _httpx_sse),
         Rival("anthropic", "anthropic==2.12.0; python_version >= '3.11'", _anthropic),

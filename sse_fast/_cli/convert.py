@@ -160,7 +160,7 @@ class _Capture(NamedTuple):
 
 def _examine(name: str) -> _Capture:
     """Raises OSError, or ImportError, if it cannot be read."""
-    from sse_fast._captures import open_capture
+    from sse_fast.columns._captures import open_capture
 
     if name == "-":
         try:
@@ -315,7 +315,8 @@ class _Parquet(_Writer):
 
 class _Plain(_Writer):
     """`event` without a dictionary: an Arrow file has one from its beginning to its end, or adds to
-    it, which not every reader understands; CSV has none."""
+    it, which not every reader understands; CSV has none.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

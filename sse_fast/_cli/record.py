@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sse_fast import EndReason, ReconnectPolicy, SSEError
-from sse_fast._cli import _timing
+from sse_fast._cli import _timing_index
 from sse_fast._cli._common import (
     add_request_options,
     event_source,
@@ -121,7 +121,7 @@ class _Recording:
         """Raises OSError where the files cannot be written, or would have to be overwritten."""
         if self._path is None:
             return
-        index = _timing.path_beside(self._path)
+        index = _timing_index.path_beside(self._path)
         for path in (self._path, index):
             if not self._force and path.exists() and not _is_special(path):
                 why = "it is there already: take another name, or --force"
@@ -136,14 +136,14 @@ class _Recording:
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
             return
-        index = _timing.path_beside(self._path)
+        index = _timing_index.path_beside(self._path)
         if self._force:
             # It would be taken for that of this capture.
             index.unlink(missing_ok=True)
         self._file = self._open(self._path)
         if self._timing:
             self._index = self._open(index)
-            _write(self._index, _timing.first_line(url))
+            _write(self._index, _timing_index.first_line(url))
 
     def write(self, chunk: bytes) -> None:
         assert self._file is not None
@@ -152,13 +152,13 @@ class _Recording:
         self._size += len(chunk)
         # Last: so the index never knows of more than the capture has.
         if self._index is not None:
-            _write(self._index, _timing.line(arrived, len(chunk)))
+            _write(self._index, _timing_index.line(arrived, len(chunk)))
 
     def end(self) -> None:
         if self._index is not None:
             # Nothing is lost with it, and a full disk has been told of.
             with suppress(OSError):
-                _write(self._index, _timing.line(self._seconds(), 0))
+                _write(self._index, _timing_index.line(self._seconds(), 0))
             self._index.close()
         if self._file is not None:
             self._file.close()

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from sse_fast._cli import _timing
+from sse_fast._cli import _timing_index
 from sse_fast._cli._common import say
 from sse_fast._cli._server import Handler, Server
 from sse_fast._source import READ_SIZE
@@ -84,9 +84,9 @@ def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
     arguments.capture.open("rb").close()
     if arguments.rate is not None:
         return partial(_by_blocks, rate=arguments.rate)
-    index = _timing.path_beside(arguments.capture)
+    index = _timing_index.path_beside(arguments.capture)
     if index.exists():
-        timing = _timing.read(index, arguments.capture)
+        timing = _timing_index.read(index, arguments.capture)
         rest = arguments.capture.stat().st_size - sum(timing.lengths)
         if rest > 0:
             # Of a recording that was killed, or that goes on.
@@ -104,7 +104,7 @@ def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
     return _at_once
 
 
-def _as_recorded(file: BinaryIO, timing: _timing.Timing, speed: float) -> Pieces:
+def _as_recorded(file: BinaryIO, timing: _timing_index.Timing, speed: float) -> Pieces:
     for seconds, length in zip(timing.seconds, timing.lengths, strict=True):
         due, left = seconds / speed, length
         # The last line has no bytes: only the end is due.

@@ -13,8 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sse_fast._source import AsyncUnreadable, Headers, Response, Source
-from sse_fast.adapters import request_failed
+from sse_fast._source import AsyncFailingChunks, Headers, Response, Source
+from sse_fast.adapters._clients import wrap_request_error
 
 if TYPE_CHECKING:
     import aiohttp
@@ -38,7 +38,7 @@ def open_source(response: aiohttp.ClientResponse) -> Source:
         return Source((response._body,), None, face)
     content = response.content
     if (content.at_eof() and content.total_bytes) or (response.closed and content.exception()):
-        return Source(AsyncUnreadable(), None, face)
+        return Source(AsyncFailingChunks(), None, face)
 
     async def aclose() -> None:
         if not content.at_eof():
@@ -51,7 +51,7 @@ def open_source(response: aiohttp.ClientResponse) -> Source:
     coding = (headers.get("content-encoding") or "identity").lower()
     chunks: AsyncIterator[bytes] = _Chunks(response)
     if coding not in _CODINGS:
-        chunks = AsyncUnreadable(_UNKNOWN.format(coding))
+        chunks = AsyncFailingChunks(_UNKNOWN.format(coding))
     return Source(chunks, aclose, face, response.close)
 
 
@@ -147,7 +147,7 @@ async def asend(
         "skip_auto_headers": [] if "content-type" in given else ["Content-Type"],
     }
     authorized = "authorization" in given or "Authorization" in session.headers
-    if request.foreign:
+    if request.cross_origin:
         # Nothing of the session's own goes along: also no hook of its tracing.
         sending = aiohttp.ClientSession(
             connector=session.connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
@@ -170,7 +170,7 @@ async def asend(
     except aiohttp.InvalidURL:
         raise
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-        raise request_failed(request.url, error, _UNSENT) from error
+        raise wrap_request_error(request.url, error, _UNSENT) from error
     finally:
         # Which leaves the connector, and with it the response, as it is.
         sending._connector_owner = False

@@ -12,8 +12,8 @@ from functools import partial
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
-from sse_fast.adapters import waker
+from sse_fast._source import READ_SIZE, FailingChunks, Headers, Response, Source
+from sse_fast._wake import make_waker
 
 if TYPE_CHECKING:
     import socket
@@ -25,7 +25,7 @@ def open_source(response: HTTPResponse) -> Source:
     url = getattr(response, "url", None) or ""
     face = Response(response.status, Headers(response.headers.items()), url, response)
     if response.isclosed() and response.status != 204 and face.headers.get("content-length") != "0":
-        return Source(Unreadable(), None, face)
+        return Source(FailingChunks(), None, face)
     # Nothing public leads to the socket.
     sock: Any = getattr(getattr(response.fp, "raw", None), "_sock", None)
     wake = None if sock is None else _waker(response, sock)
@@ -70,7 +70,8 @@ def _take_end(response: HTTPResponse, sock: socket.socket) -> bool:
 
 def _is_rest(data: bytes, left: int | None) -> bool:
     """Whether that is all the rest of a chunked body (RFC 9112, 7.1), and no more. `left` is how
-    much there is to come of the present chunk; None: it begins with another."""
+    much there is to come of the present chunk; None: it begins with another.
+    """
     at = 0
     while left != 0 or at == 0:
         if left is not None:
@@ -90,7 +91,7 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
         return iter(())
     coding = response.headers.get("content-encoding") or "identity"
     if coding.lower() != "identity":
-        return Unreadable(
+        return FailingChunks(
             f"Expected a body without content coding, got {coding!r}, which http.client does not "
             "decode: ask for 'Accept-Encoding: identity', or hand over a decoding file"
         )
@@ -117,7 +118,7 @@ def _read_length(response: HTTPResponse, remaining: int) -> Iterator[bytes]:
 
 
 def _waker(response: HTTPResponse, sock: socket.socket) -> Callable[[], object]:
-    shut_down = waker(sock)
+    shut_down = make_waker(sock)
 
     def wake() -> None:
         # Else the connection may carry another response by now.

@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import layers
 from sse_fast._source import (
     READ_SIZE,
-    AsyncUnreadable,
+    AsyncFailingChunks,
+    FailingChunks,
     Headers,
     Response,
     Source,
-    Unreadable,
 )
-from sse_fast.adapters import request_failed, waker
+from sse_fast._wake import make_waker
+from sse_fast.adapters._clients import iter_exception_chain, wrap_request_error
 
 if TYPE_CHECKING:
     import httpx
@@ -52,14 +52,14 @@ def open_source(response: httpx.Response) -> Source:
     wake = _waker(response)
     reason = _why_unreadable(response)
     if isinstance(response.stream, Iterable):
-        chunks = response.iter_bytes() if reason is None else Unreadable(reason)
+        chunks = response.iter_bytes() if reason is None else FailingChunks(reason)
 
         def close() -> None:
             _take_end(response)
             response.close()
 
         return Source(chunks, close, face, wake)
-    achunks: Any = response.aiter_bytes() if reason is None else AsyncUnreadable(reason)
+    achunks: Any = response.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
 
     async def aclose() -> None:
         _take_end(response)
@@ -87,7 +87,8 @@ def _why_unreadable(response: httpx.Response) -> str | None:
 
 def _take_end(response: Any) -> None:
     """Where nothing is left of the body but its end, and that has arrived, the connection is to be
-    used again. Nothing public tells, so that this does no more than it can."""
+    used again. Nothing public tells, so that this does no more than it can.
+    """
     with suppress(Exception):
         below = response.stream._stream._httpcore_stream._stream._connection._h11_state
         if _is_at_end(below):
@@ -116,7 +117,7 @@ def _waker(response: httpx.Response) -> Callable[[], object] | None:
     sock: Any = stream.get_extra_info("socket")
     if sock is None:
         return None
-    shut_down = waker(sock)
+    shut_down = make_waker(sock)
 
     def wake() -> None:
         # Else the connection may carry another response by now.
@@ -176,7 +177,7 @@ def _prepare(
     prepared = client.build_request(
         request.method, request.url, headers=fields, content=request.body, extensions=extensions
     )
-    if request.foreign:
+    if request.cross_origin:
         # Without anything of the client's, but of the same module.
         prepared = type(prepared)(
             request.method, request.url, headers=fields, content=request.body, extensions=extensions
@@ -193,11 +194,12 @@ def _prepare(
 def _twin(client: Any, request: Request) -> Any:
     """One that shares all with the client, but does not prepare for where a redirect leads (httpx
     fails at a place that it cannot ask, before it shows the response), nor gives a request to
-    another origin to the client's hooks, which may add what is secret."""
+    another origin to the client's hooks, which may add what is secret.
+    """
     twin = object.__new__(type(client))
     twin.__dict__.update(client.__dict__)
     twin._build_redirect_request = lambda request, response: request
-    if request.foreign:
+    if request.cross_origin:
         twin.event_hooks = {}
     return twin
 
@@ -207,11 +209,11 @@ def _failure(request: Request, error: Exception) -> Exception:
     if "TransportError" not in names or names & {"LocalProtocolError", "UnsupportedProtocol"}:
         # What it does not send, or what an event hook or an auth of the user's has raised.
         return error
-    failure = request_failed(request.url, error, _UNSENT)
+    failure = wrap_request_error(request.url, error, _UNSENT)
     if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):
         failure.sent = False
     return failure
 
 
 def _details(error: Exception) -> list[Any]:
-    return [detail for each in layers(error) for detail in each.args]
+    return [detail for each in iter_exception_chain(error) for detail in each.args]

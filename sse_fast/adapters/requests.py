@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import Headers, Response, Source, Unreadable
-from sse_fast.adapters import open_source as open_below
-from sse_fast.adapters import request_failed
+from sse_fast._source import FailingChunks, Headers, Response, Source
+from sse_fast.adapters._clients import wrap_request_error
+from sse_fast.adapters._registry import open_source as open_raw
 
 if TYPE_CHECKING:
     import requests
@@ -33,8 +33,8 @@ def open_source(response: requests.Response) -> Source:
     if private._content is not False:
         return Source((response.content or b"",), None, face)
     if private._content_consumed:
-        return Source(Unreadable(), None, face)
-    below = open_below(response.raw)
+        return Source(FailingChunks(), None, face)
+    below = open_raw(response.raw)
 
     def close() -> None:
         if below.close is not None:
@@ -61,12 +61,12 @@ def send(
     if authorized or ("Authorization" in session.headers and session.auth is None):
         # Else what netrc says would replace it.
         asked.auth = _unchanged
-    prepared = asked.prepare() if request.foreign else session.prepare_request(asked)
+    prepared = asked.prepare() if request.cross_origin else session.prepare_request(asked)
     if request.redirected:
         # Without the parameters of the session.
         prepared.prepare_url(request.url, None)
     options: Any = session.merge_environment_settings(prepared.url or "", {}, True, None, None)
-    if request.foreign:
+    if request.cross_origin:
         options["cert"] = None
     try:
         response = _without_redirects(session).send(
@@ -81,7 +81,7 @@ def send(
             error.response.close()
         raise
     except requests.RequestException as error:
-        raise request_failed(request.url, error, _UNSENT) from error
+        raise wrap_request_error(request.url, error, _UNSENT) from error
     return open_source(response)
 
 
@@ -91,7 +91,8 @@ def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def _without_redirects(session: requests.Session) -> requests.Session:
     """A twin that shares all with the session, but does not read the body of a redirect to prepare
-    for where it leads."""
+    for where it leads.
+    """
     twin: Any = object.__new__(type(session))
     twin.__dict__.update(session.__dict__)
     twin.resolve_redirects = lambda *args, **kwargs: iter(())

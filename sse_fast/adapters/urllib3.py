@@ -14,9 +14,9 @@ from functools import partial
 from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any, cast
 
-from sse_fast._source import READ_SIZE, Headers, Response, Source, Unreadable
-from sse_fast.adapters import open_source as open_below
-from sse_fast.adapters import request_failed
+from sse_fast._source import READ_SIZE, FailingChunks, Headers, Response, Source
+from sse_fast.adapters._clients import wrap_request_error
+from sse_fast.adapters._registry import open_source as open_raw
 
 if TYPE_CHECKING:
     import urllib3
@@ -40,10 +40,10 @@ def open_source(response: urllib3.HTTPResponse) -> Source:
         # Nothing public tells a body that was read into memory (as `preload_content=True` does by
         # default) from one that is gone.
         body = response._body
-        return Source(Unreadable() if body is None else (response.data,), None, face)
+        return Source(FailingChunks() if body is None else (response.data,), None, face)
     # Some tests put a file there.
     below = getattr(response, "_fp", None)
-    opened = open_below(below) if isinstance(below, HTTPResponse) else Source(())
+    opened = open_raw(below) if isinstance(below, HTTPResponse) else Source(())
     coding = (headers.get("content-encoding") or "identity").lower()
     if coding != "identity" or not isinstance(below, HTTPResponse):
         chunks = _decoded(response, coding)
@@ -75,7 +75,7 @@ def _decoded(response: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
         *response.CONTENT_DECODERS,
     }
     if unknown:
-        return Unreadable(
+        return FailingChunks(
             f"Expected a content coding that urllib3 decodes here, got {coding!r}: install what it "
             "needs, or ask for 'Accept-Encoding: identity'"
         )
@@ -113,7 +113,7 @@ def send(
 
     # Those of one name as one field, whatever its case.
     headers: dict[str, tuple[str, Any]] = {}
-    if not request.foreign:
+    if not request.cross_origin:
         headers = {name.lower(): (name, value) for name, value in pool.headers.items()}
     own: dict[str, tuple[str, Any]] = {}
     for name, value in request.fields:
@@ -135,7 +135,7 @@ def send(
         # A URL that it does not ask.
         raise
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise request_failed(request.url, error, _UNSENT) from error
+        raise wrap_request_error(request.url, error, _UNSENT) from error
     opened = open_source(response)
     if opened.response is not None:
         # It knows the path only.

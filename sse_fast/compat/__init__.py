@@ -15,7 +15,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sse_fast.compat._library import LIBRARIES, Hook, UnknownLayout
+from sse_fast.compat._hooks import LIBRARIES, Hook, UnknownLayout
 
 if TYPE_CHECKING:
     from typing_extensions import Self

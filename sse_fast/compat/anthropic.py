@@ -11,9 +11,9 @@
 
 from __future__ import annotations
 
-from sse_fast._dialect import Dialect
-from sse_fast.compat._library import LIBRARIES, Hook
-from sse_fast.compat._sdk import BytesDecoder, Sdk
+from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._hooks import LIBRARIES, Hook
+from sse_fast.compat._stainless import BytesDecoder, Sdk
 
 __all__ = ["SSEDecoder"]
 

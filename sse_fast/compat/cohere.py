@@ -7,9 +7,9 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from sse_fast._dialect import Dialect
-from sse_fast._parser import DialectParser
-from sse_fast.compat._library import LIBRARIES, Hook
+from sse_fast._core.parser import DialectParser
+from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__: list[str] = []
 

@@ -20,9 +20,9 @@ except ModuleNotFoundError:
         "Expected the library 'httpx', which is not installed: pip install 'sse-fast[httpx]'"
     ) from None
 
-from sse_fast._dialect import Dialect
-from sse_fast._parser import DialectParser
-from sse_fast.compat._library import LIBRARIES, Hook
+from sse_fast._core.parser import DialectParser
+from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__ = [
     "EventSource",

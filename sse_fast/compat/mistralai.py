@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from sse_fast._dialect import Dialect
-from sse_fast._parser import DialectParser
-from sse_fast.compat._library import LIBRARIES, Hook, UnknownLayout
-from sse_fast.compat._strict import Strict
+from sse_fast._core.parser import DialectParser
+from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._hooks import LIBRARIES, Hook, UnknownLayout
+from sse_fast.compat._strict_utf8 import Strict
 
 __all__: list[str] = []
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from sse_fast._dialect import Dialect
-from sse_fast._parser import DialectParser
-from sse_fast.compat._strict import Strict
+from sse_fast._core.parser import DialectParser
+from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._strict_utf8 import Strict
 
 __all__ = ["Event", "SSEClient"]
 

@@ -1,0 +1,158 @@
+"""HTTP/1.1 over a blocking socket (RFC 9112)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from sse_fast._errors import TransportError
+from sse_fast._http1.connecting import (
+    connection_error,
+    idle_error,
+    prepare_request,
+    server_name,
+    set_socket_options,
+    tls_context,
+)
+from sse_fast._http1.exchange import Exchange
+from sse_fast._source import READ_SIZE, Response, Source
+from sse_fast._wake import make_waker
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sse_fast._http1.message import Message
+    from sse_fast._request import Request
+
+__all__ = ["open_source", "send"]
+
+
+def send(
+    client: None,
+    request: Request,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+    uds: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    multi_member: bool = True,
+    connected: Callable[[Callable[[], object]], None] | None = None,
+) -> Source:
+    """`connected` gets what ends the wait for the response, from another thread."""
+    message = prepare_request(request, uds, ssl_context, connect_timeout, idle_timeout)
+    exchange = Exchange(message, multi_member=multi_member)
+    return open_source(
+        message, exchange, uds, ssl_context, connect_timeout, idle_timeout, connected
+    )
+
+
+def open_source(
+    request: Message,
+    exchange: Exchange,
+    uds: str | os.PathLike[str] | None,
+    context: ssl.SSLContext | None,
+    connect_timeout: float | None,
+    idle_timeout: float | None,
+    connected: Callable[[Callable[[], object]], None] | None = None,
+) -> Source:
+    sock = _connect(request, uds, context, connect_timeout)
+    try:
+        sock.settimeout(idle_timeout)
+        if connected is not None:
+            connected(make_waker(sock))
+        body = _Body(sock, exchange, idle_timeout)
+        _exchange_heads(sock, request, body)
+    except BaseException:
+        sock.close()
+        raise
+    response = Response(exchange.status, exchange.headers, request.url, sock)
+    return Source(body, sock.close, response, make_waker(sock))
+
+
+def _connect(
+    request: Message,
+    uds: str | os.PathLike[str] | None,
+    context: ssl.SSLContext | None,
+    timeout: float | None,
+) -> socket.socket:
+    sock = None
+    try:
+        if uds is None:
+            sock = socket.create_connection((request.host, request.port), timeout)
+            set_socket_options(sock)
+        else:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout)
+            sock.connect(os.fspath(uds))
+        if request.tls:
+            sock = tls_context(context).wrap_socket(sock, server_hostname=server_name(request))
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise connection_error("connect", request, error) from error
+        raise
+    return sock
+
+
+def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
+    """Send the request, and read the head of the response."""
+    not_sent = None
+    try:
+        rest = memoryview(request.message)
+        # Not sendall(), to which the time-out is one for the whole.
+        while rest:
+            rest = rest[sock.send(rest[:READ_SIZE]) :]
+    except TimeoutError as error:
+        raise connection_error("send", request, error) from error
+    except OSError as error:
+        # A server that refuses a large body may answer, and close, before it has come.
+        not_sent = error
+    try:
+        body.read_head()
+    except (OSError, TransportError) as error:
+        if not_sent is not None:
+            raise connection_error("send", request, not_sent) from not_sent
+        if isinstance(error, OSError):
+            raise connection_error("head", request, error) from error
+        raise
+
+
+class _Body(Iterator[bytes]):
+    """What arrives of a body, received into one buffer."""
+
+    def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float | None) -> None:
+        self._sock = sock
+        self._exchange = exchange
+        self._timeout = timeout
+        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._pieces: Iterator[bytes] = iter(())
+
+    def read_head(self) -> None:
+        while not self._exchange.status:
+            self._exchange.check()
+            self._receive("head")
+
+    def __next__(self) -> bytes:
+        while True:
+            for piece in self._pieces:
+                if piece:
+                    return piece
+            self._exchange.check()
+            if self._exchange.complete:
+                raise StopIteration
+            self._receive("body")
+
+    def _receive(self, phase: str) -> None:
+        try:
+            size = self._sock.recv_into(self._buffer)
+        except TimeoutError as error:
+            if error.errno is not None or self._timeout is None:
+                # Not ours: the connection is gone, as TCP keepalive has found.
+                raise
+            raise idle_error(self._timeout, phase) from error
+        if size:
+            self._pieces = self._exchange.receive(self._buffer[:size])
+        else:
+            self._exchange.ended()

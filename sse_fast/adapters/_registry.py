@@ -1,0 +1,155 @@
+"""From the object that a user holds to its `Source`: the table of types, and what needs no library.
+
+The adapter is found by the name of the object's type, so that no library is imported to look.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sse_fast._source import READ_SIZE, Source, qualified_type_name
+
+if TYPE_CHECKING:
+    Adapter = Callable[[Any], Source | Iterable[bytes] | AsyncIterable[bytes]]
+
+__all__ = ["Adapter", "open_source", "register"]
+
+_ADAPTERS: dict[str, str | Adapter] = {
+    "aiohttp.client_reqrep.ClientResponse": "aiohttp",
+    "asyncio.streams.StreamReader": "asyncio",
+    "http.client.HTTPResponse": "http_client",
+    "httpx.Response": "httpx",
+    "httpx2.Response": "httpx",
+    "requests.models.Response": "requests",
+    "socket.socket": "sockets",
+    "urllib3.response.HTTPResponse": "urllib3",
+}
+"""Type name -> adapter, or the name under which `_load_adapter` knows it."""
+
+_WANTED = (
+    "a response, a binary file, a socket, an iterable of bytes or bytes; "
+    "sse_fast.register() takes a type of your own"
+)
+
+
+def register(type_name: str, adapter: Adapter) -> None:
+    """Teach `iter_events` and `aiter_events` a type of your own.
+
+    Args:
+        type_name: module and qualified name of the class, `"package.module.Class"`; its
+            subclasses are taken too.
+        adapter: called with the object; returns an iterable or async iterable of its bytes as
+            they arrive.
+
+    Raises:
+        TypeError: `type_name` is not a str, or `adapter` not callable.
+    """
+    if not isinstance(type_name, str):
+        raise TypeError(
+            f"Expected the name of a type as a str, got {qualified_type_name(type_name)}: "
+            "'package.module.Class'"
+        )
+    if not callable(adapter):
+        raise TypeError(f"Expected adapter to be callable, got {qualified_type_name(adapter)}")
+    _ADAPTERS[type_name] = adapter
+
+
+def open_source(source: Any) -> Source:
+    """What `iter_events` reads of an object: its chunks, its response, how it is closed.
+
+    Raises:
+        TypeError: not a source, or one of text.
+    """
+    if isinstance(source, Source):
+        return source
+    for cls in type(source).__mro__:
+        adapter = _ADAPTERS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if adapter is not None:
+            if isinstance(adapter, str):
+                adapter = _load_adapter(adapter)
+            opened = adapter(source)
+            return opened if isinstance(opened, Source) else _open_plain(opened)
+    return _open_plain(source)
+
+
+def _load_adapter(name: str) -> Adapter:
+    """Import the adapter of a library; written out, so that freezing tools see each import."""
+    if name == "aiohttp":
+        from sse_fast.adapters import aiohttp
+
+        return aiohttp.open_source
+    if name == "asyncio":
+        from sse_fast.adapters import asyncio
+
+        return asyncio.open_source
+    if name == "http_client":
+        from sse_fast.adapters import http_client
+
+        return http_client.open_source
+    if name == "httpx":
+        from sse_fast.adapters import httpx
+
+        return httpx.open_source
+    if name == "requests":
+        from sse_fast.adapters import requests
+
+        return requests.open_source
+    if name == "sockets":
+        from sse_fast.adapters import sockets
+
+        return sockets.open_source
+    from sse_fast.adapters import urllib3
+
+    return urllib3.open_source
+
+
+def _open_plain(source: Any) -> Source:
+    if isinstance(source, str):
+        raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
+    if isinstance(source, os.PathLike):
+        raise TypeError(f"Expected {_WANTED}, got a path: open(path, 'rb') reads a file")
+    if isinstance(source, io.IOBase) or _has_read(source):
+        return _open_file(source)
+    if not isinstance(source, bytes):
+        # Copied, as it could change: it is parsed slice by slice, later.
+        with suppress(TypeError):
+            source = bytes(memoryview(source))
+    if isinstance(source, bytes):
+        return Source((source,))
+    # A mapping or a set is a mistake: its parts have no order that a stream could have.
+    unordered = isinstance(source, (Mapping, AbstractSet))
+    if isinstance(source, (Iterable, AsyncIterable)) and not unordered:
+        return Source(source)
+    raise TypeError(f"Expected {_WANTED}, got {qualified_type_name(source)}")
+
+
+def _has_read(source: Any) -> bool:
+    """Whether it is like a file; one whose read() has to be awaited is not."""
+    read = getattr(source, "read", None)
+    if not callable(read) or isinstance(source, AsyncIterable):
+        return False
+    # Here, as few programs come this way and it takes a while to load.
+    import inspect
+
+    return not inspect.iscoroutinefunction(read)
+
+
+def _open_file(file: Any) -> Source:
+    if isinstance(getattr(file, "file", file), io.TextIOBase):
+        raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
+    raw = getattr(file, "raw", file)
+    # Windows has no get_blocking() before Python 3.12, and no such files.
+    can_tell = isinstance(raw, io.FileIO) and hasattr(os, "get_blocking")
+    if can_tell and not os.get_blocking(raw.fileno()):
+        # When nothing is there yet, it looks as if it were at its end.
+        raise TypeError(
+            f"Expected {_WANTED}, got a non-blocking file: os.set_blocking(fd, True) changes it"
+        )
+    # read() would wait until the buffer is full; read1() returns what there is.
+    read = getattr(file, "read1", file.read)
+    return Source(iter(lambda: read(READ_SIZE), b""))

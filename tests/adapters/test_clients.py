@@ -1,0 +1,469 @@
+"""Every HTTP library gives the same events, each without delay, over real servers."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import threading
+from typing import Any
+
+import anyio
+import pytest
+import requests
+import urllib3
+
+from sse_fast import EndReason, TransportError, aiter_events, iter_events
+from tests.support.asgi import Answer as AsgiAnswer
+from tests.support.asgi import AsgiServer
+from tests.support.clients import (
+    EVENTS,
+    HTTPX,
+    OPENERS,
+    READERS,
+    STREAM,
+    Outcome,
+    Reader,
+    collect,
+    plain,
+    read_async,
+)
+from tests.support.faults import CHUNKED, FaultServer, byte_by_byte, chunk, framed, head, packed
+from tests.support.server import Answer, Server
+
+FRAMINGS = ["chunked", "close", "length"]
+CODINGS = ["gzip", "br", "zstd"]
+# What is decoded, where it is not all three.
+DECODED = {"urllib.request": [], "http.client": [], "sse_fast": ["gzip"]}
+DECODING = [
+    (reader, coding)
+    for reader in READERS.values()
+    for coding in DECODED.get(reader.library, CODINGS)
+]
+ONE, TWO, THREE = (b"data: %d\r\n\r\n" % number for number in (1, 2, 3))
+
+
+def check_all(outcome: Outcome) -> None:
+    """The events of STREAM, and an end as it should be."""
+    assert outcome.error is None
+    assert outcome.plain == EVENTS
+    assert outcome.stream.end_reason is EndReason.END
+    assert not outcome.stream.pending
+    assert outcome.stream.last_event_id == "2"
+
+
+# -- The same events -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_events(reader: Reader, faults: FaultServer, framing: str, size: int) -> None:
+    parts = [STREAM[at : at + size] for at in range(0, len(STREAM), size)]
+    faults.scripts["/"] = framed(framing, parts)
+    check_all(reader.read(faults.url + "/"))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_events_that_come_byte_by_byte(reader: Reader, faults: FaultServer, framing: str) -> None:
+    faults.scripts["/"] = byte_by_byte(framed(framing, [STREAM[:20], STREAM[20:]]))
+    arrived: list[bytes] = []
+    check_all(reader.read(faults.url + "/", options={"on_chunk": arrived.append}))
+    assert b"".join(arrived) == STREAM
+    assert len(arrived) > 5
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("coding", CODINGS)
+def test_content_codings(reader: Reader, faults: FaultServer, framing: str, coding: str) -> None:
+    parts = packed(coding, [STREAM[:20], STREAM[20:]])
+    # In one packet: a coding that is refused is so before anything of the body comes out.
+    script = framed(framing, parts, f"Content-Encoding: {coding}")
+    faults.scripts["/"] = [b"".join(script)]
+    outcome = reader.read(faults.url + "/")
+    if coding in DECODED.get(reader.library, CODINGS):
+        check_all(outcome)
+        return
+    assert outcome.events == []
+    assert isinstance(outcome.error, TransportError)
+    assert "without content coding" in str(outcome.error)
+    assert f"got {coding!r}" in str(outcome.error)
+    assert outcome.stream.end_reason is EndReason.ERROR
+
+
+@pytest.mark.parametrize("coding", ["compress", "compress, gzip"])
+def test_a_coding_that_nothing_decodes(reader: Reader, faults: FaultServer, coding: str) -> None:
+    """It is no stream of events that happens to have none."""
+    body = b"\x1f\x9d\x90" if coding == "compress" else gzip.compress(b"\x1f\x9d\x90")
+    script = framed("chunked", [body], f"Content-Encoding: {coding}")
+    faults.scripts["/"] = [b"".join(script)]
+    outcome = reader.read(faults.url + "/")
+    assert outcome.events == []
+    assert isinstance(outcome.error, TransportError)
+    assert f"{coding!r}" in str(outcome.error)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_coding_of_no_body(faults: FaultServer, method: str) -> None:
+    length = 10 if method == "HEAD" else 0
+    faults.scripts["/"] = [head("Content-Encoding: gzip", f"Content-Length: {length}")]
+    connection = http.client.HTTPConnection(faults.url.removeprefix("http://"))
+    connection.request(method, "/")
+    assert list(iter_events(connection.getresponse())) == []
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["urllib.request", "http.client"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_gzip_where_the_library_does_not_decode(server: Server, name: str, framing: str) -> None:
+    """The standard library has something that does."""
+    server.answers["/"] = Answer([STREAM[:20], STREAM[20:]], framing, gzip=True)
+    with OPENERS[name](server.url + "/") as response, gzip.GzipFile(fileobj=response) as decoded:
+        assert plain(iter_events(decoded)) == EVENTS
+    refused = pytest.raises(TransportError, match="without content coding, got 'gzip'")
+    with OPENERS[name](server.url + "/") as response, refused:
+        next(iter_events(response))
+
+
+def test_events_of_sse_starlette(reader: Reader, uvicorn_server: AsgiServer) -> None:
+    uvicorn_server.answers["/"] = AsgiAnswer(
+        [{"id": "1", "event": "é", "data": "日本\n🚀"}, {"id": "2", "data": "b"}]
+    )
+    check_all(reader.read(uvicorn_server.url + "/"))
+
+
+def test_the_pings_of_sse_starlette_are_no_events(
+    reader: Reader, uvicorn_server: AsgiServer
+) -> None:
+    pinged = threading.Event()
+    uvicorn_server.answers["/"] = AsgiAnswer([{"data": "1"}, pinged, {"data": "2"}])
+    arrived: list[bytes] = []
+
+    def on_comment(comment: str) -> None:
+        assert "ping" in comment
+        pinged.set()
+
+    options = {"on_comment": on_comment, "on_chunk": arrived.append}
+    outcome = reader.read(uvicorn_server.url + "/", options=options)
+    assert outcome.error is None
+    assert [event.data for event in outcome.events] == ["1", "2"]
+    assert b"data: 1\r\n\r\n" in b"".join(arrived)
+
+
+def test_events_over_tls_and_http2(tls_reader: Reader, hypercorn_server: AsgiServer) -> None:
+    for size in [1, 7, 1000]:
+        parts = [STREAM[at : at + size] for at in range(0, len(STREAM), size)]
+        hypercorn_server.answers["/"] = AsgiAnswer(parts)
+        outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
+        check_all(outcome)
+        if tls_reader.http2:
+            assert outcome.stream.response.raw.http_version == "HTTP/2"
+
+
+# -- Without delay ---------------------------------------------------------------------------------
+
+
+class Taken:
+    """A script's parts, each of which waits until the events of the one before were taken."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.parts: list[Any] = []
+        self._events: dict[int, threading.Event] = {}
+        for number in numbers:
+            self._events[number] = threading.Event()
+            self.parts += [b"data: %d\r\n\r\n" % number, self._events[number]]
+
+    def __call__(self, count: int) -> None:
+        self._events[count].set()
+
+    def check(self, outcome: Outcome) -> None:
+        """The server sees to it that nothing waited in vain."""
+        assert outcome.error is None
+        assert [int(event.data) for event in outcome.events] == [*self._events]
+        assert outcome.stream.end_reason is EndReason.END
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_event_does_not_wait_for_the_next(
+    reader: Reader, faults: FaultServer, framing: str
+) -> None:
+    taken = Taken(1, 2, 3)
+    faults.scripts["/"] = framed(framing, taken.parts)
+    taken.check(reader.read(faults.url + "/", taken))
+
+
+@pytest.mark.parametrize(("reader", "coding"), DECODING, ids=str)
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_compressed_event_does_not_wait_for_the_next(
+    reader: Reader, faults: FaultServer, framing: str, coding: str
+) -> None:
+    taken = Taken(1, 2, 3)
+    parts = packed(coding, taken.parts)
+    faults.scripts["/"] = framed(framing, parts, f"Content-Encoding: {coding}")
+    taken.check(reader.read(faults.url + "/", taken))
+
+
+@pytest.mark.parametrize(
+    ("reader", "coding"), [*((reader, None) for reader in READERS.values()), *DECODING], ids=str
+)
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_two_events_that_come_together_wait_for_nothing(
+    reader: Reader, faults: FaultServer, framing: str, coding: str | None
+) -> None:
+    """The head and both, in one packet, of a body that stays open."""
+    hold = threading.Event()
+    parts: list[Any] = [ONE + TWO, hold, THREE]
+    fields = []
+    if coding is not None:
+        parts, fields = [*packed(coding, parts)], [f"Content-Encoding: {coding}"]
+    start, first, *rest = framed(framing, parts, *fields)
+    faults.scripts["/"] = [start + first, *rest]
+
+    async def use(stream: Any) -> list[str]:
+        seen = [(await anext(stream)).data, (await anext(stream)).data]
+        hold.set()
+        return seen + [event.data async for event in stream]
+
+    assert reader.follow(use, faults.url + "/") == ["1", "2", "3"]
+
+
+def test_an_event_of_a_chunk_that_came_in_part(reader: Reader, faults: FaultServer) -> None:
+    """The events of a chunk of HTTP do not wait for its end."""
+    taken = Taken(1, 2, 3)
+    one, first, two, second, three, third = taken.parts
+    start, end = chunk(one + two + three).split(one)
+    faults.scripts["/"] = [
+        head(CHUNKED) + start + one,
+        first,
+        two + three[:4],
+        second,
+        three[4:] + end[len(two + three) :],
+        third,
+        chunk(b""),
+    ]
+    taken.check(reader.read(faults.url + "/", taken))
+
+
+def test_an_event_does_not_wait_for_more_than_its_last_byte(
+    reader: Reader, faults: FaultServer
+) -> None:
+    taken = Taken(1, 2)
+    # A blank line that a lone CR ends.
+    parts = [part[:-2] + b"\r" if isinstance(part, bytes) else part for part in taken.parts]
+    faults.scripts["/"] = framed("close", parts)
+    taken.check(reader.read(faults.url + "/", taken))
+
+
+def test_an_event_over_tls_and_http2_does_not_wait_for_the_next(
+    tls_reader: Reader, hypercorn_server: AsgiServer
+) -> None:
+    taken = Taken(1, 2, 3)
+    hypercorn_server.answers["/"] = AsgiAnswer(taken.parts)
+    taken.check(tls_reader.read(hypercorn_server.url + "/", taken, ca=hypercorn_server.ca))
+
+
+def test_an_event_of_sse_starlette_does_not_wait_for_the_next(
+    reader: Reader, uvicorn_server: AsgiServer
+) -> None:
+    taken = Taken(1, 2)
+    _, first, _, second = taken.parts
+    uvicorn_server.answers["/"] = AsgiAnswer([{"data": "1"}, first, {"data": "2"}, second])
+    taken.check(reader.read(uvicorn_server.url + "/", taken))
+
+
+# -- The response ----------------------------------------------------------------------------------
+
+
+def check_face(stream: Any, raw: Any, url: str) -> None:
+    response = stream.response
+    assert response.status == 200
+    assert response.headers["x-a"] == response.headers["X-A"] == "b"
+    assert dict(response.headers)["x-a"] == "b"
+    assert response.raw is raw
+    assert response.body == b""
+    # http.client does not know the URL, urllib3 only its path.
+    assert response.url in (url, "/p?q=secret", "")
+    assert "secret" not in repr(response)
+    assert "b" not in repr(response.headers).split()
+
+
+def test_the_response_has_one_face(opener: Any, server: Server) -> None:
+    server.answers["/p"] = Answer(
+        [STREAM], headers={"Content-Type": "text/event-stream", "X-A": "b"}
+    )
+    url = server.url + "/p?q=secret"
+    with opener(url) as raw, iter_events(raw) as events:
+        check_face(events, raw, url)
+
+
+def test_the_response_has_one_face_async(aopener: Any, server: Server) -> None:
+    server.answers["/p"] = Answer(
+        [STREAM], headers={"Content-Type": "text/event-stream", "X-A": "b"}
+    )
+    url = server.url + "/p?q=secret"
+
+    async def read(raw: Any) -> None:
+        async with aiter_events(raw) as events:
+            await anext(events)
+            check_face(events, raw, url)
+            assert events.response.url == url
+
+    read_async(aopener, url, read)
+
+
+def is_closed(response: Any) -> bool:
+    """Whether the library says that the response was closed."""
+    if isinstance(response, requests.Response):
+        return response.raw.closed
+    if isinstance(response, (http.client.HTTPResponse, urllib3.HTTPResponse)):
+        return response.closed
+    return response.is_closed if hasattr(response, "is_closed") else response.closed
+
+
+def test_the_end_gives_the_connection_free(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    with opener(server.url + "/") as response:
+        events = iter_events(response, until="b")
+        assert len(list(events)) == 1
+        assert is_closed(response)
+    with opener(server.url + "/") as response:
+        with iter_events(response) as events:
+            next(events)
+            assert not is_closed(response)
+        assert is_closed(response)
+
+
+def test_the_end_gives_the_connection_free_async(aopener: Any, server: Server) -> None:
+    # Nobody closes what the end itself would close.
+    hold = threading.Event()
+    server.answers["/"] = Answer([STREAM], hold=hold)
+
+    async def read_until(response: Any) -> None:
+        assert len([event async for event in aiter_events(response, until="b")]) == 1
+        assert is_closed(response)
+
+    async def read_one(response: Any) -> None:
+        async with aiter_events(response) as events:
+            await anext(events)
+            assert not is_closed(response)
+        assert is_closed(response)
+
+    try:
+        read_async(aopener, server.url + "/", read_until)
+        read_async(aopener, server.url + "/", read_one)
+    finally:
+        hold.set()
+
+
+# -- Bodies that were read before ------------------------------------------------------------------
+
+
+def test_a_body_that_was_read_already(server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    url = server.url + "/"
+    assert plain(iter_events(requests.get(url))) == EVENTS
+    assert plain(iter_events(urllib3.PoolManager().request("GET", url))) == EVENTS
+    for module in HTTPX:
+        assert plain(iter_events(module.get(url))) == EVENTS
+    for name in ["requests", "urllib3", *(module.__name__ for module in HTTPX)]:
+        with OPENERS[name](url) as response:
+            if name == "requests":
+                assert response.content == STREAM
+            else:
+                response.read(**({"cache_content": True} if name == "urllib3" else {}))
+            assert plain(iter_events(response)) == EVENTS
+
+
+def test_a_body_that_was_read_already_async(aopener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+
+    async def read(response: Any) -> None:
+        await (response.aread if hasattr(response, "aread") else response.read)()
+        assert await collect(aiter_events(response)) == EVENTS
+        # Nothing is left to await, so either way is open.
+        assert plain(iter_events(response)) == EVENTS
+
+    read_async(aopener, server.url + "/", read)
+
+
+@pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
+def test_a_response_made_by_hand(module: Any) -> None:
+    headers = {"Content-Type": "text/event-stream"}
+    response = module.Response(200, headers=headers, content=STREAM)
+    assert plain(iter_events(response)) == EVENTS
+
+
+def test_a_body_that_is_gone(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    gone = pytest.raises(TransportError)
+    with opener(server.url + "/") as response:
+        assert plain(iter_events(response)) == EVENTS
+        with gone:
+            next(iter_events(response))
+    with opener(server.url + "/") as response:
+        response.close()
+        with gone:
+            next(iter_events(response))
+
+
+def test_a_body_that_is_gone_async(aopener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+
+    async def read(response: Any) -> None:
+        assert await collect(aiter_events(response)) == EVENTS
+        with pytest.raises(TransportError):
+            await anext(aiter_events(response))
+
+    async def close(response: Any) -> None:
+        # Also what has arrived is gone then.
+        await anyio.sleep(0.05)
+        closing = response.aclose() if hasattr(response, "aclose") else response.close()
+        if closing is not None:
+            await closing
+        with pytest.raises(TransportError):
+            await anext(aiter_events(response))
+
+    read_async(aopener, server.url + "/", read)
+    read_async(aopener, server.url + "/", close)
+
+
+def test_a_body_that_was_iterated_over(server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    response = requests.get(server.url + "/", stream=True)
+    assert list(response.iter_lines())
+    with pytest.raises(TransportError, match="got one that was read or closed before"):
+        next(iter_events(response))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_an_empty_body(reader: Reader, faults: FaultServer, framing: str) -> None:
+    faults.scripts["/"] = framed(framing, [])
+    outcome = reader.read(faults.url + "/")
+    assert (outcome.events, outcome.error) == ([], None)
+    assert outcome.stream.end_reason is EndReason.END
+
+
+def test_an_empty_body_that_was_read_already(server: Server) -> None:
+    server.answers["/"] = Answer([], "close")
+    assert list(iter_events(requests.get(server.url + "/"))) == []
+    assert list(iter_events(urllib3.PoolManager().request("GET", server.url + "/"))) == []
+
+
+# -- The wrong way round ---------------------------------------------------------------------------
+
+
+def test_an_async_response_wants_aiter_events(aopener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+
+    async def read(response: Any) -> None:
+        with pytest.raises(TypeError, match=r"async for event in sse_fast\.aiter_events"):
+            iter_events(response)
+
+    read_async(aopener, server.url + "/", read)
+
+
+def test_a_blocking_response_wants_iter_events(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM])
+    with (
+        opener(server.url + "/") as response,
+        pytest.raises(TypeError, match="use iter_events, or an async client"),
+    ):
+        aiter_events(response)

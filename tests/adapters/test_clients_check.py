@@ -1,0 +1,349 @@
+"""What every HTTP library answers is checked alike: what is no event stream is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from sse_fast import EndReason, Response, ResponseError, aiter_events, iter_events
+from sse_fast._source import Headers, Source
+from tests.support.asgi import Answer as AsgiAnswer
+from tests.support.asgi import AsgiServer
+from tests.support.clients import (
+    EVENTS,
+    OPENERS,
+    STREAM,
+    UNREAD_UNDER_TRIO,
+    Reader,
+    collect,
+    plain,
+    read_async,
+)
+from tests.support.faults import CHUNKED, FaultServer, Step, head
+from tests.support.server import Answer, Server
+
+TYPE = "text/event-stream"
+JSON = "application/json"
+
+pytestmark = UNREAD_UNDER_TRIO
+
+
+# -- Refused ---------------------------------------------------------------------------------------
+
+# Status, content type, further fields, the body, the message, the seconds to wait.
+REFUSED: dict[str, tuple[str, str | None, list[tuple[str, str]], bytes, str, float | None]] = {
+    "302": ("302 Found", None, [("Location", "/other")], b"moved", "got 302", None),
+    "401": ("401 Unauthorized", JSON, [], b'{"error": "no"}', "status 200, got 401", None),
+    "429": ("429 Slow Down", JSON, [("Retry-After", "7")], b"{}", "status 200, got 429", 7.0),
+    "500 of a stream": ("500 Oops", TYPE, [], b"data: 1\n\n", "status 200, got 500", None),
+    "another type": ("200 OK", "text/html", [], b"<p>", f"'{TYPE}', got 'text/html'", None),
+    "no type": ("200 OK", None, [], b"data: 1\n\n", f"'{TYPE}', got none", None),
+    "two types": (
+        "200 OK", TYPE, [("Content-Type", "text/html")], b"<p>",
+        f"'{TYPE}', got '{TYPE}, text/html'", None,
+    ),
+    "two types, the other way round": (
+        "200 OK", "text/html", [("Content-Type", TYPE)], b"<p>",
+        f"'{TYPE}', got 'text/html, {TYPE}'", None,
+    ),
+}  # fmt: skip
+
+
+def check_refused(outcome: Any, case: str) -> None:
+    status, _, _, body, message, seconds = REFUSED[case]
+    assert outcome.events == []
+    assert isinstance(outcome.error, ResponseError)
+    assert message in str(outcome.error)
+    assert "secret" not in str(outcome.error)
+    assert outcome.error.response.status == int(status[:3])
+    assert outcome.error.response.body == body
+    assert outcome.error.retry_after == seconds
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_what_is_no_event_stream_is_refused(
+    reader: Reader, faults: FaultServer, case: str, framing: str
+) -> None:
+    status, content_type, pairs, body, _, _ = REFUSED[case]
+    fields = [f"{name}: {value}" for name, value in pairs]
+    script: list[Step] = [head(*fields, status=status, type=content_type), body]
+    if framing == "chunked":
+        script = [
+            head(CHUNKED, *fields, status=status, type=content_type),
+            b"%X\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        ]
+    elif framing == "length":
+        fields.append(f"Content-Length: {len(body)}")
+        script[0] = head(*fields, status=status, type=content_type)
+    faults.scripts["/?q=secret"] = script
+    check_refused(reader.read(faults.url + "/?q=secret"), case)
+    assert len(faults.requests) == 1
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_event_stream_is_refused_over_tls_and_http2(
+    tls_reader: Reader, hypercorn_server: AsgiServer, case: str
+) -> None:
+    status, content_type, pairs, body, _, _ = REFUSED[case]
+    if content_type is not None:
+        pairs = [("Content-Type", content_type), *pairs]
+    headers = [(name.lower(), value) for name, value in pairs]
+    hypercorn_server.answers["/"] = AsgiAnswer([body], int(status[:3]), headers)
+    url = hypercorn_server.url + "/?q=secret"
+    check_refused(tls_reader.read(url, ca=hypercorn_server.ca), case)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "accepted"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream", True),
+        ("text/event-stream;charset=utf-8", True),
+        ("text/event-stream ; charset=utf-8", True),
+        ("text/event-stream; charset=iso-8859-1", True),
+        ("text/event-streamX", False),
+        ("application/text/event-stream", False),
+        ("text/event-stream, text/html", False),
+        (";text/event-stream", False),
+    ],
+)
+def test_the_essence_of_the_content_type(server: Server, content_type: str, accepted: bool) -> None:
+    server.answers["/"] = Answer([STREAM], headers={"Content-Type": content_type})
+    with OPENERS["requests"](server.url + "/") as response:
+        if accepted:
+            # Whatever the charset says, an event stream is UTF-8.
+            assert plain(iter_events(response)) == EVENTS
+        else:
+            with pytest.raises(ResponseError):
+                iter_events(response)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("-1", None),
+        ("\u0663", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after(value: str, seconds: float | None) -> None:
+    response = httpx.Response(503, headers=[(b"Retry-After", value.encode())], content=b"")
+    with pytest.raises(ResponseError) as caught:
+        iter_events(response)
+    assert caught.value.retry_after == seconds
+
+
+def test_headers_and_urls() -> None:
+    fields = [(b"Content-Type", b"text/plain"), (b"X-A", b"1"), (b"x-a", b"2"), (b"Set", b"secret")]
+    request = httpx.Request("GET", "http://user:secret@host/path?secret#secret")
+    response = httpx.Response(200, headers=fields, content=b"", request=request)
+    with pytest.raises(ResponseError) as caught:
+        iter_events(response)
+    face = caught.value.response
+    assert face.headers["X-A"] == "1, 2"
+    assert len(face.headers) == 3
+    assert str(caught.value).endswith("'text/plain': http://host/path")
+    assert repr(face) == "<Response 200 http://host/path>"
+    assert "secret" not in repr(face.headers)
+
+
+def test_a_blocking_response_is_refused_at_the_call(opener: Any, server: Server) -> None:
+    server.answers["/a"] = Answer(
+        [b'{"error": "no"}'], "length", 429, {"Content-Type": "x/y", "Retry-After": "7"}
+    )
+    with opener(server.url + "/a?q=secret") as response:
+        with pytest.raises(ResponseError, match="Expected status 200, got 429") as caught:
+            iter_events(response)
+        error = caught.value
+        assert error.response.status == 429
+        assert error.response.body == b'{"error": "no"}'
+        assert error.retry_after == 7.0
+        assert "secret" not in str(error)
+
+
+# -- Let through -----------------------------------------------------------------------------------
+
+
+def test_the_check_can_be_left_out(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM], "length", 201, {})
+    with opener(server.url + "/") as response:
+        assert plain(iter_events(response, check=False)) == EVENTS
+
+
+def test_the_check_can_be_left_out_async(aopener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([STREAM], "length", 201, {})
+    found = read_async(
+        aopener, server.url + "/", lambda response: collect(aiter_events(response, check=False))
+    )
+    assert found == EVENTS
+
+
+def test_no_content_ends_at_once(opener: Any, server: Server) -> None:
+    server.answers["/"] = Answer([], "none", 204, {})
+    with opener(server.url + "/") as response:
+        events = iter_events(response)
+        # Free at once, before anybody asks for an event.
+        assert not hasattr(response, "is_closed") or response.is_closed
+        assert list(events) == []
+        assert events.end_reason is EndReason.NO_CONTENT
+    with opener(server.url + "/") as response:
+        events = iter_events(response, check=False)
+        assert list(events) == []
+        assert events.end_reason is EndReason.END
+
+
+def test_no_content_is_no_error(tls_reader: Reader, hypercorn_server: AsgiServer) -> None:
+    hypercorn_server.answers["/"] = AsgiAnswer([], 204, [])
+    outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
+    assert (outcome.events, outcome.error) == ([], None)
+    assert outcome.stream.end_reason is EndReason.NO_CONTENT
+
+
+# -- The check of an async response ----------------------------------------------------------------
+
+
+def test_the_async_check_comes_with_the_first_event(aopener: Any, server: Server) -> None:
+    server.answers["/"] = Answer(
+        [b"no"], "length", 503, {"Retry-After": "Wed, 21 Oct 2115 07:28:00 GMT"}
+    )
+    server.answers["/204"] = Answer([], "none", 204, {})
+
+    async def read(response: Any) -> None:
+        stream = aiter_events(response)
+        assert stream.end_reason is None
+        with pytest.raises(ResponseError, match="got 503") as caught:
+            await anext(stream)
+        assert caught.value.response.body == b"no"
+        assert caught.value.retry_after > 10**9
+        assert stream.end_reason is EndReason.ERROR
+        assert response.is_closed if hasattr(response, "is_closed") else response.closed
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+    async def read_204(response: Any) -> None:
+        stream = aiter_events(response)
+        assert [event async for event in stream] == []
+        assert stream.end_reason is EndReason.NO_CONTENT
+
+    read_async(aopener, server.url + "/", read)
+    read_async(aopener, server.url + "/204", read_204)
+
+
+def test_an_async_check_that_is_cancelled(
+    aopener: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
+    hold = threading.Event()
+    server.answers["/"] = Answer([b"begun"], status=500, hold=hold)
+
+    async def read(response: Any) -> None:
+        stream = aiter_events(response)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.1)
+        assert stream.end_reason is None
+        with pytest.raises(ResponseError) as caught:
+            await anext(stream)
+        assert caught.value.response.body == b"begun"
+
+    try:
+        read_async(aopener, server.url + "/", read)
+    finally:
+        hold.set()
+
+
+def test_a_cancelled_check_is_told_so() -> None:
+    """Also in the very turn in which the body comes to its end."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        yield b"no"
+
+    async def aclose() -> None:
+        pass
+
+    async def run() -> None:
+        for turns in range(12):
+            face = Response(500, Headers(), "", None)
+            reader = asyncio.create_task(anext(aiter_events(Source(chunks(), aclose, face))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = reader.cancel()
+            await asyncio.wait({reader})
+            assert reader.cancelled() is cancelled
+
+    asyncio.run(run())
+
+
+# -- The body of a refused response ----------------------------------------------------------------
+
+
+def test_the_body_of_a_refused_response_is_bounded(
+    tls_reader: Reader, hypercorn_server: AsgiServer
+) -> None:
+    hypercorn_server.answers["/"] = AsgiAnswer([b"x" * 50_000] * 10, 500)
+    outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == b"x" * 65536
+
+
+def test_a_refused_response_that_goes_on_and_on(
+    tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 300, 500)
+    outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
+    assert isinstance(outcome.error, ResponseError)
+    assert 0 < len(outcome.error.response.body) < 600
+
+
+def test_a_refused_response_that_breaks_off_is_refused_all_the_same(
+    reader: Reader, faults: FaultServer
+) -> None:
+    faults.scripts["/"] = [head(CHUNKED, status="500 Oops") + b"64\r\nhalf"]
+    outcome = reader.read(faults.url + "/")
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == b"half"
+
+
+@pytest.mark.parametrize("body", [b"begun", b""])
+@pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 100", "X-Until: the end"])
+def test_a_refused_response_that_goes_silent(
+    reader: Reader, faults: FaultServer, monkeypatch: pytest.MonkeyPatch, framing: str, body: bytes
+) -> None:
+    """The server holds the body open until the response was refused."""
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    hold = threading.Event()
+    sent = b"%X\r\n%b\r\n" % (len(body), body) if body and framing == CHUNKED else body
+    faults.scripts["/"] = [head(framing, status="500 Oops") + sent, hold]
+    start = time.monotonic()
+    outcome = reader.read(faults.url + "/")
+    # Far from what the library allows, and the server.
+    assert time.monotonic() - start < 5
+    hold.set()
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == body
+
+
+def test_a_refused_response_over_tls_and_http2_that_goes_silent(
+    tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    hold = threading.Event()
+    hypercorn_server.answers["/"] = AsgiAnswer([b"begun", hold], 500)
+    start = time.monotonic()
+    outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
+    assert time.monotonic() - start < 5
+    hold.set()
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == b"begun"

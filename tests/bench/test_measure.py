@@ -1,0 +1,265 @@
+"""What a measurement tells, by parsers that are slow, wrong or missing on purpose."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_fast._bench import javascript
+from sse_fast._bench.measure import (
+    CALLS,
+    FLOOR,
+    LINES,
+    Cell,
+    difference,
+    floors,
+    least,
+    measure,
+    quiet_heap,
+)
+from sse_fast._bench.rivals import RIVALS, Event, Events, Rival
+from sse_fast._bench.streams import make
+
+STREAM = make("d", 10)
+EVENTS: Events = [("message", "1", ""), ("tick", "2", "7")]
+
+
+def rival(monkeypatch: pytest.MonkeyPatch, name: str, parse: Any) -> None:
+    monkeypatch.setitem(RIVALS, name, Rival(name, f"{name}==1.0", lambda: parse))
+
+
+class Clock:
+    """Time that only passes in what is measured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0
+        monkeypatch.setattr("time.perf_counter_ns", lambda: self.now)
+
+    def work(self, *times: int) -> Callable[[], None]:
+        """Takes the given times one after the other, then the last one for good."""
+        left = list(times)
+
+        def work() -> None:
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return work
+
+
+# -- least --------------------------------------------------------------------------------------
+
+
+def test_the_least_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    works = {"a": clock.work(9_000_000, 5_000_000, 7_000_000), "b": clock.work(4_000_000)}
+    assert least(works, 0.001) == {"a": 5_000_000, "b": 4_000_000}
+
+
+def test_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    order: list[str] = []
+    slow, fast = clock.work(20_000_000), clock.work(2_000_000)
+    works = {
+        "slow": lambda: (order.append("s"), slow()),
+        "fast": lambda: (order.append("f"), fast()),
+    }
+    least(works, 0.03)
+    # One pass each to begin with; then, of 10 ms, one pass or five; three turns in all.
+    assert "".join(order) == "sf" + 3 * ("s" + 5 * "f")
+
+
+def test_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    shares: list[float] = []
+    least({"a": clock.work(10_000_000)}, 0.1, progress=shares.append)
+    assert clock.now == 110_000_000
+    assert shares == pytest.approx([number / 10 for number in range(1, 11)])
+
+
+def test_three_turns_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    shares: list[float] = []
+    least({"a": clock.work(1_000_000_000)}, 0.001, progress=shares.append)
+    assert clock.now == 4_000_000_000
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such times are divided by."""
+    clock = Clock(monkeypatch)
+    assert least({"a": clock.work(0), "b": clock.work(1000)}, 3e-6) == {"a": 1, "b": 1000}
+
+
+def test_the_heap_is_quiet() -> None:
+    before = gc.get_freeze_count()
+    with quiet_heap():
+        assert gc.get_freeze_count() > before
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    with pytest.raises(KeyError), quiet_heap():
+        raise KeyError
+    assert gc.get_freeze_count() == 0
+
+
+# -- measure ------------------------------------------------------------------------------------
+
+
+def test_a_cell() -> None:
+    cell = Cell("a", "one event", 4, 100, {"sse_fast": 200.0, "other": 900.0})
+    assert cell.per_event("other") == 225
+    assert cell.ratio("other") == 4.5
+    assert cell.ratio("sse_fast", "other") == pytest.approx(2 / 9)
+    with pytest.raises(KeyError):
+        cell.per_event("none")
+
+
+def test_who_is_right_has_a_time() -> None:
+    shares: list[float] = []
+    names = ["sse_fast, plain Python"]
+    cell = measure(STREAM, "4 KiB", names, 0.0001, progress=shares.append)
+    assert (cell.stream, cell.chunking, cell.events, cell.size) == ("d", "4 KiB", 10, 130)
+    assert list(cell.times) == names
+    assert cell.times[names[0]] > 0
+    assert not cell.wrong
+    assert not cell.missing
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def lost(chunks: Iterable[bytes], keep: bool) -> Events:
+    return STREAM.events[:-1] if keep else []
+
+
+def broken(chunks: Iterable[bytes], keep: bool) -> Events:
+    raise ArithmeticError("of its own")
+
+
+@pytest.mark.parametrize(
+    ("parse", "said"),
+    [
+        (lost, "event 10: expected ('message', "),
+        (broken, "raises ArithmeticError('of its own')"),
+    ],
+)
+def test_who_is_wrong_has_none(monkeypatch: pytest.MonkeyPatch, parse: Any, said: str) -> None:
+    rival(monkeypatch, "other", parse)
+    cell = measure(STREAM, "one event", ["other", "sse_fast, plain Python"], 0.0001)
+    assert list(cell.times) == ["sse_fast, plain Python"]
+    assert cell.wrong["other"].startswith(said)
+    assert list(cell.wrong) == ["other"]
+    assert not cell.missing
+
+
+def test_nobody_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    rival(monkeypatch, "other", lost)
+    shares: list[float] = []
+    cell = measure(STREAM, "one event", ["other"], 0.0001, progress=shares.append)
+    assert (cell.times, list(cell.wrong), shares) == ({}, ["other"], [1.0])
+
+
+def test_those_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way of `javascript`, and each by itself."""
+    name, other = javascript.JAVASCRIPT
+    asked: list[Any] = []
+
+    def read(name: str, chunks: list[bytes], folder: Path | None) -> Events:
+        asked.append((name, len(chunks), folder))
+        if name == other:
+            raise ImportError("no such package")
+        return STREAM.events
+
+    monkeypatch.setattr(javascript, "read", read)
+    monkeypatch.setattr(javascript, "time", lambda *given: asked.append(given[2:]) or 50.0)
+    shares: list[float] = []
+    cell = measure(
+        STREAM,
+        "one event",
+        [name, other, "sse_fast, plain Python"],
+        0.0001,
+        folder=Path("any"),
+        progress=shares.append,
+    )
+    # No less than half a second: before, Node has not compiled everything.
+    timed = [(10, 0.5, Path("any"))] * 5
+    assert asked == [(name, 10, Path("any")), (other, 10, Path("any")), *timed]
+    assert (cell.per_event(name), cell.missing) == (5, {other: "no such package"})
+    assert (shares, shares[-1]) == (sorted(shares), 1)
+
+
+def test_node_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the others nothing."""
+    name, _ = javascript.JAVASCRIPT
+    monkeypatch.setattr(javascript, "read", lambda *_: STREAM.events)
+    answers = iter([50.0])
+    monkeypatch.setattr(javascript, "time", lambda *_: next(answers))
+    cell = measure(STREAM, "one event", [name, "sse_fast, plain Python"], 0.0001)
+    assert list(cell.times) == ["sse_fast, plain Python"]
+    assert cell.wrong == {name: "raises StopIteration()"}
+
+
+@pytest.mark.parametrize("script", ["echo too old >&2; exit 1", "exit 0", "echo oh"])
+def test_node_that_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    node = tmp_path / "node"
+    node.write_text(f"#!/bin/sh\n{script}\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    name, _ = javascript.JAVASCRIPT
+    with pytest.raises(ImportError, match=r"Expected Node .* to run .*: it may be too old"):
+        javascript.find(name)
+    with pytest.raises(RuntimeError, match=r"Expected Node .* to run .*: it may be too old"):
+        javascript.read(name, [b""])
+
+
+def test_the_floor() -> None:
+    pytest.importorskip("sse_fast._core.parser_c")
+    chunks = STREAM.chunks("4 KiB")
+    assert set(floors(chunks)) == {FLOOR, LINES, CALLS}
+    assert floors(chunks)[FLOOR]() == len(STREAM.events)
+    cell = measure(STREAM, "4 KiB", [], 0.0001, floor=True)
+    assert set(cell.times) == {FLOOR, LINES, CALLS}
+
+
+# -- difference ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            [EVENTS[0], ("tick", "3", "7")],
+            "event 2: expected ('tick', '2', '7'), got ('tick', '3', '7')",
+        ),
+        ([("a", "1", ""), EVENTS[1]], "event 1: expected ('message', '1', ''), got ('a', '1', '')"),
+        (EVENTS[:1], "event 2: expected ('tick', '2', '7'), got no event"),
+        ([*EVENTS, EVENTS[0]], "event 3: expected no event, got ('message', '1', '')"),
+        ([], "event 1: expected ('message', '1', ''), got no event"),
+        (EVENTS, "no difference"),
+    ],
+)
+def test_the_first_difference(given: Events, said: str) -> None:
+    assert difference(EVENTS, given) == said
+
+
+def test_what_differs_in_a_long_text_is_seen() -> None:
+    right: Event = ("message", "x" * 1000 + "1" + "y" * 1000, "")
+    wrong: Event = ("message", "x" * 1000 + "2" + "y" * 1000, "")
+    line = difference([right], [wrong])
+    assert len(line) < 200
+    expected = "...'xxxxxxxxxx{}" + "y" * 29 + "'..."
+    assert line == (
+        f"event 1: expected ('message', {expected.format(1)}, ''), "
+        f"got ('message', {expected.format(2)}, '')"
+    )
+    # The one may be the beginning of the other; what is the same is shown from its own beginning.
+    line = difference([("message", "x" * 100, "i" * 50)], [("message", "x" * 90, "i" * 50)])
+    same = f"'{'i' * 40}'..."
+    assert line == (
+        f"event 1: expected ('message', ...'{'x' * 20}', {same}), "
+        f"got ('message', ...'{'x' * 10}', {same})"
+    )

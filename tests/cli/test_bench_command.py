@@ -1,0 +1,535 @@
+"""`sse-fast bench`: table, JSON and picture, with parsers that are right, wrong and missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib import rcParams
+from matplotlib.image import imread
+
+import sse_fast
+from sse_fast._bench import javascript, machine, measure, plot, streams
+from sse_fast._bench.measure import FLOOR, Cell
+from sse_fast._bench.rivals import RIVALS, Events, Rival
+from sse_fast._cli import bench, main
+from tests.support import ROOT
+
+PLAIN = "sse_fast, plain Python"
+OURS = [name for name in ("sse_fast", PLAIN) if name == PLAIN or sse_fast.ACCELERATED]
+SCRIPT, OTHER_SCRIPT = javascript.JAVASCRIPT
+DOMINATES = "In a real program the parser is the small part: the HTTP library takes"
+
+
+def parse(chunks: Iterable[bytes], keep: bool) -> Events:
+    events = sse_fast.Parser().feed(b"".join(chunks))
+    return [(event.event, event.data, event.id) for event in events] if keep else []
+
+
+def lose_the_ids(chunks: Iterable[bytes], keep: bool) -> Events:
+    return [(event_type, data, "") for event_type, data, _ in parse(chunks, keep)]
+
+
+def nothing() -> Any:
+    raise ImportError("No module named 'absent'")
+
+
+@pytest.fixture(autouse=True)
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few events, three rivals, no Node; the command's own options are what tests give it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(streams, "_SIZES", dict.fromkeys(streams.STREAMS, 20))
+    monkeypatch.setattr(bench, "SIZES", {})
+    for name in set(RIVALS) - set(OURS):
+        monkeypatch.delitem(RIVALS, name)
+    for name, make in (
+        ("right", lambda: parse),
+        ("wrong", lambda: lose_the_ids),
+        ("absent", nothing),
+    ):
+        monkeypatch.setitem(RIVALS, name, Rival(name, f"{name}==1.0", make))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
+    monkeypatch.setenv("PATH", "")
+    # What the command is printed from.
+    monkeypatch.setattr(sys, "argv", ["a/path/sse-fast", "bench", "--any"])
+
+
+def run(*arguments: str) -> int:
+    return main(["bench", "--seconds", "0.0001", *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    return error
+
+
+def rows(lines: list[str]) -> dict[str, list[str]]:
+    """Label -> numbers."""
+    split = [re.split(r"  +", line.strip()) for line in lines]
+    return {label: numbers for label, *numbers in split}
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A Node that has the first of the two packages; gives the folders that it is asked about."""
+    asked: list[Any] = []
+
+    def find(name: str, folder: Path | None) -> javascript.Found:
+        asked.append(folder)
+        if name == OTHER_SCRIPT:
+            raise ImportError("Expected the npm package: npm install")
+        return javascript.Found("9.8.7", "99.1.0")
+
+    def read(name: str, chunks: Iterable[bytes], folder: Path | None) -> Events:
+        asked.append(folder)
+        return parse(chunks, True)
+
+    monkeypatch.setattr(javascript, "find", find)
+    monkeypatch.setattr(javascript, "read", read)
+    monkeypatch.setattr(javascript, "time", lambda name, chunks, events, *_: 7_000.0 * events)
+    return asked
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    output, error = capsys.readouterr()
+    assert error == ""
+    nanoseconds, times, streams_, *_ = output.split("\n\n")
+    heads = {nanoseconds: "Nanoseconds an event", times: "Times as long as the first"}
+    for table, title in heads.items():
+        first, second, third, rule, *_ = table.splitlines()
+        assert first.split() == ["a", "a", "b", "c", "d"]
+        assert second.split() == ["one", "64", "one", "one", "one"]
+        assert third.strip().startswith(title)
+        assert third.split()[-5:] == ["event", "KiB", "event", "event", "event"]
+        assert set(rule.strip()) <= {"─", "-"}
+        # Its columns fit the narrowest of terminals.
+        assert max(map(len, table.splitlines())) <= 80
+    labels = [f"{name} {sse_fast.__version__}" for name in OURS] + ["right 1.0", "wrong 1.0"]
+    floors = [FLOOR, "lines only", "empty calls"] if sse_fast.ACCELERATED else []
+    numbers = rows(nanoseconds.splitlines()[4:])
+    assert list(numbers) == labels + floors
+    ratios = rows(times.splitlines()[4:])
+    assert list(ratios) == labels
+    assert ratios[labels[0]] == ["1.0"] * 5
+    for label in labels[:-1] + floors[:1]:
+        assert all(int(number.replace(",", "")) > 0 for number in numbers[label])
+    # What it gets wrong has no number.
+    for found in (numbers, ratios):
+        assert found["wrong 1.0"][3] == "wrong"
+        assert found["wrong 1.0"].count("wrong") == 1
+    assert [line.split()[0] for line in streams_.splitlines()[:4]] == ["a", "b", "c", "d"]
+
+
+def test_what_is_said_below(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--streams", "c")
+    lines = capsys.readouterr().out.splitlines()
+    (wrong,) = [line for line in lines if line.startswith("wrong: ")]
+    assert wrong.startswith("wrong: wrong 1.0 (c, one event): event 1: expected ('message', '{")
+    assert wrong.endswith(", '')")
+    missing = dict(line.split(": ", 2)[1:] for line in lines if line.startswith("missing: "))
+    assert list(missing) == ["absent", SCRIPT, OTHER_SCRIPT]
+    assert missing["absent"] == (
+        "Expected absent==1.0, got none (No module named 'absent'): pip install 'sse-fast[bench]'"
+    )
+    assert missing[SCRIPT].startswith("Expected Node (node) on the PATH, got none")
+    about = machine.describe()
+    for part in ("cpu", "os", "python"):
+        assert about[part] in lines
+    assert f"{about['date']}, by sse-fast bench --any" in lines
+    assert DOMINATES in lines
+
+
+@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="the first row is another one")
+def test_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The numbers are those of the cells, in full."""
+
+    def measured(stream: Any, chunking: str, names: Iterable[str], *_: Any, **options: Any) -> Cell:
+        assert options["floor"] == ("sse_fast" in RIVALS)
+        times = {"sse_fast": 100.0, PLAIN: 994.0, "right": 996.0, "wrong": 12_345_678.0}
+        return Cell(stream.name, chunking, 1, 99, {name: times[name] for name in names})
+
+    monkeypatch.setattr(measure, "measure", measured)
+    assert run("--streams", "e1", "--chunks", "16 bytes") == 0
+    nanoseconds, times, *_ = capsys.readouterr().out.split("\n\n")
+    found = [list(rows(table.splitlines()[4:]).values()) for table in (nanoseconds, times)]
+    order = list(RIVALS)[:-1]
+    values = {"sse_fast": ("100", "1.0"), PLAIN: ("994", "9.9"), "right": ("996", "10")}
+    values["wrong"] = ("12,345,678", "123,457")
+    assert found == [[[values[name][column]] for name in order] for column in (0, 1)]
+
+
+def test_a_parser_of_ours_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RIVALS, OURS[0], Rival(OURS[0], "", lambda: lose_the_ids))
+    assert run("--streams", "c") == 1
+    _, times, *_ = capsys.readouterr().out.split("\n\n")
+    assert {cell for cells in rows(times.splitlines()[4:]).values() for cell in cells} == {
+        "wrong",
+        "-",
+    }
+
+
+def test_without_the_extension(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sse_fast._core.parser_c", None)
+    monkeypatch.setitem(RIVALS, "sse_fast", Rival("sse_fast", "", nothing))
+    assert run("--streams", "d", "--plot", "p.svg") == 0
+    output = capsys.readouterr().out
+    ratios = rows(output.split("\n\n")[1].splitlines()[4:])
+    assert ratios[f"{PLAIN} {sse_fast.__version__}"] == ["1.0"]
+    assert FLOOR not in output
+    assert "missing: sse_fast: Expected sse_fast, got none" in output
+    assert FLOOR not in Path("p.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns"),
+    [
+        (("--streams", "b", "au", "b"), [("b", "one event"), ("au", "one event")]),
+        (("--chunks", "whole"), [(name, "whole") for name in "abcd"]),
+        (
+            ("--streams", "d", "--chunks", "1 byte", "4 KiB"),
+            [("d", "1 byte"), ("d", "4 KiB")],
+        ),
+        ((), list(bench.COLUMNS)),
+    ],
+)
+def test_the_columns(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], columns: list[tuple[str, str]]
+) -> None:
+    run(*arguments, "--json")
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["stream"], cell["chunks"]) for cell in cells] == columns
+
+
+def test_javascript(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run("--streams", "d", "--node-modules", "any", "--plot", "p.svg")
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"  7,000$", next(line for line in lines if f"{SCRIPT} 9.8.7" in line))
+    assert f"missing: {OTHER_SCRIPT}: Expected the npm package: npm install" in lines
+    assert "Node 99.1.0" in lines
+    assert set(node) == {Path("any")}
+    assert "Hatched: JavaScript" in Path("p.svg").read_text()
+
+
+def test_javascript_of_the_current_folder(node: list[Any]) -> None:
+    run("--streams", "d")
+    assert set(node) == {None}
+
+
+# -- JSON ---------------------------------------------------------------------------------------
+
+
+def test_json(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--json", "--streams", "c", "d") == 0
+    output, error = capsys.readouterr()
+    assert error == ""
+    found = json.loads(output)
+    assert found["sse_fast"] == sse_fast.__version__
+    assert found["machine"] == {**machine.describe(), "node": "99.1.0"}
+    assert found["command"] == "sse-fast bench --any"
+    assert list(found["streams"]) == ["c", "d"]
+    ours = dict.fromkeys(OURS, sse_fast.__version__)
+    assert found["parsers"] == {**ours, "right": "1.0", "wrong": "1.0", SCRIPT: "9.8.7"}
+    assert list(found["missing"]) == ["absent", OTHER_SCRIPT]
+    c, d = found["cells"]
+    assert (d["stream"], d["chunks"], d["events"], d["bytes"]) == ("d", "one event", 20, 260)
+    floors = {FLOOR, "lines only", "empty calls"} if sse_fast.ACCELERATED else set()
+    assert set(d["ns_per_event"]) == {*found["parsers"], *floors}
+    assert d["ns_per_event"][SCRIPT] == 7000
+    assert d["wrong"] == {}
+    assert set(c["ns_per_event"]) == {*found["parsers"], *floors} - {"wrong"}
+    assert c["wrong"]["wrong"].startswith("event 1: expected (")
+
+
+# -- the picture --------------------------------------------------------------------------------
+
+
+def test_png() -> None:
+    assert run("--plot", "p.png", "--streams", "c", "d") == 0
+    pixels = imread("p.png")
+    height, width, _ = pixels.shape
+    assert width > 1000
+    assert height > 300
+    # Its own background, opaque: the page may be dark.
+    assert (pixels[..., 3] == 1).all()
+    light = pixels[..., :3].min(axis=2) > 0.97
+    assert 0.8 < light.mean() < 1
+    # Ours is the darkest of the bars, by far.
+    assert pixels[..., :3].mean(axis=2).min() < 0.35
+
+
+def test_svg(node: list[Any]) -> None:
+    settings = dict(rcParams)
+    cells = [
+        Cell(
+            "a", "one event", 1, 1, {"sse_fast": 75.0, "right": 1530.0, SCRIPT: 400.0, FLOOR: 52.0}
+        ),
+        Cell("a", "64 KiB", 1, 1, {"sse_fast": 100.0, "right": 250.0}, {SCRIPT: "event 1"}),
+    ]
+    labels = {"sse_fast": "sse_fast 1", "right": "right 2", SCRIPT: "script 3", "none": "none 4"}
+    for name in ("1.svg", "2.svg"):
+        plot.draw(Path(name), cells, labels, {"a": "some <stream>"}, ["a note", "", "a date"])
+    assert dict(rcParams) == settings
+    # The same bytes for the same numbers.
+    assert Path("1.svg").read_bytes() == Path("2.svg").read_bytes()
+    text = Path("1.svg").read_text()
+    texts = re.findall(r"<text[^>]*>(.*?)</text>", text)
+    for expected in (
+        "75",
+        "1,530  (20 times)",
+        "400  (5.3 times)",
+        "52",
+        "250  (2.5 times)",
+        "gives wrong events",
+        "Nanoseconds an event",
+        "a note",
+        "a date",
+        "one event a chunk",
+        "64 KiB a chunk",
+        FLOOR,
+    ):
+        assert texts.count(expected) == (2 if expected == FLOOR else 1), expected
+    assert texts.count("a: some &lt;stream&gt;") == 2
+    assert texts.count("script 3") == 2
+    # Who has no number anywhere has no row.
+    assert "none 4" not in texts
+    assert "<dc:date>" not in text
+    assert "matplotlib" not in text.lower().replace("matplotlib.axis", "")
+    assert str(Path.cwd()) not in text
+
+
+def test_the_picture_is_small() -> None:
+    assert run("--plot", "p.svg") == 0
+    assert 10_000 < Path("p.svg").stat().st_size < 100_000
+
+
+def test_nobody_is_right() -> None:
+    cells = [Cell("a", "whole", 1, 1, {}, {"sse_fast": "event 1"})]
+    plot.draw(Path("p.svg"), cells, {"sse_fast": "sse_fast 1"}, {"a": "any"}, [])
+    assert "Nanoseconds" in Path("p.svg").read_text()
+
+
+# -- what goes wrong, and before anything is measured ------------------------------------------
+
+
+@pytest.fixture
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(*_: Any, **options: Any) -> Any:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(measure, "measure", measured)
+
+
+@pytest.mark.usefixtures("_unmeasured")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--plot", "p.pdf"), "expected --plot with a .png or .svg, got 'p.pdf'"),
+        (("--plot", "png"), "expected --plot with a .png or .svg, got 'png'"),
+        (("--streams", "z"), "expected --streams of 'a', 'au', 'b', 'c', 'd', 'e1', 'e2', got 'z'"),
+        (("--chunks", "2 KiB"), "'16 bytes', '1 byte', got '2 KiB'"),
+        (("--seconds", "0"), "expected --seconds above 0, got 0"),
+        (("--seconds", "inf"), "expected --seconds above 0, got inf"),
+        (("--seconds", "x"), "invalid float value: 'x'"),
+        (("any",), "unrecognized arguments: any"),
+    ],
+)
+def test_a_wrong_command_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(capsys, *arguments)
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.usefixtures("_unmeasured")
+def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--plot", "no/p.png") == 1
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert re.fullmatch(r"sse-fast: no.p\.png: No such file or directory\n", error)
+
+
+@pytest.mark.usefixtures("_unmeasured")
+def test_a_file_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.png").mkdir()
+    assert run("--plot", "p.png") == 1
+    assert capsys.readouterr().err.startswith("sse-fast: p.png: ")
+
+
+@pytest.mark.usefixtures("_unmeasured")
+def test_a_picture_of_before_stays_until_there_is_another() -> None:
+    Path("p.png").write_bytes(b"before")
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="measured"):
+            run("--plot", "p.png")
+        assert Path("p.png").read_bytes() == b"before"
+    with pytest.raises(AssertionError, match="measured"):
+        run("--plot", "other.png")
+    assert not Path("other.png").exists()
+    # A link to where there is nothing yet.
+    Path("link.png").symlink_to("target.png")
+    with pytest.raises(AssertionError, match="measured"):
+        run("--plot", "link.png")
+    assert Path("link.png").is_symlink()
+    assert not Path("target.png").exists()
+
+
+def test_an_ending_in_capitals() -> None:
+    assert run("--streams", "d", "--plot", "P.SVG") == 0
+    assert "<svg" in Path("P.SVG").read_text()
+
+
+def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was closed."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run("--streams", "d") == 0
+
+
+@pytest.mark.usefixtures("_unmeasured")
+@pytest.mark.parametrize(
+    ("library", "arguments"), [("rich", ()), ("matplotlib", ("--plot", "p.png"))]
+)
+def test_without_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    library: str,
+    arguments: tuple[str, ...],
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert run(*arguments) == 1
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert re.fullmatch(
+        f"sse-fast: Expected {library}, .*: pip install 'sse-fast\\[bench\\]'\n", error
+    )
+    assert not list(Path.cwd().iterdir())
+
+
+def test_without_matplotlib_there_is_a_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run("--streams", "d") == 0
+    assert DOMINATES in capsys.readouterr().out
+
+
+# -- as a user runs it --------------------------------------------------------------------------
+
+
+COMMAND = [sys.executable, "-m", "sse_fast", "bench", "--seconds", "0.0001", "--streams", "c"]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    monkeypatch.undo()
+    # Two that take seconds to import.
+    for name in ("anthropic", "openai"):
+        (tmp_path / f"{name}.py").touch()
+    return {**os.environ, "COLUMNS": "40", "PYTHONIOENCODING": "utf-8"}
+
+
+def test_piped(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        COMMAND, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # No bar, no colour; and nothing is cut, however narrow it is.
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    assert "…" not in done.stdout
+    numbers = rows(done.stdout.split("\n\n")[0].splitlines()[4:])
+    for name, rival in RIVALS.items():
+        if f"missing: {name}: " not in done.stdout:
+            assert re.fullmatch(r"[\d,]+", numbers[f"{name} {rival.version()}"][0])
+    assert "missing: openai: Expected openai==" in done.stdout
+    assert PLAIN in done.stdout.split("\n\n")[0]
+    assert done.stdout.count("(JS)") >= 2
+
+
+def test_on_a_terminal(environment: dict[str, str], tmp_path: Path) -> None:
+    """A bar on standard error, while it lasts."""
+    pty = pytest.importorskip("pty")
+    near, far = pty.openpty()
+    environment.update(TERM="xterm", COLUMNS="80")
+    with subprocess.Popen(
+        [*COMMAND, "--json"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=far
+    ) as process:
+        os.close(far)
+        shown = b""
+        while True:
+            try:
+                read = os.read(near, 65536)
+            except OSError:
+                break
+            if not read:
+                break
+            shown += read
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["cells"]
+    os.close(near)
+    assert process.returncode == 0
+    assert b"c, one event" in shown
+    assert b"100%" in shown
+    # Gone at the end.
+    assert shown.rstrip().endswith((b"\x1b[2K", b"\x1b[?25h")), shown[-40:]
+
+
+def test_an_encoding_of_before(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["PYTHONIOENCODING"] = "ascii"
+    done = subprocess.run(COMMAND, cwd=tmp_path, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert DOMINATES.encode() in done.stdout
+
+
+def test_real_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of npm, where this checkout has them."""
+    monkeypatch.undo()
+    try:
+        javascript.find(SCRIPT, ROOT)
+    except ImportError as error:
+        pytest.skip(str(error))
+    for name in set(RIVALS) - {PLAIN}:
+        monkeypatch.delitem(RIVALS, name)
+    run("--streams", "d", "--node-modules", str(ROOT), "--json")
+    assert json.loads(capsys.readouterr().out)["cells"][0]["ns_per_event"][SCRIPT] > 0
+
+
+# -- the machine --------------------------------------------------------------------------------
+
+
+def test_the_machine() -> None:
+    about = machine.describe()
+    assert list(about) == ["cpu", "os", "python", "date"]
+    assert re.fullmatch(r".+, \d+ logical cores, \S+", about["cpu"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", about["date"])
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert about["python"].split(", ")[0].endswith(f" {version}")
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin", "Windows", "Plan 9"])
+def test_a_processor_that_nothing_tells(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr(Path, "read_text", lambda self: "processor\t: 0\n")
+    # PATH is empty: there is no sysctl.
+    assert machine._processor() == "unknown processor"

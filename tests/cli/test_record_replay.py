@@ -1,0 +1,746 @@
+"""The commands that record and replay a stream, as a user runs them: in processes of their own."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+import sse_fast
+from tests.support.scripted_server import Play, serve_stage
+from tests.support.server import Answer, Server, nobody
+
+COMMAND = [sys.executable, "-m", "sse_fast"]
+# Whoever runs the tests may ignore the signal, which processes inherit.
+INTERRUPTIBLE = [
+    sys.executable,
+    "-c",
+    """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sse_fast._cli import main
+sys.exit(main())
+""",
+]
+# A BOM, each end-of-line, a cut CRLF and character, bytes that are no UTF-8, an unfinished event.
+CHUNKS = [
+    b"\xef\xbb\xbfid: 1\r\ndata: \xe6",
+    b"\x97\xa5\r",
+    b"\n\r\n: comment\ndata: \xff\n\n",
+    b"data: c\r\r",
+    b"retry: 5\ndata: d\n\n",
+    b"data: e",
+]
+BODY = b"".join(CHUNKS)
+# More than goes into buffers on the way: left unread, it would reset the connection.
+SENT = b"x" * 0x800000
+SENT_CHUNKED = b"3;x=y\r\nabc\r\n800000\r\n%b\r\n0\r\nTrailer: x\r\n\r\n" % SENT
+DATA = ["日", "\ufffd", "c", "d"]
+INDEX = Path("capture.sse.timing")
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and terminals of POSIX")
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def capture() -> Path:
+    """Where it is to be."""
+    return Path("capture.sse")
+
+
+def record(url: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    line = [*COMMAND, "record", url, *arguments]
+    if "-o" not in arguments:
+        line += ["-o", "capture.sse"]
+    return subprocess.run(line, capture_output=True, timeout=60, **options)
+
+
+def chunks_of(index: Path) -> list[tuple[float, int]]:
+    lines = [line.split("\t") for line in index.read_text().splitlines() if line[0] != "#"]
+    return [(float(seconds), int(length)) for seconds, length in lines]
+
+
+def wait_for(what: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def replaying(
+    *arguments: str, status: int | None = None, errors: bytes = b""
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The URL and the process; `status` is what it is to end with by itself."""
+    line = [*INTERRUPTIBLE, "replay", *arguments]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip(), process
+            if status is None:
+                process.send_signal(signal.SIGINT)
+                status = 130
+            _, said = process.communicate(timeout=20)
+            assert (process.returncode, said) == (status, errors)
+        finally:
+            process.kill()
+
+
+def bytes_of(url: str, request: bytes = b"GET / HTTP/1.0\r\n\r\n") -> bytes:
+    """The whole answer, over a bare socket."""
+    host, _, port = url.removeprefix("http://").strip("/").partition(":")
+    with socket.create_connection((host, int(port)), 20) as sock:
+        sock.sendall(request)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def pieces_of(answer: bytes) -> list[bytes]:
+    """What the chunks of an answer hold, the last one included."""
+    _, _, rest = answer.partition(b"\r\n\r\n")
+    pieces = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        pieces.append(rest[: int(size, 16)])
+        assert rest[int(size, 16) :][:2] == b"\r\n"
+        rest = rest[int(size, 16) + 2 :]
+    return pieces
+
+
+def arrivals(url: str) -> list[float]:
+    """When each event came, and the end, in seconds from before the request: none is too early."""
+    began = time.monotonic()
+    with sse_fast.adapters.sockets.open_stream(url, idle_timeout=20) as stream:
+        seen = [time.monotonic() - began for _ in stream]
+    return [*seen, time.monotonic() - began]
+
+
+def write_index(*lines: str, first: str = "# sse-fast timing 1, any, any") -> None:
+    INDEX.write_text("".join(f"{line}\n" for line in (first, *lines)))
+
+
+# -- record -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close", "length"])
+def test_the_bytes_are_those_of_the_wire(server: Server, capture: Path, framing: str) -> None:
+    body = BODY + b"\n\n"
+    server.answers["/"] = Answer([*CHUNKS, b"\n\n"], framing)
+    done = record(server.url)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert capture.read_bytes() == body
+    assert re.fullmatch(
+        rf"sse-fast: capture\.sse: 5 events, {len(body)} bytes, \d\.\d s: the stream ended\n",
+        done.stderr.decode(),
+    )
+    assert os.listdir() == ["capture.sse"]
+
+
+def test_standard_output(server: Server) -> None:
+    server.answers["/"] = Answer([BODY, b"\n\n"])
+    done = record(server.url, "-o", "-")
+    assert (done.returncode, done.stdout) == (0, BODY + b"\n\n")
+    assert b"sse-fast: -: 5 events" in done.stderr
+    assert os.listdir() == []
+
+
+@posix
+def test_without_standard_error_nothing_gets_into_the_capture(server: Server) -> None:
+    server.answers["/"] = Answer([b"data: a\n\n"])
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m sse_fast record {server.url} -o - 2>&-', sys.executable],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"data: a\n\n")
+
+
+def test_it_asks_as_cat_does(server: Server) -> None:
+    server.answers["/a"] = Answer([b"data: a\n\n"])
+    arguments = ["-d", "x=1", "-H", "X-A: b", "--last-event-id", "7", "-v"]
+    done = record(f"{server.url}/a?secret", *arguments)
+    (request,) = server.requests
+    assert (request.method, request.path, request.body) == ("POST", "/a?secret", b"x=1")
+    assert (request.headers["x-a"], request.headers["last-event-id"]) == ("b", "7")
+    assert request.headers["accept-encoding"] == "identity"
+    assert b"attempt 1" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_it_stops_at_a_declared_end(server: Server, capture: Path) -> None:
+    hold = threading.Event()
+    body = b"data: a\n\ndata: [DONE]\n\n"
+    server.answers["/"] = Answer([body], hold=hold)
+    done = record(server.url, "--until", "[DONE]")
+    hold.set()
+    assert (done.returncode, capture.read_bytes()) == (0, body)
+    assert done.stderr.endswith(b"--until was met\n")
+
+
+def test_one_connection_is_one_capture(capture: Path) -> None:
+    """Neither an end nor a loss is followed by another request."""
+    with serve_stage() as stage:
+        stage.plays = [
+            Play(body=[b"retry: 0\nid: 1\ndata: a\n\n"]),
+            Play(body=[b"id: 2\ndata: b\n\ndata: c"], framing="chunked-truncated"),
+            Play(status=503),
+        ]
+        ended = record(stage.url)
+        broken = record(stage.url, "-o", "broken")
+        refused = record(stage.url, "-o", "refused")
+    assert len(stage.requests) == 3
+    assert (ended.returncode, broken.returncode, refused.returncode) == (0, 1, 1)
+    assert capture.read_bytes() == b"retry: 0\nid: 1\ndata: a\n\n"
+    assert Path("broken").read_bytes() == b"id: 2\ndata: b\n\ndata: c"
+    assert sorted(os.listdir()) == ["broken", "capture.sse"]
+    how_much, why = broken.stderr.decode().splitlines()
+    assert re.fullmatch(r"sse-fast: broken: 1 event, 22 bytes, \d\.\d s: broken off", how_much)
+    assert why.startswith("sse-fast: Expected the rest of the stream, got a connection that broke")
+
+
+def test_an_end_within_an_event_is_no_good_end(server: Server, capture: Path) -> None:
+    server.answers["/"] = Answer(CHUNKS)
+    done = record(server.url)
+    assert (done.returncode, capture.read_bytes()) == (1, BODY)
+    assert b": broken off\nsse-fast: Expected the rest of an event, got the end" in done.stderr
+
+
+def test_an_event_of_any_size(server: Server, capture: Path) -> None:
+    """Which for `cat` is too large."""
+    body = b"data: " + b"x" * (17 * 2**20) + b"\n\n"
+    server.answers["/"] = Answer([body])
+    done = record(server.url)
+    assert (done.returncode, b"1 event, 17,825,800 bytes" in done.stderr) == (0, True)
+    assert capture.read_bytes() == body
+
+
+def test_a_refused_response_leaves_nothing(server: Server, capture: Path) -> None:
+    server.answers["/"] = Answer([b'{"error": "no"}'], "length", 401, {})
+    server.answers["/html"] = Answer([b"<p>"], headers={"Content-Type": "text/html"})
+    server.answers["/none"] = Answer([], "length", 204, {})
+    for path, said in (
+        ("", f'Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'),
+        ("/html", "Expected content type 'text/event-stream', got 'text/html': "),
+        ("/none", "Expected a stream to record, got status 204: the server has none\n"),
+    ):
+        done = record(server.url + path, "--timing")
+        assert done.returncode == 1
+        assert done.stderr.decode().startswith(f"sse-fast: {said}")
+        assert os.listdir() == []
+        cat = subprocess.run(
+            [*COMMAND, "cat", server.url + path, "--no-reconnect"], capture_output=True, timeout=60
+        )
+        assert path == "/none" or cat.stderr == done.stderr
+    with nobody() as origin:
+        done = record(origin)
+    assert (done.returncode, os.listdir()) == (1, [])
+    # What is there already is not lost to a refusal either.
+    capture.write_bytes(b"precious")
+    assert record(server.url, "--force").returncode == 1
+    assert capture.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("there", ["capture.sse", "capture.sse.timing"])
+@pytest.mark.parametrize("timing", [[], ["--timing"]])
+def test_what_is_there_is_left_alone(server: Server, there: str, timing: list[str]) -> None:
+    server.answers["/"] = Answer([b"data: a\n\n"])
+    Path(there).write_bytes(b"precious" * 100)
+    done = record(server.url, *timing)
+    assert (done.returncode, server.requests) == (1, [])
+    assert f"sse-fast: {there}: it is there already: " in done.stderr.decode()
+    assert (os.listdir(), Path(there).read_bytes()) == ([there], b"precious" * 100)
+    done = record(server.url, *timing, "--force")
+    assert (done.returncode, Path("capture.sse").read_bytes()) == (0, b"data: a\n\n")
+    # An index of another capture would be worse than none.
+    assert INDEX.exists() == bool(timing)
+    assert not timing or [length for _, length in chunks_of(INDEX)] == [9, 0]
+
+
+@posix
+def test_a_device_is_neither_overwritten_nor_tried(server: Server) -> None:
+    server.answers["/"] = Answer([b"data: a\n\n"])
+    done = record(server.url, "-o", "/dev/null")
+    assert (done.returncode, b"/dev/null: 1 event, 9 bytes" in done.stderr) == (0, True)
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader:
+        assert record(server.url, "-o", "pipe").returncode == 0
+        assert reader.communicate(timeout=20)[0] == b"data: a\n\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["{url}"], 2, "the following arguments are required: -o/--output"),
+        (["file", "-o", "x"], 2, "expected a URL of http or https, got none"),
+        (["ftp://host/", "-o", "x"], 2, "expected a URL of http or https, got one of 'ftp'"),
+        (["{url}", "-o", "-", "--timing"], 2, "--timing goes with a file"),
+        (["{url}", "-o", "none/x"], 1, "sse-fast: none/x: No such file or directory"),
+        (["{url}", "-o", ".", "--force"], 1, "sse-fast: .: "),
+    ],
+)
+def test_what_cannot_be_is_not_asked_for(
+    server: Server, arguments: list[str], status: int, message: str
+) -> None:
+    line = [*COMMAND, "record", *(each.format(url=server.url) for each in arguments)]
+    done = subprocess.run(line, capture_output=True, timeout=60)
+    assert (done.returncode, server.requests, os.listdir()) == (status, [], [])
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_of(server: Server) -> None:
+    server.answers["/"] = Answer([b"data: a\n\n"])
+    done = record(server.url, "-o", "/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"broken off\nsse-fast: /dev/full: No space left on device\n")
+
+
+def test_what_a_pipe_does_not_take_at_once_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sse_fast._cli import record
+
+    write = os.write
+    stand_in = SimpleNamespace(write=lambda number, data: write(number, data[:3]))
+    monkeypatch.setattr(record, "os", stand_in)
+    with open("file", "wb", buffering=0) as file:
+        record._write(file, b"0123456789")
+    assert Path("file").read_bytes() == b"0123456789"
+
+
+def test_the_index(server: Server, capture: Path) -> None:
+    chunks = [b"data: %d\n\n" % number * (number + 1) for number in range(5)]
+    server.answers["/a"] = Answer(chunks, delay=0.1)
+    before = time.time()
+    done = record(server.url.replace("//", "//user:secret@") + "/a?secret", "--timing")
+    assert (done.returncode, capture.read_bytes()) == (0, b"".join(chunks))
+    first, *lines = INDEX.read_text().splitlines()
+    what, when, whose = first.split(", ")
+    assert (what, whose) == ("# sse-fast timing 1", f"{server.url}/a")
+    assert before - 0.01 <= datetime.fromisoformat(when).timestamp() <= time.time()
+    assert when.endswith("+00:00")
+    assert all(re.fullmatch(r"\d+\.\d{6}\t\d+", line) for line in lines)
+    *seen, (_, nothing) = chunks_of(INDEX)
+    assert [length for _, length in seen] == [*map(len, chunks)]
+    assert nothing == 0
+    times = [seconds for seconds, _ in chunks_of(INDEX)]
+    assert times == sorted(times)
+    # The last is sent 0.4 s behind the head, which may be seen late.
+    assert 0 <= times[0] < times[4] - 0.1
+    assert 0.2 < times[4] < time.time() - before
+
+
+@posix
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_what_arrived_is_there_at_any_time(
+    server: Server, capture: Path, how: signal.Signals
+) -> None:
+    """For whoever reads along, after Ctrl-C, and after a crash."""
+    hold = threading.Event()
+    server.answers["/"] = Answer(CHUNKS[:3], hold=hold, delay=0.05)
+    body = b"".join(CHUNKS[:3])
+    line = [*INTERRUPTIBLE, "record", server.url, "-o", "capture.sse", "--timing"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: capture.exists() and len(capture.read_bytes()) == len(body))
+            wait_for(lambda: INDEX.read_bytes().count(b"\n") == 4)
+            assert process.poll() is None
+            process.send_signal(how)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            hold.set()
+    assert capture.read_bytes() == body
+    lengths = [length for _, length in chunks_of(INDEX)]
+    if how is signal.SIGKILL:
+        assert lengths == [*map(len, CHUNKS[:3])]
+    else:
+        assert lengths == [*map(len, CHUNKS[:3]), 0]
+        assert process.returncode == 130
+        assert re.fullmatch(
+            rf"sse-fast: capture\.sse: 2 events, {len(body)} bytes, \d\.\d s: interrupted\n",
+            errors.decode(),
+        )
+
+
+@posix
+def test_an_interrupt_before_the_response_leaves_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        line = [*INTERRUPTIBLE, "record", url, "-o", "capture.sse", "--timing"]
+        with subprocess.Popen(line, stderr=subprocess.PIPE) as process:
+            silent.settimeout(20)
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(3) == b"GET"
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors, os.listdir()) == (130, b"", [])
+
+
+@posix
+def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(server: Server) -> None:
+    server.answers["/"] = Answer([b"data: %d\n\n" % number for number in range(200)], delay=0.01)
+    line = [*COMMAND, "record", server.url, "-o", "-"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"data: 0\n"
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert (process.wait(20), errors) == (141, b"")
+
+
+@posix
+def test_on_a_terminal_it_says_how_far_it_is(server: Server) -> None:
+    """And nowhere else: other tests hold standard error against all that is said there."""
+    import pty
+
+    hold = threading.Event()
+    server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
+    ours, theirs = pty.openpty()
+    line = [*COMMAND, "record", server.url, "-o", "capture.sse"]
+    with (
+        subprocess.Popen(line, stderr=theirs) as process,
+        open(ours, "rb", buffering=0) as terminal,
+    ):
+        os.close(theirs)
+        said = b""
+        while b"1 event, 9 bytes" not in said:
+            said += terminal.read(1000)
+        assert process.poll() is None
+        hold.set()
+        # A terminal whose other end is closed raises an error at its end.
+        try:
+            while piece := terminal.read(1000):
+                said += piece
+        except OSError:
+            pass
+        assert process.wait(20) == 0
+    *shown, last = said.decode().replace("\r\n", "\n").split("\r")
+    assert all(re.fullmatch(r"(0 events|1 event), \d bytes, \d\.\d s|\s*", each) for each in shown)
+    assert re.fullmatch(r"sse-fast: capture\.sse: 1 event, .*: the stream ended\n", last)
+
+
+# -- replay -------------------------------------------------------------------------------------
+
+NO_INDEX = (
+    b"sse-fast: there is no capture.sse.timing: as fast as it is read, unless --rate says how "
+    b"fast\n"
+)
+
+
+def test_a_round_trip(server: Server, capture: Path) -> None:
+    """Record, replay, record: the same bytes in the same chunks."""
+    server.answers["/"] = Answer([*CHUNKS, b"\n\n"], delay=0.02)
+    assert record(server.url, "--timing").returncode == 0
+    with replaying("capture.sse", "--once", status=0) as (url, _):
+        assert record(url, "-o", "again", "--timing").returncode == 0
+    assert Path("again").read_bytes() == capture.read_bytes() == BODY + b"\n\n"
+    lengths = [length for _, length in chunks_of(INDEX)]
+    assert lengths[:-1] == [*map(len, CHUNKS), 2]
+    assert sum(length for _, length in chunks_of(Path("again.timing"))) == len(BODY) + 2
+
+
+def test_every_reader_sees_the_same_events(capture: Path) -> None:
+    capture.write_bytes(BODY)
+    with replaying("capture.sse", errors=NO_INDEX) as (url, _):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        with sse_fast.adapters.sockets.open_stream(url) as stream:
+            assert [event.data for event in stream] == DATA
+            assert stream.response is not None
+            assert stream.response.headers["content-type"] == "text/event-stream"
+        with (
+            httpx.Client(trust_env=False) as client,
+            client.stream("POST", f"{url}any/path?query", json={"a": 1}) as response,
+        ):
+            assert [event.data for event in sse_fast.iter_events(response)] == DATA
+        seen = []
+        # One that comes back is told all of it again, whatever it asks to go on from.
+        for event in sse_fast.EventSource(url, last_event_id="1"):
+            seen.append(event.data)
+            if len(seen) == 2 * len(DATA):
+                break
+        assert seen == 2 * DATA
+        head, _, body = bytes_of(url).partition(b"\r\n\r\n")
+        assert (body, b"Transfer-Encoding" in head) == (BODY, False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n%b" % SENT,
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n%b" % SENT_CHUNKED,
+    ],
+    ids=["get", "length", "chunked"],
+)
+def test_the_chunks_are_those_of_the_index(capture: Path, request_: bytes) -> None:
+    capture.write_bytes(BODY)
+    write_index(*(f"0.0{number}\t{len(chunk)}" for number, chunk in enumerate(CHUNKS)), "0.06\t0")
+    with replaying("capture.sse", "--once", status=0) as (url, _):
+        answer = bytes_of(url, request_)
+    assert pieces_of(answer) == [*CHUNKS, b""]
+
+
+def test_the_speed(capture: Path) -> None:
+    capture.write_bytes(b"data: a\n\n" * 3)
+    write_index("0.1\t9", "# a remark", "1.0\t9", "2.0\t9", "2.5\t0")
+    due = [0.1, 1.0, 2.0, 2.5]
+    with replaying("capture.sse") as (url, _):
+        recorded = arrivals(url)
+    with replaying("capture.sse", "--speed", "10") as (url, _):
+        faster = arrivals(url)
+    with replaying("capture.sse", "--speed", "max") as (url, _):
+        fastest = arrivals(url)
+    assert [*map(len, (recorded, faster, fastest))] == [4, 4, 4]
+    assert all(seen >= least for seen, least in zip(recorded, due, strict=True))
+    assert all(seen >= least / 10 for seen, least in zip(faster, due, strict=True))
+    # None is kept back for the next: however busy the machine, that takes it some time.
+    assert all(later - earlier > 0.1 for earlier, later in pairwise(recorded))
+    assert max(faster[-1], fastest[-1]) < recorded[-1] / 1.5
+
+
+def test_delays_do_not_add_up(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own, on which everything takes too long."""
+    from sse_fast._cli import _timing_index, replay
+
+    capture.write_bytes(b"x" * 101)
+    write_index(*(f"{number}\t1" for number in range(101)))
+    timing = _timing_index.read(INDEX, capture)
+    now, sent = 1000.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds + 0.1
+
+    def send(piece: bytes) -> None:
+        nonlocal now
+        if piece:
+            now += 0.2
+            sent.append(now - 1000.0)
+
+    monkeypatch.setattr(replay, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now))
+    handler = replay._Handler.__new__(replay._Handler)
+    for name, stand_in in {"send": send, "begin": id, "end": id, "read_body": id}.items():
+        monkeypatch.setattr(handler, name, stand_in if name == "send" else lambda: None, False)
+    pieces = partial(replay._as_recorded, timing=timing, speed=2.0)
+    handler.server = SimpleNamespace(  # type: ignore[assignment]
+        takes_request=lambda: True, capture=capture, pieces=pieces
+    )
+    handler.do_GET()
+    assert len(sent) == 101
+    assert all(0 <= at - number / 2 < 0.5 for number, at in enumerate(sent))
+
+
+def test_each_reader_has_a_replay_of_its_own(capture: Path) -> None:
+    """Also beside readers that have not come to the end, or have left before it."""
+    capture.write_bytes(b"data: a\n\ndata: b\n\n")
+    write_index("0.0\t9", "600.0\t9")
+    with replaying("capture.sse") as (url, _):
+        for _ in range(2):
+            streams = [sse_fast.adapters.sockets.open_stream(url) for _ in range(3)]
+            assert [next(stream).data for stream in streams] == ["a", "a", "a"]
+            for stream in streams:
+                stream.close()
+
+
+def test_a_reader_that_leaves_is_no_traceback(capture: Path) -> None:
+    capture.write_bytes(b"data: a\n\n" * 2_000_000)
+    with replaying("capture.sse", "--speed", "max", "--once", status=0) as (url, _):
+        host, _, port = url.removeprefix("http://").strip("/").partition(":")
+        # Neither is one that asks for nothing, nor is it the one request.
+        with socket.create_connection((host, int(port)), 20) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(b"GET")
+        with sse_fast.adapters.sockets.open_stream(url) as stream:
+            assert next(stream).data == "a"
+
+
+def test_once(capture: Path) -> None:
+    capture.write_bytes(b"data: a\n\ndata: b\n\n")
+    write_index("0.0\t9", "1.0\t9")
+    with replaying("capture.sse", "--once", status=0) as (url, process):
+        address = "127.0.0.1", int(re.findall(r"\d+", url)[-1])
+        with (
+            socket.create_connection(address, 20) as other,
+            sse_fast.adapters.sockets.open_stream(url) as stream,
+        ):
+            assert next(stream).data == "a"
+            # No other is taken, as long as it lasts and afterwards.
+            with pytest.raises(sse_fast.TransportError):
+                sse_fast.adapters.sockets.open_stream(url)
+            # Nor one that is connected already.
+            other.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert other.recv(12) == b"HTTP/1.1 503"
+            assert [event.data for event in stream] == ["b"]
+        process.wait(20)
+
+
+def test_the_port(capture: Path) -> None:
+    capture.write_bytes(BODY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = [*COMMAND, "replay", "capture.sse", "--port", port]
+        done = subprocess.run(line, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert f"sse-fast: 127.0.0.1:{port}: Address already in use" in done.stderr.decode()
+    with replaying("capture.sse", "--port", port, "--speed", "max") as (url, _):
+        assert url == f"http://127.0.0.1:{port}/"
+        assert bytes_of(url).endswith(BODY)
+
+
+def test_the_rate(capture: Path) -> None:
+    """An event a chunk, whatever the index says, and whether it makes sense."""
+    events = [b"data: a\n\n", b": c\r\rdata: b\r\n\r\n", b"data: c"]
+    capture.write_bytes(b"".join(events))
+    INDEX.write_bytes(b"nonsense")
+    began = time.monotonic()
+    with replaying("capture.sse", "--rate", "5", "--once", status=0) as (url, _):
+        answer = bytes_of(url, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert time.monotonic() - began >= 3 / 5
+    assert pieces_of(answer) == [
+        events[0],
+        b": c\r\r",
+        b"data: b\r\n\r\n",
+        events[2],
+        b"",
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 64])
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["lf", "cr", "crlf"])
+def test_the_blocks_do_not_depend_on_the_reads(
+    size: int, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sse_fast._cli import replay
+
+    monkeypatch.setattr(replay, "READ_SIZE", size)
+    lines = [[b"data: a"], [b": a comment"], [b"id: 1", b"data: b"], [b"x"]]
+    blocks = [end.join([*each, b"", b""]) for each in lines]
+    for rest in ([], [b"data: rest"], [b"data: rest" + end]):
+        file = io.BytesIO(b"".join([*blocks, *rest]))
+        found = [*replay._blocks(file)]
+        assert b"".join(found) == file.getvalue()
+        # An event is over with the CR of its blank line: where a read ends there, LF comes late.
+        found = [each.removeprefix(b"\n").rstrip(b"\r\n") for each in found]
+        wanted = [each.rstrip(b"\r\n") for each in [*blocks, *rest]]
+        assert [each for each in found if each] == wanted
+
+
+@pytest.mark.parametrize(
+    ("lines", "number", "message"),
+    [
+        (["0.1\t9", "x\t9"], 3, "expected seconds, a TAB and a length, got 'x\\t9'"),
+        (["0.1\t9.5"], 2, "expected seconds, a TAB and a length, got '0.1\\t9.5'"),
+        (["0.1"], 2, "expected seconds, a TAB and a length, got '0.1'"),
+        (["0.1 9"], 2, "expected seconds, a TAB and a length, got '0.1 9'"),
+        (["0.1\t9\t1"], 2, "expected seconds, a TAB and a length, got '0.1\\t9\\t1'"),
+        (["", "0.1\t9"], 2, "expected seconds, a TAB and a length, got ''"),
+        (["nan\t9"], 2, "expected seconds, a TAB and a length, got 'nan\\t9'"),
+        (["inf\t9"], 2, "expected seconds, a TAB and a length, got 'inf\\t9'"),
+        (["-0.1\t9"], 2, "expected seconds, a TAB and a length, got '-0.1\\t9'"),
+        (["0.1\t-9"], 2, "expected seconds, a TAB and a length, got '0.1\\t-9'"),
+        (["0.2\t9", "0.1\t9"], 3, "expected a time not before 0.200000, that of a line above"),
+        (["0.1\t9", "0.2\t10"], 3, "expected chunks within the 18 bytes of the capture, got "),
+        (["\0" * 1000 + "\t1"], 2, "expected seconds, a TAB and a length, got '" + "\\x00" * 80),
+    ],
+)
+def test_an_index_that_does_not_fit(
+    capture: Path, lines: list[str], number: int, message: str
+) -> None:
+    capture.write_bytes(b"data: a\n\n" * 2)
+    write_index(*lines)
+    done = subprocess.run([*COMMAND, "replay", "capture.sse"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
+    said = done.stderr.decode()
+    assert said.startswith(f"sse-fast: capture.sse.timing, line {number}: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("first", ["", "0.1\t9", "# sse-fast timing 2, any, any"])
+def test_what_is_no_index(capture: Path, first: str) -> None:
+    capture.write_bytes(BODY)
+    write_index(first=first)
+    done = subprocess.run([*COMMAND, "replay", "capture.sse"], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
+    wanted = f"capture.sse.timing, line 1: expected '# sse-fast timing 1', got {first!r}"
+    assert done.stderr.decode() == f"sse-fast: {wanted}\n"
+
+
+@pytest.mark.parametrize("lines", [[], ["0.0\t9"], ["0.0\t9", "0.1\t5", "0.1\t1"]])
+def test_an_index_that_was_cut_off(capture: Path, lines: list[str]) -> None:
+    """With the recording, behind any byte: what it does not know of is served all the same."""
+    capture.write_bytes(b"data: a\n\n" * 3)
+    write_index(*lines)
+    # This last line was to have another digit.
+    INDEX.write_bytes(INDEX.read_bytes().removesuffix(b"1\n") + b"0.1\t1")
+    missing = {0: 27, 1: 18, 3: 13}[len(lines)]
+    said = (
+        b"sse-fast: capture.sse.timing is %d bytes short of the capture: they follow at its end\n"
+    )
+    with replaying("capture.sse", "--once", status=0, errors=said % missing) as (url, _):
+        assert bytes_of(url).endswith(b"\r\n\r\n" + capture.read_bytes())
+
+
+def test_a_capture_that_grows_while_its_index_is_read() -> None:
+    from sse_fast._cli import _timing_index
+
+    write_index("0.0\t9", "0.1\t9", "0.2\t9")
+    sizes = iter([9, 20, 27])
+    growing: Any = SimpleNamespace(stat=lambda: SimpleNamespace(st_size=next(sizes)))
+    assert [*_timing_index.read(INDEX, growing).lengths] == [9, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "the following arguments are required: FILE"),
+        (["missing"], 1, "sse-fast: missing: No such file or directory"),
+        (["."], 1, "sse-fast: .: "),
+        (["capture.sse", "--speed", "2"], 2, "and there is no capture.sse.timing: "),
+        (["capture.sse", "--speed", "0"], 2, "expected a number above 0, got 0"),
+        (["capture.sse", "--speed", "nan"], 2, "expected a number above 0, got nan"),
+        (["capture.sse", "--speed", "x"], 2, "argument --speed: "),
+        (["capture.sse", "--rate", "-1"], 2, "expected a number above 0, got -1"),
+        (["capture.sse", "--rate", "1", "--speed", "max"], 2, "not allowed with argument"),
+        (["capture.sse", "--port", "65536"], 2, "expected a port of 0 to 65535, got 65536"),
+    ],
+)
+def test_what_cannot_be_served(
+    capture: Path, arguments: list[str], status: int, message: str
+) -> None:
+    capture.write_bytes(BODY)
+    done = subprocess.run([*COMMAND, "replay", *arguments], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert message in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_empty_capture(server: Server, capture: Path) -> None:
+    server.answers["/"] = Answer([])
+    assert record(server.url, "--timing").returncode == 0
+    assert (capture.read_bytes(), [length for _, length in chunks_of(INDEX)]) == (b"", [0])
+    for arguments in ([], ["--rate", "1"]):
+        with replaying("capture.sse", "--once", *arguments, status=0) as (url, _):
+            assert bytes_of(url).endswith(b"\r\n\r\n")

@@ -1,0 +1,224 @@
+"""What is logged, and what is never shown."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+import sse_fast
+from sse_fast import AsyncEventSource, EventSource, ReconnectPolicy, RetriableError
+from tests.support.clients import UNREAD_UNDER_TRIO
+from tests.support.eventsources import SOURCES, Way
+from tests.support.scripted_server import EVENT_STREAM, Play, Stage, serve_stage, stream
+from tests.support.server import nobody
+from tests.support.threaded_reader import CHUNKED, EVERY, FAST, quiet
+
+pytestmark = UNREAD_UNDER_TRIO
+
+
+@EVERY
+def test_what_is_logged(way: Way, stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Each attempt, the status of its response, the wait with its reason, and the end."""
+    caplog.set_level(logging.DEBUG, "sse_fast")
+    stage.plays = [
+        Play(503, ()),
+        Play(302, [("Location", "@b")], framing="length"),
+        stream(),
+        stream(framing="chunked-truncated"),
+    ]
+    way.read(stage.url, policy=ReconnectPolicy(initial_delay=0.02, jitter=0.0, min_delay=0.02))
+    records = [record for record in caplog.records if record.name.startswith("sse_fast")]
+    assert {record.levelno for record in records} == {logging.DEBUG}
+    text = "\n".join(record.getMessage() for record in records)
+    assert len(re.findall(rf"GET {re.escape(stage.url)}, attempt \d+", text)) == 4
+    assert f"{stage.origin}/c/b" in text
+    assert re.findall(r"<Response (\d+)", text) == ["503", "302", "200", "200", "204"]
+    # Why, and for how long.
+    assert re.search(r"status 200, got 503.*again in 0\.\d s", text)
+    assert re.search(r"ended\b.*;\s.*again in 0\.\d s", text, re.DOTALL)
+    assert re.search(r"body.*again in 0\.\d s|bytes.*again in 0\.\d s", text)
+    assert re.search(r"over \(no content\)$", text, re.MULTILINE)
+
+
+def test_a_close_is_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "sse_fast")
+    stage.plays = [quiet(b"data: a\n\n")]
+    with EventSource(stage.url) as source:
+        next(source)
+    assert caplog.messages[-1] == f"{stage.url}: closed"
+
+
+def test_nothing_is_shown_without_being_asked_for(
+    stage: Stage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage.plays = [Play(503, ()), stream()]
+    SOURCES["sse_fast"].read(stage.url, policy=FAST)
+    assert capfd.readouterr() == ("", "")
+
+
+SECRET = "s3cret"
+FIELDS = {"Authorization": f"Bearer {SECRET}", "X-Key": SECRET, "Cookie": f"a={SECRET}"}
+REFUSED = [("Set-Cookie", f"a={SECRET}"), ("X-Key", SECRET), ("WWW-Authenticate", SECRET)]
+ID = f"id: {SECRET}\n".encode()
+DATA = f"data: {SECRET}\n\n".encode()
+
+
+class MyError(Exception):
+    pass
+
+
+# What goes wrong, and what is given for it. The first are matters of the library.
+BY_LIBRARY: dict[str, tuple[Play | None, dict[str, Any]]] = {
+    "nobody": (None, {}),
+    "no head": (Play(framing="none"), {}),
+    "silence": (Play(framing="none", end="hang"), {"idle_timeout": 0.05}),
+    "bad head": (Play(fields=[("Bad Name", SECRET), EVENT_STREAM]), {}),
+    "bad length": (Play(fields=[("Content-Length", SECRET), EVENT_STREAM]), {}),
+    "bad chunk": (Play(fields=[EVENT_STREAM, CHUNKED], body=[f"{SECRET}\r\n".encode()]), {}),
+    "cut off": (stream(ID + DATA, framing="chunked-truncated"), {}),
+    "redirect": (Play(302, [("Location", f"@b?{SECRET}"), *REFUSED]), {}),
+    "bad redirect": (Play(302, [("Location", f"x://{SECRET}")]), {}),
+    "blanks": (stream(), {"headers": {"X-Key": f" {SECRET} "}}),
+    "not ASCII": (stream(), {"headers": {"X-Key": f"{SECRET}é"}}),
+    "not UTF-8": (stream(), {"headers": {"X-Key": SECRET.encode() + b"\xff"}}),
+}
+ALL_SHOWN: dict[str, tuple[Play | None, dict[str, Any]]] = {
+    **BY_LIBRARY,
+    "refused": (Play(404, REFUSED, body=[DATA]), {}),
+    "busy": (Play(503, [*REFUSED, ("Retry-After", "0")], body=[DATA]), {}),
+    "redirect of a POST": (
+        Play(302, [("Location", f"@b?{SECRET}")]),
+        {"method": "POST", "data": DATA},
+    ),
+    "pending": (stream(ID + DATA + DATA[:-1]), {}),
+    "until": (stream(ID + DATA), {"until": f"{SECRET}!"}),
+    "met until": (stream(ID + DATA), {"until": SECRET}),
+    "size": (stream(ID + DATA), {"max_event_size": 10}),
+    "long id": (stream(ID + DATA), {"policy": ReconnectPolicy(initial_delay=0.0, max_id_size=1)}),
+    "decode": (stream(ID + DATA), {"decode": int}),
+    "bad answer": (Play(503, ()), {"on_error": lambda error: SECRET}),
+    "bad headers": (stream(), {"headers": lambda: {"X-Key": f"{SECRET}\n"}}),
+    "bad name": (stream(), {"headers": lambda: {f"{SECRET}: ": "x"}}),
+    "bad resume": (stream(), {"resume": lambda last_event_id: f"http://{SECRET}@[/"}),
+    "bad mapping": (stream(), {"resume": lambda last_event_id: {SECRET: 1}}),
+}
+OF_A_LIBRARY = [SOURCES[name] for name in ("requests", "urllib3", "httpx", "aiohttp")]
+
+
+def shown_by(way: Way, url: str, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
+    """All texts that came of a source, the errors that `on_error` saw among them."""
+    caplog.set_level(logging.DEBUG, "sse_fast")
+    url = url.replace("://", f"://{SECRET}:{SECRET}@") + f"?{SECRET}#{SECRET}"
+    seen: list[Any] = []
+    given = {"headers": FIELDS, "policy": FAST, "on_error": seen.append, **options}
+    outcome = way.read(url, **given)
+    assert outcome.error is None or outcome.error in seen or "on_error" in options
+    records = [record for record in caplog.records if record.name.startswith("sse_fast")]
+    assert records != []
+    assert all(record.exc_info is None for record in records)
+    response = outcome.source.response
+    shown = [repr(outcome.source), str(outcome.source), repr(response)]
+    shown += [] if response is None else [repr(response.headers)]
+    shown += [str(error) for error in [*seen, outcome.error] if error is not None]
+    return [*shown, *(record.getMessage() for record in records)]
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        *((SOURCES[way], name) for way in ("sse_fast", "sse_fast asyncio") for name in ALL_SHOWN),
+        *((way, name) for way in OF_A_LIBRARY for name in BY_LIBRARY),
+        *((way, "blanks") for way in SOURCES.values() if way.library == "httpx2"),
+    ],
+    ids=str,
+)
+def test_no_secret_is_shown(
+    way: Way, stage: Stage, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Scheme, host and path are; not query, user, field values, ids, bodies, or others' words."""
+    play, options = ALL_SHOWN[name]
+    if play is not None:
+        stage.plays = [play, stream(b"data: b\n\n")]
+    if name != "long id":
+        options = {"last_event_id": SECRET, **options}
+    with nobody() as origin:
+        url = f"{origin}/c" if play is None else stage.url
+        shown = shown_by(way, url, caplog, **options)
+    assert [text for text in shown if SECRET in text] == []
+
+
+@pytest.mark.parametrize("name", ["on_open", "on_comment", "headers"])
+@pytest.mark.parametrize(
+    "error",
+    [MyError, RetriableError, sse_fast.FatalError, sse_fast.TransportError, OSError],
+)
+def test_what_callbacks_raise_is_not_logged(
+    stage: Stage, name: str, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes out as it was, and its text is nobody else's business."""
+    once = [error(SECRET)]
+
+    def callback(*args: Any) -> dict[str, str]:
+        if once:
+            raise once.pop()
+        return {}
+
+    stage.plays = [stream(b": c\n\ndata: a\n\n")] * 2
+    shown_by(SOURCES["sse_fast"], stage.url, caplog, **{name: callback})
+    assert once == []
+    messages = [r.getMessage() for r in caplog.records if r.name.startswith("sse_fast")]
+    assert [text for text in messages if SECRET in text] == []
+
+
+@pytest.mark.parametrize("name", ["unknown", "wrong name"])
+@EVERY
+def test_no_secret_is_shown_of_a_certificate_that_is_refused(
+    way: Way, name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.DEBUG, "sse_fast")
+    ca, other = trustme.CA(), trustme.CA()
+    file = tmp_path / "ca.pem"
+    (other if name == "unknown" else ca).cert_pem.write_to_path(file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1" if name == "unknown" else "other.example").configure_cert(context)
+    errors: list[Exception] = []
+    with serve_stage([stream()], context) as secure:
+        url = secure.url.replace("://", f"://{SECRET}:{SECRET}@") + f"?{SECRET}"
+        outcome = way.read(url, ca=str(file), policy=FAST, headers=FIELDS, on_error=errors.append)
+        assert secure.requests == []
+    # It would be refused again.
+    assert isinstance(outcome.error, sse_fast.TransportError)
+    assert errors == [outcome.error]
+    assert (outcome.error.phase, outcome.error.sent) == ("connect", False)
+    assert "ertificate" in str(outcome.error) or "CERTIFICATE" in str(outcome.error)
+    text = "\n".join(r.getMessage() for r in caplog.records if r.name.startswith("sse_fast"))
+    assert text
+    assert SECRET not in text + str(outcome.error) + repr(outcome.source)
+
+
+@pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": f"http://{SECRET}:{SECRET}@[/?{SECRET}"},
+        {"url": f"ftp://{SECRET}@127.0.0.1/?{SECRET}"},
+        {"url": f"http://127.0.0.1:{SECRET}/"},
+        {"url": f"http://127.0.0.1/{SECRET}\n"},
+        {"headers": {"X": f"{SECRET}\n"}},
+        {"headers": {f"X: {SECRET}": "x"}},
+        {"headers": {"X": [SECRET]}},
+        {"data": [SECRET]},
+        {"method": f"{SECRET} X"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_secret_is_shown_of_what_is_refused_at_once(cls: Any, options: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        cls(**{"url": "http://127.0.0.1", **options})
+    assert SECRET not in str(caught.value)

@@ -1,0 +1,523 @@
+"""Header fields per attempt, asking for the rest, sending again, and what is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+import requests
+import urllib3
+
+import sse_fast
+from sse_fast import (
+    AsyncEventSource,
+    EndReason,
+    EventSource,
+    ReconnectPolicy,
+    ResponseError,
+    SSEError,
+    StreamIncomplete,
+    TransportError,
+)
+from tests.support.callback_styles import FAST, MANNERS, TRIO, B, Manner, Seen, run
+from tests.support.clients import HTTPX, UNREAD_UNDER_TRIO
+from tests.support.eventsources import SOURCES, Way
+from tests.support.scripted_server import Play, Stage, stream
+
+pytestmark = UNREAD_UNDER_TRIO
+
+
+# -- Header fields per attempt ---------------------------------------------------------------------
+
+
+def test_headers_are_asked_for_before_every_attempt(manner: Manner, stage: Stage) -> None:
+    """And not for where a redirect leads."""
+    stage.plays = [
+        Play(503, ()),
+        Play(302, [("Location", "@b")], framing="length"),
+        Play(307, [("Location", "@c")], framing="length"),
+        stream(),
+        Play(framing="none"),
+        B,
+    ]
+    count = iter(range(100))
+    seen = Seen()
+    run(manner, stage.url, seen, headers=manner(lambda: {"X-Attempt": str(next(count))}))
+    assert seen.data == ["a", "b"]
+    sent = [request.get("X-Attempt") for request in stage.requests]
+    assert sent == [b"0", b"1", b"1", b"1", b"2", b"3", b"4"]
+
+
+def test_headers_are_asked_for_once_where_resume_builds_the_request(
+    manner: Manner, stage: Stage
+) -> None:
+    stage.plays = [stream(), B]
+    count = iter(range(100))
+    run(
+        manner,
+        stage.url,
+        Seen(),
+        headers=manner(lambda: {"X-Attempt": str(next(count))}),
+        resume=manner(lambda last_event_id: stage.url),
+    )
+    sent = [request.get("X-Attempt") for request in stage.requests]
+    assert sent == [b"0", b"1", b"2"]
+
+
+def test_headers_may_be_pairs_or_nothing(manner: Manner, stage: Stage) -> None:
+    answers: list[Any] = [[("X-A", "1"), ("X-B", b"\xe9")], {"X-C": "é"}, None, ()]
+    stage.plays = [stream()] * 3
+    answering = iter(answers)
+    run(manner, stage.url, Seen(), headers=manner(lambda: next(answering)))
+    first, second, third, _ = stage.requests
+    assert (first.get("X-A"), first.get("X-B")) == (b"1", b"\xe9")
+    assert second.get("X-C") == "é".encode()
+    assert third.get("X-A") is None
+    assert third.get("Accept") == b"text/event-stream"
+
+
+@pytest.mark.parametrize(
+    "answer", [{"X": 1}, {"X\n": "1"}, {"X": "1\n"}, {"Content-Length": "1"}, 7, "X: 1"], ids=repr
+)
+def test_wrong_headers_are_errors(manner: Manner, stage: Stage, answer: Any) -> None:
+    seen = Seen()
+    run(manner, stage.url, seen, headers=manner(lambda: answer))
+    assert isinstance(seen.error, (TypeError, ValueError))
+    assert seen.errors == [seen.error]
+    assert stage.requests == []
+    if not isinstance(answer, (int, str)):
+        # A mapping is looked at beforehand.
+        with pytest.raises(type(seen.error)):
+            EventSource(stage.url, headers=answer)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_none_leaves_a_default_out(way: Way, stage: Stage, called: bool) -> None:
+    headers = {"cache-control": None, "ACCEPT": None, "Accept-Encoding": None}
+    stage.plays = [stream(), Play(204, ())]
+    url = stage.url.replace("://", "://u:p@")
+    given = {**headers, "Authorization": None}
+    way.read(url, headers=(lambda: given) if called else given, policy=FAST)
+    for request in stage.requests:
+        assert request.get("Cache-Control") is None
+        assert request.get("Authorization") is None
+        # Where the library has a default of its own, it is its own again.
+        assert request.get("Accept") != b"text/event-stream"
+        if not way.has_client:
+            names = {name.decode() for name, _ in request.fields}
+            assert names - {"Last-Event-ID"} == {"Host", "User-Agent"}
+
+
+@pytest.mark.parametrize("way", SOURCES.values(), ids=SOURCES)
+def test_fields_of_one_name_are_all_sent(way: Way, stage: Stage) -> None:
+    way.read(stage.url, headers=[("X-Own", "1"), ("x-own", "2"), ("X-Own", "3")])
+    values = b", ".join(stage.requests[0].all("X-Own"))
+    assert values == b"1, 2, 3"
+
+
+# -- Hooks of the user's client --------------------------------------------------------------------
+
+
+def reading_hook(way: Way) -> dict[str, Any]:
+    """The options of a client whose hook reads each body."""
+    if way.library == "requests":
+        return {
+            "hooks": {"response": [lambda response, *args, **kwargs: response.content and None]}
+        }
+
+    async def aread(response: Any) -> None:
+        await response.aread()
+
+    hook = aread if way.is_async else lambda response: response.read()
+    return {"event_hooks": {"response": [hook]}}
+
+
+def raising_hook(way: Way) -> dict[str, Any]:
+    """One whose hook raises at a bad status."""
+    if way.library == "requests":
+
+        def check(response: Any, *args: Any, **kwargs: Any) -> None:
+            response.raise_for_status()
+
+        return {"hooks": {"response": [check]}}
+
+    async def acheck(response: Any) -> None:
+        response.raise_for_status()
+
+    hook = acheck if way.is_async else lambda response: response.raise_for_status()
+    return {"event_hooks": {"response": [hook]}}
+
+
+WITH_HOOKS = [way for way in SOURCES.values() if way.library in {"requests", "httpx", "httpx2"}]
+
+
+@pytest.mark.parametrize("event_timeout", [None, 5.0])
+@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
+def test_a_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | None) -> None:
+    stage.plays = [stream(), stream(), Play(404, (), framing="length", body=[b"why"])]
+    outcome = way.read(
+        stage.url, client_options=reading_hook(way), policy=FAST, event_timeout=event_timeout
+    )
+    assert [event.data for event in outcome.events] == ["a", "a"]
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.body == b"why"
+
+
+@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
+def test_what_a_hook_raises_ends_it(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(), Play(404, (), framing="length"), B]
+    outcome = way.read(stage.url, client_options=raising_hook(way), policy=FAST)
+    assert [event.data for event in outcome.events] == ["a"]
+    assert type(outcome.error) is SSEError
+    assert "404" in str(outcome.error.__cause__)
+    assert len(stage.requests) == 2
+
+
+# -- Asking for the rest ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", SOURCES.values(), ids=SOURCES)
+def test_resume_by_get(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), stream(end="rst", delay=20)]
+    stage.plays = [*stage.plays, B]
+    outcome = way.read(
+        stage.url + "?q=1",
+        method="POST",
+        json={"a": 1},
+        headers={"X-Own": "1", "Content-Language": "en"},
+        resume="get",
+        policy=FAST,
+        until=lambda event: event.data == "b",
+    )
+    assert [event.data for event in outcome.events] == ["a", "a", "b"]
+    assert outcome.source.end_reason is EndReason.UNTIL
+    first, *others = stage.requests
+    assert (first.method, first.body) == ("POST", b'{"a": 1}')
+    assert first.get("Content-Type") == b"application/json"
+    assert first.get("Last-Event-ID") is None
+    assert len(others) == 3
+    for request in others:
+        assert (request.method, request.target, request.body) == ("GET", "/c/a?q=1", b"")
+        assert request.get("Last-Event-ID") == b"1"
+        assert request.get("X-Own") == b"1"
+        assert not [name for name, _ in request.fields if name.lower().startswith(b"content-")]
+
+
+def test_resume_by_get_before_a_first_response(manner: Manner, stage: Stage) -> None:
+    """There is nothing to resume: what may be sent again is the POST."""
+    stage.plays = [Play(503, ()), stream()]
+    seen = Seen()
+    run(manner, stage.url, seen, method="POST", data=b"x", resume="get", last_event_id="0")
+    assert seen.data == ["a"]
+    assert [request.method for request in stage.requests] == ["POST", "POST"]
+    assert [request.get("Last-Event-ID") for request in stage.requests] == [b"0", b"0"]
+
+
+def test_resume_by_get_without_an_id(manner: Manner, stage: Stage) -> None:
+    """Of nothing there is no rest."""
+    stage.plays = [stream(b"data: a\n\n", framing="chunked-truncated"), B]
+    seen = Seen()
+    run(manner, stage.url, seen, method="POST", data=b"x", resume="get")
+    assert isinstance(seen.error, StreamIncomplete)
+    assert len(stage.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "method", "target", "body", "kind", "own"),
+    [
+        ("/rest?after=", "GET", "/rest?after=1", b"", None, True),
+        ({}, "GET", "/c/a", b"", None, True),
+        ({"url": "/rest?after="}, "GET", "/rest?after=1", b"", None, True),
+        ({"method": "PUT", "data": "é"}, "PUT", "/c/a", "é".encode(), None, True),
+        ({"method": "POST", "json": [1]}, "POST", "/c/a", b"[1]", b"application/json", True),
+        ({"headers": {"X-Other": "1", "Accept": None}}, "GET", "/c/a", b"", None, False),
+        ({"headers": {}}, "GET", "/c/a", b"", None, False),
+    ],
+    ids=["url", "nothing", "mapped url", "put", "json", "headers", "no headers"],
+)
+def test_resume_by_a_callable(
+    manner: Manner,
+    stage: Stage,
+    answer: Any,
+    method: str,
+    target: str,
+    body: bytes,
+    kind: bytes | None,
+    own: bool,
+) -> None:
+    """It builds the whole request; only Last-Event-ID goes with it."""
+
+    def resume(last_event_id: str) -> Any:
+        ids.append(last_event_id)
+        if isinstance(answer, str):
+            return stage.origin + answer + last_event_id
+        if "url" in answer:
+            return {**answer, "url": stage.origin + answer["url"] + last_event_id}
+        return answer
+
+    ids: list[str] = []
+    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), B]
+    seen = Seen()
+    run(
+        manner,
+        stage.url,
+        seen,
+        method="POST",
+        json={"a": 1},
+        headers={"X-Own": "1"},
+        resume=manner(resume),
+        until=lambda event: event.data == "b",
+    )
+    assert seen.data == ["a", "b"]
+    assert seen.end is EndReason.UNTIL
+    assert ids == ["1", "1"]
+    for request in stage.requests[1:]:
+        assert (request.method, request.target, request.body) == (method, target, body)
+        assert request.get("Content-Type") == kind
+        assert request.get("Last-Event-ID") == b"1"
+        assert request.get("X-Own") == (b"1" if own else None)
+        expected = None if "Accept" in answer_headers(answer) else b"text/event-stream"
+        if manner.way is not TRIO:
+            assert request.get("Accept") == expected
+
+
+def answer_headers(answer: Any) -> Any:
+    return answer.get("headers", {}) if isinstance(answer, dict) else {}
+
+
+def test_resume_also_for_get(manner: Manner, stage: Stage) -> None:
+    stage.plays = [stream(), B]
+    seen = Seen()
+    resume = manner(lambda last_event_id: f"{stage.url}?after={last_event_id}")
+    run(manner, stage.url, seen, resume=resume)
+    assert [request.target for request in stage.requests] == [
+        "/c/a",
+        "/c/a?after=1",
+        "/c/a?after=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, 7, ["http://127.0.0.1"], {"uri": "x"}, "not a url", "file:///x", {"headers": {"X": 1}}],
+    ids=repr,
+)
+def test_resume_that_builds_none_is_an_error(manner: Manner, stage: Stage, answer: Any) -> None:
+    stage.plays = [stream(), B]
+    seen = Seen()
+    run(manner, stage.url, seen, resume=manner(lambda last_event_id: answer))
+    assert isinstance(seen.error, (TypeError, ValueError))
+    assert seen.errors == [seen.error]
+    assert len(stage.requests) == 1
+
+
+@pytest.mark.parametrize("resume", ["GET", "post", True, 1, b"get"])
+def test_resume_is_refused(resume: Any) -> None:
+    with pytest.raises(TypeError, match="resume"):
+        EventSource("http://127.0.0.1", resume=resume)
+
+
+# -- Sending again ---------------------------------------------------------------------------------
+
+
+BODIES = [
+    ({"json": {"a": [1, "é"]}}, json.dumps({"a": [1, "é"]}).encode(), b"application/json"),
+    ({"json": 0}, b"0", b"application/json"),
+    ({"data": b"\0\xff"}, b"\0\xff", None),
+    ({"data": "é"}, "é".encode(), None),
+    ({"data": {"a": [1, 2]}}, b"a=1&a=2", b"application/x-www-form-urlencoded"),
+    ({"data": b"a", "headers": {"content-type": "x/y"}}, b"a", b"x/y"),
+    ({"json": 1, "headers": {"Content-Type": None}}, b"1", None),
+    ({}, b"", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "body", "kind"),
+    BODIES,
+    ids=["json", "json 0", "bytes", "str", "form", "own type", "no type", "none"],
+)
+def test_resend(way: Way, stage: Stage, given: Any, body: bytes, kind: bytes | None) -> None:
+    """The same body each time, and of the same kind."""
+    stage.plays = [stream(framing="chunked-truncated"), Play(502, ()), B]
+    outcome = way.read(stage.url, method="POST", resend=True, policy=FAST, **given)
+    assert [event.data for event in outcome.events] == ["a", "b"]
+    assert outcome.source.end_reason is EndReason.END
+    assert len(stage.requests) == 3
+    for request in stage.requests:
+        assert (request.method, request.body) == ("POST", body)
+        assert request.all("Content-Length") == [str(len(body)).encode()]
+        assert request.all("Content-Type") == ([] if kind is None else [kind])
+    ids = [request.get("Last-Event-ID") for request in stage.requests]
+    assert ids == [None, b"1", b"1"]
+
+
+def test_without_resend(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(framing="chunked-truncated"), B]
+    outcome = way.read(stage.url, method="POST", data=b"x", policy=FAST)
+    assert isinstance(outcome.error, StreamIncomplete)
+    assert isinstance(outcome.error.__cause__, TransportError)
+    assert outcome.source.last_event_id == "1"
+    assert len(stage.requests) == 1
+
+
+def _generator() -> Iterator[bytes]:
+    yield b"x"
+
+
+async def _async_generator() -> Any:
+    yield b"x"
+
+
+@pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
+@pytest.mark.parametrize("resend", [False, True])
+@pytest.mark.parametrize(
+    "data",
+    [_generator(), io.BytesIO(b"x"), _async_generator(), iter([b"x"]), [b"x"], 7],
+    ids=lambda data: type(data).__name__,
+)
+def test_a_body_that_cannot_be_sent_twice_is_refused(cls: Any, resend: bool, data: Any) -> None:
+    """At once, and with what to do."""
+    with pytest.raises(TypeError, match="bytes"):
+        cls("http://127.0.0.1", method="POST", data=data, resend=resend)
+
+
+def test_json_and_data_are_refused_together() -> None:
+    with pytest.raises(TypeError, match="both"):
+        EventSource("http://127.0.0.1", method="POST", data=b"x", json={})
+
+
+# -- What is refused at construction ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manner", [MANNERS[0], MANNERS[1]], ids=str)
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, manner: Manner, stage: Stage) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    seen = Seen()
+    with pytest.raises(ImportError, match=r"sse-fast\[client\]"):
+        manner.way.run(stage.url, seen.on_message)
+    assert stage.requests == []
+
+
+@pytest.mark.parametrize("client", ["none", "aiohttp", "httpx"])
+def test_the_extra_is_named_for_anyio(
+    monkeypatch: pytest.MonkeyPatch, stage: Stage, client: str
+) -> None:
+    """Which the async client sleeps by, whoever sends."""
+    stage.plays = [stream(end="hang")]
+
+    async def run() -> None:
+        if client == "aiohttp":
+            async with aiohttp.ClientSession() as session:
+                await aopen(stage.url, session)
+        elif client == "httpx":
+            async with HTTPX[0].AsyncClient(verify=False) as session:
+                await aopen(stage.url, session)
+        else:
+            await aopen(stage.url, None)
+
+    monkeypatch.setitem(sys.modules, "anyio", None)
+    with pytest.raises(ImportError, match=r"sse-fast\[client\]"):
+        asyncio.run(run())
+    assert stage.requests == []
+
+
+async def aopen(url: str, client: Any) -> None:
+    source = AsyncEventSource(url, client=client)
+    try:
+        await source.open()
+    finally:
+        source.close()
+
+
+def test_trio_without_a_client_names_one(stage: Stage) -> None:
+    async def run() -> None:
+        async with AsyncEventSource(stage.url):
+            pass
+
+    with pytest.raises(sse_fast.SSEError, match="httpx"):
+        anyio.run(run, backend="trio")
+    assert stage.requests == []
+
+
+def test_clients_of_the_other_kind_are_refused() -> None:
+    async def make() -> list[Any]:
+        """Those of aiohttp want a running loop."""
+        clients = [*(module.AsyncClient(verify=False) for module in HTTPX), aiohttp.ClientSession()]
+        for client in clients:
+            await (client.close() if hasattr(client, "close") else client.aclose())
+        return clients
+
+    blocking = [requests.Session(), urllib3.PoolManager()]
+    blocking += [module.Client(verify=False) for module in HTTPX]
+    for client in blocking:
+        with pytest.raises(TypeError, match=r"use EventSource\b"):
+            AsyncEventSource("http://127.0.0.1", client=client)
+    for client in asyncio.run(make()):
+        with pytest.raises(TypeError, match="use AsyncEventSource"):
+            EventSource("http://127.0.0.1", client=client)
+    for module in HTTPX:
+        module_client = blocking[2 + HTTPX.index(module)]
+        module_client.close()
+
+
+def _type_of(value: object) -> str:
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
+@pytest.mark.parametrize("client", [requests, requests.get, "httpx", object()], ids=_type_of)
+def test_what_is_no_client_is_refused(cls: Any, client: Any) -> None:
+    with pytest.raises(TypeError, match=r"requests\.Session"):
+        cls("http://127.0.0.1", client=client)
+
+
+def test_subclasses_of_clients_are_clients(stage: Stage) -> None:
+    class Session(requests.Session):
+        pass
+
+    stage.plays = [B]
+    with Session() as session, EventSource(stage.url, client=session) as source:
+        assert next(source).data == "b"
+
+
+def test_what_goes_beside_a_client_is_refused(tmp_path: Any) -> None:
+    """Its connections are its own."""
+    import ssl
+
+    with requests.Session() as client:
+        for options in ({"uds": tmp_path / "s"}, {"ssl_context": ssl.create_default_context()}):
+            with pytest.raises(TypeError, match="client"):
+                EventSource("http://127.0.0.1", client=client, **options)
+
+
+@pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"url": "/relative"}, ValueError),
+        ({"url": "ftp://127.0.0.1"}, ValueError),
+        ({"url": "http://"}, ValueError),
+        ({"method": "GE T"}, ValueError),
+        ({"headers": {"X": "a\nb"}}, ValueError),
+        ({"policy": "never"}, TypeError),
+        ({"policy": ReconnectPolicy}, TypeError),
+        ({"idle_timeout": 0}, ValueError),
+        ({"idle_timeout": -1}, ValueError),
+        ({"event_timeout": float("nan")}, ValueError),
+        ({"connect_timeout": float("inf")}, ValueError),
+        ({"max_event_size": 0}, ValueError),
+        ({"last_event_id": 7}, TypeError),
+    ],
+    ids=repr,
+)
+def test_what_is_refused_at_once(cls: Any, options: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        cls(**{"url": "http://127.0.0.1", **options})

@@ -1,0 +1,291 @@
+"""The sequences of responses recorded from browsers: `ReconnectPolicy.whatwg()` does as they do."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import pytest
+
+import sse_fast
+from sse_fast import EndReason, ReadyState, ResponseError
+from tests.support import DATA
+from tests.support.clients import UNREAD_UNDER_TRIO
+from tests.support.eventsources import SOURCES, Way
+from tests.support.scripted_server import Play, Request, Stage, serve_stage
+
+pytestmark = UNREAD_UNDER_TRIO
+
+SEQUENCES: dict[str, dict[str, Any]] = {
+    sequence["name"]: sequence for sequence in json.loads((DATA / "client.json").read_bytes())
+}
+# What they were recorded with, where they do not say.
+DELAY = 30  # ms between the chunks of a body
+# A client cannot wait the 3 seconds of every sequence without a `retry`; one test does.
+INITIAL_DELAY = 0.1
+SLACK = 0.02
+
+# Where the three browsers differ: the one we agree with, and why.
+CHOICES: dict[str, tuple[str, str]] = {
+    "content-type/charset-bogus": ("firefox", "a charset changes nothing: it is always UTF-8"),
+    "content-type/list-in-one-header": ("chromium", "the essence reaches to the first ; or space"),
+    "status/407": ("firefox", "a status like any other: nobody here can log in to a proxy"),
+    "redirect/301": ("chromium", "moved for good: later attempts go there at once"),
+    "redirect/302": ("firefox", "moved for now: later attempts begin at the first URL again"),
+    "redirect/303": ("firefox", "the same"),
+    "redirect/308": ("chromium", "as 301"),
+    "redirect/loop": ("firefox", "20 redirects, and it is an error like a bad status"),
+    "reconnect/id-reset-not-sent": ("chromium", "the standard: an empty id is not sent"),
+    "reconnect/rst-midstream": ("chromium", "what was unfinished is not carried over"),
+    "reconnect/rst-on-reconnect-before-headers": ("chromium", "an error, as a reset anywhere"),
+    "reconnect/cookie-back": ("chromium", "a jar takes and gives"),
+}
+# None of the user's client, or one without a jar, sends no cookies: as WebKit does.
+WITHOUT_JAR = {"sse_fast", "urllib3"}
+
+# Where no browser does as we do: what stands in our log besides, at which place of it, and why.
+ADDED: dict[str, tuple[int, list[Any], str]] = {
+    "reconnect/fin-before-headers": (
+        0,
+        ["error", "connecting"],
+        "browsers repeat the request at once, before anybody sees an error: here it is one as any",
+    ),
+}
+
+# What libraries get wrong on their own: library, sequence -> how.
+LIBRARY_FAULTS: dict[tuple[str, str], str] = {
+    # As RFC 1952, 2.2 has it: here it is the browsers that lose events.
+    ("requests", "framing/gzip-two-members"): "every member is inflated, not only the first",
+    ("urllib3", "framing/gzip-two-members"): "the same",
+    ("aiohttp", "framing/gzip-two-members"): "the same",
+    ("aiohttp", "framing/content-length-long"): "bytes behind the body are an error that hides it",
+    ("aiohttp", "status/304"): "the same",
+}
+
+
+# The ways that go over the sequences a second time, by the `run` of the source, which tells more.
+RUN = ["sse_fast", "sse_fast asyncio", "httpx trio"]
+
+
+@dataclass
+class Played:
+    """What came of a sequence: what the client saw in `log`, what the server in `stage`."""
+
+    stage: Stage
+    source: Any = None
+    log: list[Any] = field(default_factory=list)
+    # Of the source, as callbacks and events were met.
+    states: set[tuple[str, ReadyState]] = field(default_factory=set)
+    end: EndReason | Exception | None = None
+
+    def note(self, *entry: Any) -> None:
+        self.log.append([*entry])
+        self.states.add((entry[0], self.source.ready_state))
+
+
+def plays(sequence: dict[str, Any]) -> list[Play]:
+    return [
+        Play(
+            status=response["status"],
+            fields=[(name, value) for name, value in response["headers"]],
+            body=[base64.b64decode(chunk) for chunk in response["body"]],
+            framing=response["framing"],
+            end=response["end"],
+            delay=DELAY if response["delay"] is None else response["delay"],
+        )
+        for response in sequence["responses"]
+    ]
+
+
+def play(way: Way, name: str, manner: str, **changes: Any) -> Played:
+    """The client over the sequence, in a loop of the caller's or by its `run`."""
+    with serve_stage(plays(SEQUENCES[name])) as stage:
+        played = Played(stage)
+
+        def on_event(event: Any) -> None:
+            played.note("event", event.event, summary(event.data), summary(event.id))
+
+        async def iterate(source: Any) -> EndReason:
+            played.source = source
+            async with source:
+                async for event in source:
+                    on_event(event)
+            return source.end_reason
+
+        async def run(source: Any) -> EndReason:
+            played.source = source
+            return await source.run(on_event, on_close=lambda: played.note("end"))
+
+        try:
+            played.end = way.use(
+                iterate if manner == "iterate" else run,
+                stage.url,
+                policy=sse_fast.ReconnectPolicy.whatwg(**changes),
+                on_open=lambda response: played.note("open"),
+                on_error=lambda error: played.note("error", played.source.ready_state.name.lower()),
+            )
+        except ResponseError as error:
+            played.end = error
+        return played
+
+
+@cache
+def play_all(way: Way, manner: str) -> dict[str, Future[Played]]:
+    """All sequences at once, as what takes them their time is waiting."""
+    with ThreadPoolExecutor(len(SEQUENCES)) as pool:
+        play_one = partial(play, way, manner=manner, initial_delay=INITIAL_DELAY)
+        return {name: pool.submit(play_one, name) for name in SEQUENCES}
+
+
+def summary(text: str) -> Any:
+    """As the recording has it: long strings by length and digest."""
+    if len(text) <= 1000:
+        return text
+    return {"length": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def is_redirect(play: Play) -> bool:
+    return play.status in (301, 302, 303, 307, 308)
+
+
+def retries(sequence: list[Play]) -> list[float]:
+    """The shortest wait behind each play, in seconds."""
+    waits, retry = [], INITIAL_DELAY
+    for each in sequence:
+        found = re.findall(rb"\bretry:(\d+)\n", b"".join(each.body))
+        retry = int(found[-1]) / 1000 if found else retry
+        waits.append(retry)
+    return waits
+
+
+def is_broken(play: Play) -> bool:
+    """Whether it does not come to a clean end."""
+    return (
+        play.end == "rst"
+        or play.framing in ("none", "chunked-truncated", "length-short")
+        or b"garbage" in b"".join(play.body)
+    )
+
+
+def check(played: Played, way: Way, name: str, manner: str) -> None:
+    sequence = SEQUENCES[name]
+    engine, _ = CHOICES.get(name, ("chromium", ""))
+    if name == "reconnect/cookie-back" and way.library in WITHOUT_JAR:
+        engine = "webkit"
+    # Where it is as Chromium, it stands there only.
+    recorded = sequence.get(engine, sequence["chromium"])
+    check_requests(played.stage, recorded["requests"])
+    log = expected_log(name, recorded, plays(sequence))
+    # In a loop, nothing tells of a clean end.
+    assert played.log == [entry for entry in log if manner == "run" or entry != ["end"]]
+    if log[-1] == ["open"]:
+        assert played.end is EndReason.NO_CONTENT
+    else:
+        assert isinstance(played.end, ResponseError)
+        assert played.source.end_reason is EndReason.ERROR
+    assert played.source.ready_state is ReadyState.CLOSED
+    states = {(kind, state) for kind, state in played.states if kind in ("open", "event")}
+    assert states <= {("open", ReadyState.CONNECTING), ("event", ReadyState.OPEN)}
+
+
+def expected_log(name: str, recorded: dict[str, Any], sequence: list[Play]) -> list[Any]:
+    """What was recorded, in our words.
+
+    A browser's `error` is also a clean end, and the last one also a 204. We open any final
+    response, and the last one is final, be it a 204, a bad status or a bad type.
+    """
+    *log, closed = recorded["log"]
+    assert closed == ["error", "closed"]
+    if name in ADDED:
+        at, entry, _ = ADDED[name]
+        log.insert(at, entry)
+    finals = (each for each in sequence if not is_redirect(each))
+    for index, entry in enumerate(log):
+        if entry == ["error", "connecting"] and not is_broken(next(finals)):
+            log[index] = ["end"]
+    last = len(recorded["requests"]) - 1
+    refused = last < len(sequence) and sequence[last].status != 204
+    return [*log, ["open"], *([closed] if refused else [])]
+
+
+def check_requests(stage: Stage, expected: list[dict[str, Any]]) -> None:
+    assert [path_and_id(request) for request in stage.requests] == [
+        (each["path"], each["last_event_id"]) for each in expected
+    ]
+    for request in stage.requests:
+        assert request.method == "GET"
+        assert request.get("Accept") == b"text/event-stream"
+        assert request.get("Cache-Control") == b"no-store"
+        assert request.playing == 0
+        assert request.open == 0
+    sequence = plays_of(stage)
+    for request, asked, answered, wait in zip(
+        stage.requests[1:], stage.requests, sequence, retries(sequence), strict=False
+    ):
+        # A redirect is followed at once, even before its body has ended.
+        if not is_redirect(answered):
+            # By its coding, a body may tell with any byte that it is over or broken: long before
+            # the server, which pauses, ends the connection.
+            coded = any(name == "Content-Encoding" for name, _ in answered.fields)
+            told = asked.began if coded else asked.ended
+            assert told is not None
+            assert request.arrived - told > wait - SLACK
+    for request, each in zip(stage.requests, expected, strict=True):
+        if "cookie_sent" in each:
+            sent = f"k=v{stage.run}".encode() in (request.get("Cookie") or b"")
+            assert sent is each["cookie_sent"]
+
+
+def plays_of(stage: Stage) -> list[Play]:
+    assert not callable(stage.plays)
+    return list(stage.plays)
+
+
+def path_and_id(request: Request) -> tuple[str, Any]:
+    value = request.get("Last-Event-ID")
+    return request.path.rpartition("/")[2], None if value is None else summary(value.decode())
+
+
+# -- The tests -------------------------------------------------------------------------------------
+
+
+def test_the_file_is_whole() -> None:
+    assert len(SEQUENCES) == 65
+    assert {name for name, each in SEQUENCES.items() if not each["consensus"]} == set(CHOICES)
+    assert {name for _, name in LIBRARY_FAULTS} <= set(SEQUENCES)
+    assert {library for library, _ in LIBRARY_FAULTS} <= {way.library for way in SOURCES.values()}
+
+
+def check_or_differ(way: Way, name: str, manner: str) -> None:
+    played = play_all(way, manner)[name].result()
+    if (way.library, name) not in LIBRARY_FAULTS:
+        check(played, way, name, manner)
+        return
+    # Should this fail, the library was mended.
+    with pytest.raises(AssertionError):
+        check(played, way, name, manner)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequence(way: Way, name: str) -> None:
+    check_or_differ(way, name, "iterate")
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("way", [SOURCES[name] for name in RUN], ids=RUN)
+def test_sequence_by_run(way: Way, name: str) -> None:
+    check_or_differ(way, name, "run")
+
+
+def test_default_reconnection_time() -> None:
+    played = play(SOURCES["sse_fast"], "reconnect/default-delay", "iterate")
+    check(played, SOURCES["sse_fast"], "reconnect/default-delay", "iterate")
+    waited = played.stage.requests[1].waited
+    assert waited is not None
+    assert 3.0 - SLACK < waited < 5.0

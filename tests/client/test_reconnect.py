@@ -1,0 +1,513 @@
+"""What the client does next: the table of the policies, and their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sse_fast import (
+    EndReason,
+    ReadyState,
+    ReconnectPolicy,
+    ResponseError,
+    StreamIncomplete,
+    TransportError,
+)
+from tests.support.simulated_clock import (
+    BY_CALL,
+    BY_CALL_NO_ID,
+    BY_GET,
+    BY_GET_NO_ID,
+    GET,
+    OUTCOMES,
+    POLICIES,
+    POST,
+    REQUESTS,
+    RESEND,
+    Driver,
+    bad_status,
+    cut_off,
+    failing,
+    refused,
+    reset_in_head,
+    slow_connect,
+    slow_head,
+    unknown_host,
+)
+
+# -- The table -------------------------------------------------------------------------------------
+
+
+# What follows.
+AGAIN = "again"
+READ = "read"
+RAISED = "the very error"
+END = EndReason.END
+NO_CONTENT = EndReason.NO_CONTENT
+
+# When it happens: in answer to the first request; to one after a stream; within a stream.
+FIRST, LATER, STREAMING = "first", "later", "streaming"
+ASKED = [FIRST, LATER]
+
+NOT_PROCESSED = ["425", "429", "503", "529"]
+PERHAPS_PROCESSED = ["408", "500", "502", "504", "599"]
+RETRIABLE = NOT_PROCESSED + PERHAPS_PROCESSED
+FINAL = ["201", "205", "300", "304", "400", "401", "403", "404", "409", "410", "499", "501", "505"]
+# Redirects that lead nowhere.
+NOWHERE = ["301", "302", "303", "307", "308"]
+NOT_SENT = ["unknown host", "refused", "slow connect"]
+SENT = ["reset in head", "slow head"]
+HOPELESS = ["untrusted", "bad value", "other error", "fatal", "other type", "no type"]
+RAISED_BY_CALLBACKS = ["raised transport", "raised status", "raised incomplete"]
+INCOMPLETE = ["pending end", "until unmet"]
+RESUMED_LATER = [BY_GET, BY_CALL, BY_CALL_NO_ID]
+
+# When, what was asked, what happened; and what follows under each of POLICIES.
+ROWS: list[tuple[list[str], list[str], list[str], Any, Any, Any]] = [
+    (ASKED, [*REQUESTS], ["stream"], READ, READ, READ),
+    (ASKED, [*REQUESTS], ["204"], NO_CONTENT, NO_CONTENT, NO_CONTENT),
+    (ASKED, [*REQUESTS], HOPELESS + FINAL + NOWHERE, RAISED, RAISED, RAISED),
+    (ASKED, [GET, RESEND], RETRIABLE, AGAIN, RAISED, RAISED),
+    (ASKED, [GET, RESEND], NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
+    # Only what was provably not processed is sent again.
+    (ASKED, [POST], NOT_PROCESSED, AGAIN, RAISED, RAISED),
+    (ASKED, [POST], PERHAPS_PROCESSED, RAISED, RAISED, RAISED),
+    (ASKED, [POST], NOT_SENT, AGAIN, AGAIN, RAISED),
+    ([FIRST], [POST], SENT, RAISED, RAISED, RAISED),
+    # `resume` is for after a 200.
+    ([FIRST], [BY_GET, BY_CALL], NOT_PROCESSED, AGAIN, RAISED, RAISED),
+    ([FIRST], [BY_GET, BY_CALL], PERHAPS_PROCESSED + SENT, RAISED, RAISED, RAISED),
+    ([LATER], RESUMED_LATER, RETRIABLE, AGAIN, RAISED, RAISED),
+    ([LATER], RESUMED_LATER, NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
+    # What the program asks for is above the policy.
+    ([*ASKED, STREAMING], [*REQUESTS], ["retriable", "raised retriable"], AGAIN, AGAIN, AGAIN),
+    ([*ASKED, STREAMING], [*REQUESTS], RAISED_BY_CALLBACKS, RAISED, RAISED, RAISED),
+    ([STREAMING], [*REQUESTS], ["too large", "other error", "fatal"], RAISED, RAISED, RAISED),
+    ([STREAMING], [GET], ["clean end"], AGAIN, AGAIN, END),
+    ([STREAMING], [RESEND, *RESUMED_LATER], ["clean end"], END, AGAIN, END),
+    # whatwg() keeps the guard, and takes each end for a clean one.
+    ([STREAMING], [POST, BY_GET_NO_ID], ["clean end"], END, END, END),
+    ([STREAMING], [GET, RESEND, *RESUMED_LATER], INCOMPLETE, AGAIN, AGAIN, StreamIncomplete),
+    ([STREAMING], [POST, BY_GET_NO_ID], INCOMPLETE, StreamIncomplete, END, StreamIncomplete),
+    ([STREAMING], [GET, RESEND, *RESUMED_LATER], ["cut off"], AGAIN, AGAIN, StreamIncomplete),
+    ([STREAMING], [POST, BY_GET_NO_ID], ["cut off"], *[StreamIncomplete] * 3),
+    # The very error, which is a StreamTimeout.
+    ([STREAMING], [GET, RESEND, *RESUMED_LATER], ["idle"], AGAIN, AGAIN, RAISED),
+    ([STREAMING], [POST, BY_GET_NO_ID], ["idle"], RAISED, RAISED, RAISED),
+]
+TABLE = [
+    ((when, who, what), columns)
+    for whens, whos, whats, *columns in ROWS
+    for when in whens
+    for who in whos
+    for what in whats
+]
+
+
+def test_the_table_has_no_row_twice() -> None:
+    assert len({key for key, _ in TABLE}) == len(TABLE)
+
+
+@pytest.mark.parametrize(("key", "expected"), TABLE, ids=["-".join(key) for key, _ in TABLE])
+def test_table(key: tuple[str, str, str], expected: list[Any]) -> None:
+    assert [what_follows(*key, policy) for policy in POLICIES] == expected
+
+
+def what_follows(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any:
+    driver = Driver(policy, **REQUESTS[who])
+    last_event_id = "" if who.endswith("no id") else "7"
+    if when == FIRST:
+        driver.machine.last_event_id = last_event_id
+        driver.begin()
+    else:
+        driver.open().event(last_event_id)
+    if when == LATER:
+        # Under each policy, and with each request.
+        driver.reconnect()
+        driver.begin()
+    verdict = OUTCOMES[what](driver)
+    # It is kept, whatever happens.
+    assert driver.machine.last_event_id == last_event_id
+    if isinstance(verdict, float):
+        assert driver.machine.state is ReadyState.CONNECTING
+        return AGAIN
+    if verdict is None:
+        assert driver.machine.state is ReadyState.OPEN
+        return READ
+    assert driver.machine.state is ReadyState.CLOSED
+    with pytest.raises(RuntimeError):
+        driver.begin()
+    if isinstance(verdict, EndReason):
+        return verdict
+    return RAISED if verdict is driver.error else type(verdict)
+
+
+def test_which_statuses_are_retriable() -> None:
+    retriable = []
+    for status in range(205, 1000):
+        driver = Driver()
+        driver.begin()
+        if isinstance(driver.fail(bad_status(status)), float):
+            retriable.append(status)
+    but_two = [status for status in range(500, 600) if status not in (501, 505)]
+    assert retriable == [408, 425, 429, *but_two]
+
+
+def test_a_cut_off_stream_says_by_what() -> None:
+    error = cut_off()
+    incomplete = Driver(method="POST").open().event().fail(error)
+    assert isinstance(incomplete, StreamIncomplete)
+    assert incomplete.__cause__ is error
+
+
+def test_an_incomplete_stream_says_what_was_expected() -> None:
+    for pending, until, expected in [
+        (True, False, "the rest of an event"),
+        (True, True, "the rest of an event"),
+        (False, True, "an event that meets `until`"),
+    ]:
+        incomplete = Driver(method="POST").open().event().end(pending=pending, until=until)
+        assert str(incomplete).startswith(f"Expected {expected}, got the end of the stream")
+
+
+def test_an_error_on_a_reconnect_is_that_of_a_stream_cut_off() -> None:
+    """After the first 200, what may not be sent again is StreamIncomplete, in the stream or not."""
+    driver = Driver(method="POST").open()
+    driver.reconnect()
+    driver.begin()
+    incomplete = driver.fail(reset_in_head())
+    assert isinstance(incomplete, StreamIncomplete)
+    assert "resend" in str(incomplete)
+
+
+def test_head_is_not_get_at_a_clean_end() -> None:
+    assert Driver(method="HEAD").open().end() is EndReason.END
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [unknown_host, refused, slow_connect, reset_in_head, slow_head, lambda: bad_status(503)],
+)
+def test_three_attempts_at_a_first_response(failure: Callable[[], Exception]) -> None:
+    driver = Driver()
+    for _ in range(2):
+        driver.begin()
+        assert isinstance(driver.fail(failure()), float)
+    driver.begin()
+    assert driver.fail(failure()) is driver.error
+
+
+def test_the_last_error_is_raised() -> None:
+    driver = Driver()
+    for failure in (refused, reset_in_head, lambda: bad_status(503)):
+        driver.begin()
+        verdict = driver.fail(failure())
+    assert verdict is driver.error
+    assert isinstance(verdict, ResponseError)
+
+
+@pytest.mark.parametrize("make", [ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never])
+def test_initial_attempts(make: Any) -> None:
+    for limit in (1, 2, 5):
+        driver = Driver(make(initial_attempts=limit))
+        for _ in range(limit - 1):
+            driver.begin()
+            assert isinstance(driver.fail(refused()), float)
+        driver.begin()
+        assert driver.fail(refused()) is driver.error
+
+
+@pytest.mark.parametrize(
+    "policy", [ReconnectPolicy(initial_attempts=None), ReconnectPolicy.whatwg()]
+)
+def test_no_limit_of_attempts_at_a_first_response(policy: ReconnectPolicy) -> None:
+    driver = Driver(policy)
+    for failure in [unknown_host, refused, slow_connect, reset_in_head, slow_head] * 20:
+        driver.begin()
+        assert isinstance(driver.fail(failure()), float)
+
+
+@pytest.mark.parametrize("policy", POLICIES[:2])
+def test_no_limit_of_attempts_after_a_first_response(policy: ReconnectPolicy) -> None:
+    driver = Driver(policy).open()
+    assert isinstance(driver.fail(cut_off()), float)
+    for failure in [unknown_host, refused, slow_connect, reset_in_head, slow_head] * 20:
+        driver.begin()
+        assert isinstance(driver.fail(failure()), float)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+@pytest.mark.parametrize("make", [ReconnectPolicy, ReconnectPolicy.whatwg])
+def test_max_attempts(make: Any, limit: int) -> None:
+    driver = Driver(make(max_attempts=limit))
+    # What went before the first response does not count.
+    failing(driver, 2)
+    driver.open()
+    for _ in range(3):
+        # With each event they are counted anew; streams that bring none count as failures do.
+        driver.event()
+        for number in range(limit):
+            verdict = driver.fail(cut_off()) if number % 2 else driver.end()
+            assert isinstance(verdict, float)
+            driver.open()
+    incomplete = driver.fail(cut_off())
+    assert isinstance(incomplete, StreamIncomplete)
+    assert "max_attempts" in str(incomplete)
+
+
+@pytest.mark.parametrize("failure", [refused, lambda: bad_status(503)])
+def test_max_attempts_that_all_fail(failure: Callable[[], Exception]) -> None:
+    driver = Driver(ReconnectPolicy(max_attempts=2)).open().event()
+    verdicts = [driver.end()]
+    for _ in range(2):
+        driver.begin()
+        verdicts.append(driver.fail(failure()))
+    assert [isinstance(verdict, Exception) for verdict in verdicts] == [False, False, True]
+
+
+def test_max_attempts_begin_anew_after_thirty_seconds_open() -> None:
+    driver = Driver(ReconnectPolicy(max_attempts=1)).open()
+    for _ in range(5):
+        driver.now += 31
+        assert isinstance(driver.fail(cut_off()), float)
+        driver.open()
+    driver.now += 29
+    assert isinstance(driver.fail(cut_off()), StreamIncomplete)
+
+
+def test_a_stream_that_ends_without_events_too_often_has_ended() -> None:
+    driver = Driver(ReconnectPolicy(max_attempts=1)).open()
+    assert isinstance(driver.end(), float)
+    driver.open()
+    assert driver.end() is EndReason.END
+
+
+def test_max_elapsed() -> None:
+    # Waits that do not grow, so that it matters which failure is counted from.
+    policy = ReconnectPolicy(initial_attempts=None, max_elapsed=10, initial_delay=0, min_delay=3)
+    driver = Driver(policy)
+    begun = []
+    for _ in range(3):
+        driver.begin()
+        begun.append(driver.now)
+        assert isinstance(driver.fail(refused()), float)
+    driver.begin()
+    begun.append(driver.now)
+    assert driver.fail(refused()) is driver.error
+    assert begun == pytest.approx([0, 3, 6, 9])
+
+
+def test_max_elapsed_begins_anew_with_an_event() -> None:
+    driver = Driver(ReconnectPolicy(max_elapsed=5), chance=1.0).open()
+    for _ in range(10):
+        driver.now += 20
+        assert isinstance(driver.event().fail(cut_off()), float)
+        driver.begin()
+        assert isinstance(driver.fail(refused()), float)
+        driver.open()
+    driver.event().fail(cut_off())
+    driver.begin()
+    driver.now += 5
+    assert driver.fail(refused()) is driver.error
+
+
+@pytest.mark.parametrize("before", ["nothing", "a stream", "a cancelled attempt", "reconnect()"])
+def test_max_elapsed_counts_from_the_first_failure(before: str) -> None:
+    """Not from the beginning of what then failed, nor from what was none."""
+    driver = Driver(ReconnectPolicy(max_elapsed=20))
+    if before == "reconnect()":
+        driver.open().event()
+        driver.reconnect()
+    if before == "a cancelled attempt":
+        driver.begin()
+        driver.interrupt()
+        driver.now += 25
+        driver.begin()
+    elif before == "nothing":
+        driver.begin()
+        driver.now += 25
+    else:
+        driver.open()
+        driver.now += 25
+    assert isinstance(driver.fail(slow_head()), float)
+
+
+@pytest.mark.parametrize("had_event", [False, True])
+def test_max_elapsed_counts_the_first_wait(had_event: bool) -> None:
+    for retry, expected in [(50_000, float), (70_000, StreamIncomplete)]:
+        driver = Driver(ReconnectPolicy(max_elapsed=60)).open()
+        driver.machine.retry = retry
+        driver.had_event = had_event
+        verdict = driver.fail(cut_off())
+        assert isinstance(verdict, expected)
+        driver = Driver(ReconnectPolicy(max_elapsed=60)).open()
+        driver.machine.retry = retry
+        driver.had_event = had_event
+        assert isinstance(driver.end(), float if expected is float else EndReason)
+
+
+@pytest.mark.parametrize("who", REQUESTS)
+def test_reconnect_on_end(who: str) -> None:
+    may_be_sent_again = who not in (POST, BY_GET_NO_ID)
+    for choice, expected in [(True, may_be_sent_again), (False, False), (None, who == GET)]:
+        for make in (ReconnectPolicy, ReconnectPolicy.whatwg):
+            driver = Driver(make(reconnect_on_end=choice), **REQUESTS[who])
+            driver.open().event("" if who.endswith("no id") else "7")
+            verdict = driver.end()
+            assert isinstance(verdict, float) if expected else verdict is EndReason.END
+    assert Driver(ReconnectPolicy.never(max_attempts=1)).open().end() is EndReason.END
+
+
+def test_retry_statuses() -> None:
+    for make in (ReconnectPolicy, partial(ReconnectPolicy.whatwg, initial_attempts=3)):
+        for status, expected in [(404, float), (503, ResponseError), (500, ResponseError)]:
+            driver = Driver(make(retry_statuses={404}))
+            driver.begin()
+            assert isinstance(driver.answer(status), expected)
+    # But it says nothing of whether the request was processed.
+    driver = Driver(ReconnectPolicy(retry_statuses={404}), "POST")
+    driver.begin()
+    assert isinstance(driver.answer(404), ResponseError)
+
+
+def test_a_certificate_that_is_refused_after_a_stream() -> None:
+    """However libraries wrap it."""
+    verification = ssl.SSLCertVerificationError(1, "self-signed")
+    as_reason = OSError()
+    as_reason.reason = verification  # type: ignore[attr-defined]
+    for cause in (verification, OSError(OSError(verification)), as_reason):
+        error = TransportError("certificate", phase="connect", sent=False)
+        error.__cause__ = cause
+        for policy in POLICIES[:2]:
+            driver = Driver(policy).open().event("7")
+            driver.end()
+            driver.begin()
+            assert driver.fail(error) is error
+    # TLS that failed otherwise may not fail again.
+    error = TransportError("TLS", phase="connect", sent=False)
+    error.__cause__ = ssl.SSLEOFError()
+    driver = Driver()
+    driver.begin()
+    assert isinstance(driver.fail(error), float)
+
+
+# -- The policy ------------------------------------------------------------------------------------
+
+
+# The fields, what they are by default, and what each may be as well.
+POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
+    "initial_attempts": (3, None),
+    "max_attempts": (None, 7),
+    "max_elapsed": (None, 60.5),
+    "retry_statuses": ({408, 425, 429, *range(500, 600)} - {501, 505}, [503]),
+    "initial_delay": (1.0, 2),
+    "multiplier": (2.0, 1.5),
+    "max_delay": (30.0, 0),
+    "jitter": (1.0, 0.5),
+    "min_delay": (0.1, 0.2),
+    "max_retry": (3600.0, 60.0),
+    "max_retry_after": (3600.0, 61.0),
+    "reset_after": (30.0, 31.0),
+    "reconnect_on_end": (None, True),
+    "max_redirects": (20, 0),
+    "max_id_size": (8192, None),
+}
+
+
+def test_the_fields_of_a_policy() -> None:
+    public = [
+        parameter
+        for parameter in inspect.signature(ReconnectPolicy).parameters.values()
+        if not parameter.name.startswith("_")
+    ]
+    assert {each.kind for each in public} == {inspect.Parameter.KEYWORD_ONLY}
+    assert [each.name for each in public] == list(POLICY_FIELDS)
+    policy = ReconnectPolicy()
+    assert {name: getattr(policy, name) for name in POLICY_FIELDS} == {
+        name: default for name, (default, _) in POLICY_FIELDS.items()
+    }
+    assert policy == ReconnectPolicy()
+
+
+@pytest.mark.parametrize("name", POLICY_FIELDS)
+def test_every_field_can_be_set(name: str) -> None:
+    _, value = POLICY_FIELDS[name]
+    for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
+        policy = make()
+        changed = make(**{name: value})
+        for each in (changed, dataclasses.replace(policy, **{name: value})):
+            assert getattr(each, name) == value
+            for other in POLICY_FIELDS.keys() - {name}:
+                assert getattr(each, other) == getattr(policy, other)
+        assert changed == dataclasses.replace(policy, **{name: value})
+
+
+def test_a_changed_whatwg_is_still_the_standard() -> None:
+    for policy in (
+        ReconnectPolicy.whatwg(max_redirects=5),
+        dataclasses.replace(ReconnectPolicy.whatwg(), max_redirects=5),
+    ):
+        driver = Driver(policy, chance=1.0).open()
+        driver.machine.retry = 1000
+        assert driver.end(pending=True, until=True) == pytest.approx(1)
+        assert policy != ReconnectPolicy(max_redirects=5)
+
+
+WHOLE = ["initial_attempts", "max_attempts", "max_redirects", "max_id_size"]
+DURATIONS = [
+    *["max_elapsed", "initial_delay", "multiplier", "max_delay", "jitter", "min_delay"],
+    *["max_retry", "max_retry_after", "reset_after"],
+]
+MAY_BE_NONE = {"initial_attempts", "max_attempts", "max_elapsed", "max_id_size"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in WHOLE for value in (-1, 1.0, "1", True, float("inf"))],
+        *[(name, value) for name in DURATIONS for value in (-0.1, -1, "1", False, float("nan"))],
+        *[(name, None) for name in WHOLE + DURATIONS if name not in MAY_BE_NONE],
+        ("jitter", 1.1),
+        *[("retry_statuses", value) for value in (503, "503", None, ["503"])],
+        *[("reconnect_on_end", value) for value in ("yes", 2)],
+    ],
+)
+def test_wrong_values(name: str, value: Any) -> None:
+    for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
+        with pytest.raises(ValueError, match=f"Expected {name} "):
+            make(**{name: value})
+    with pytest.raises(ValueError, match=f"Expected {name} "):
+        dataclasses.replace(ReconnectPolicy(), **{name: value})
+
+
+def test_a_field_that_there_is_not() -> None:
+    for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
+        with pytest.raises(TypeError):
+            make(max_atempts=1)
+    with pytest.raises(TypeError):
+        ReconnectPolicy(3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", POLICY_FIELDS)
+def test_a_policy_is_frozen(name: str) -> None:
+    policy = ReconnectPolicy()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(policy, name, POLICY_FIELDS[name][1])
+    assert policy == ReconnectPolicy()
+
+
+def test_repr() -> None:
+    assert repr(ReconnectPolicy(max_attempts=7, min_delay=0.5)).startswith("ReconnectPolicy(")
+    for policy in POLICIES:
+        shown = repr(policy)
+        for name in POLICY_FIELDS.keys() - {"retry_statuses"}:
+            assert f"{name}={getattr(policy, name)!r}" in shown
+        # It fits on a screen.
+        assert len(shown) < 400
+        assert "_standard" not in shown

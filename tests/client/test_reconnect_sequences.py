@@ -1,0 +1,356 @@
+"""Any sequence of outcomes, beside a model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sse_fast import (
+    EndReason,
+    EventTooLarge,
+    FatalError,
+    ReadyState,
+    ReconnectPolicy,
+    RetriableError,
+    StreamIncomplete,
+)
+from sse_fast._request import Request
+from tests.support.examples import examples
+from tests.support.simulated_clock import (
+    OTHER,
+    REDIRECTS,
+    SAME,
+    Driver,
+    bad_status,
+    cut_off,
+    idle,
+    refused,
+    reset_in_head,
+    sent_id,
+    slow_connect,
+    slow_head,
+    unknown_host,
+    untrusted,
+)
+
+seconds = st.sampled_from([0.0, 0.001, 0.05, 0.1, 1.0, 5.0, 29.0, 30.0, 100.0, 5000.0])
+policies = st.builds(
+    lambda make, changes: make(**changes),
+    st.sampled_from([ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "initial_attempts": st.none() | st.integers(1, 4),
+            "max_attempts": st.none() | st.integers(0, 4),
+            "max_elapsed": st.none() | st.floats(0, 200),
+            "initial_delay": st.floats(0, 10),
+            "multiplier": st.floats(0, 4),
+            "max_delay": st.floats(0, 60),
+            "jitter": st.floats(0, 1),
+            "min_delay": st.floats(0.1, 2),
+            "max_retry": st.floats(0, 100),
+            "max_retry_after": st.floats(0, 100),
+            "reset_after": st.floats(0, 60),
+            "reconnect_on_end": st.none() | st.booleans(),
+            "max_redirects": st.integers(0, 3),
+            "max_id_size": st.none() | st.integers(0, 3),
+        },
+    ),
+)
+
+WAITING, ASKING, OPEN, OVER = "waiting", "asking", "open", "over"
+
+
+def during(*phases: str) -> Any:
+    return precondition(lambda self: self.phase in phases)
+
+
+class AnySequence(RuleBasedStateMachine):
+    """Whatever happens, and in whatever order.
+
+    What the contract allows is kept here once more: where the client stands, whether the request
+    may be sent again, and how often it was sent in vain.
+    """
+
+    @initialize(
+        policy=policies,
+        method=st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT"]),
+        resend=st.sampled_from([False, False, True]),
+        resume=st.sampled_from([None, None, "get", "call"]),
+        # None of blanks only: that is a case of its own, above.
+        last_event_id=st.sampled_from(["", "1", "1234"]),
+        seed=st.integers(0, 2**32),
+    )
+    def start(
+        self,
+        policy: ReconnectPolicy,
+        method: str,
+        resend: bool,
+        resume: str | None,
+        last_event_id: str,
+        seed: int,
+    ) -> None:
+        self.policy = policy
+        self.method = self.first_method = method
+        self.resend = resend
+        self.resume = resume
+        self.driver = Driver(
+            policy,
+            method,
+            last_event_id=last_event_id,
+            chance=random.Random(seed).random,
+            resumed=Request("PATCH", "https://a.example/rest", (), b"rest"),
+            resend=resend,
+            resume=resume,
+        )
+        self.phase = WAITING
+        self.begun: list[float] = []
+        # The first time needs no licence.
+        self.licensed = True
+        self.had_response = False
+        self.had_event = False
+        self.opened_at = 0.0
+        # Attempts, and the time of the first failure, since something came.
+        self.in_vain = 0
+        self.first_failure: float | None = None
+        self.earliest = 0.0
+
+    @property
+    def now(self) -> float:
+        return self.driver.now
+
+    # -- What the client does
+
+    @during(WAITING)
+    @rule(late=st.sampled_from([0.0, 0.0, 0.0, 0.01, 1.0, 50.0]))
+    def begin(self, late: float) -> None:
+        machine = self.driver.machine
+        self.driver.now = max(self.now, machine.due) + late
+        limit = self.policy.max_id_size
+        if limit is not None and len(machine.last_event_id) > limit:
+            with pytest.raises(StreamIncomplete) as caught:
+                self.driver.begin()
+            self.lost(self.driver.fail(caught.value))
+            assert self.phase == OVER
+            return
+        request = self.driver.begin()
+        assert self.now >= self.earliest - 1e-6
+        assert sent_id(request) == (machine.last_event_id.encode() or None)
+        resumed = self.resume if self.had_response else None
+        if resumed == "get" and machine.last_event_id:
+            assert (request.method, request.body) == ("GET", None)
+        elif resumed == "call":
+            assert request.method == "PATCH"
+        else:
+            # Without an id, there is no rest to ask for.
+            assert request.method == self.first_method
+            assert self.licensed or self.first_method in ("GET", "HEAD") or self.resend
+        self.licensed = False
+        self.method = request.method
+        self.in_vain += 1
+        self.begun.append(self.now)
+        self.phase = ASKING
+
+    @during(WAITING, ASKING, OPEN)
+    @rule(by=seconds)
+    def let_time_pass(self, by: float) -> None:
+        self.driver.now += by
+
+    @during(ASKING)
+    @rule()
+    def get_stream(self) -> None:
+        assert self.driver.answer(200, content_type="text/event-stream") is None
+        if not self.had_response:
+            self.in_vain = 0
+        self.had_response = True
+        self.had_event = False
+        self.opened_at = self.now
+        self.phase = OPEN
+
+    @during(ASKING)
+    @rule(
+        code=st.sampled_from([*REDIRECTS, 304]),
+        location=st.sampled_from([SAME, OTHER, "http://a.example/", "/c", "ftp://a.example/"]),
+    )
+    def get_redirect(self, code: int, location: str) -> None:
+        verdict = self.driver.answer(code, location=location)
+        if not isinstance(verdict, Request):
+            self.lost(verdict)
+            assert self.phase == OVER
+
+    @during(ASKING)
+    @rule(
+        code=st.sampled_from([408, 425, 429, 500, 502, 503, 529, 401, 404, 501]),
+        retry_after=st.none() | seconds,
+    )
+    def get_bad_status(self, code: int, retry_after: float | None) -> None:
+        self.lost(
+            self.driver.fail(bad_status(code, retry_after)),
+            # What the server says of a GET for the rest says nothing of the first request.
+            licensed=code in (425, 429, 503, 529) and self.method == self.first_method,
+            fatal=code in (401, 404, 501),
+        )
+
+    @during(ASKING)
+    @rule()
+    def get_no_content(self) -> None:
+        assert self.driver.answer(204) is EndReason.NO_CONTENT
+        self.phase = OVER
+
+    @during(ASKING)
+    @rule(failure=st.sampled_from([unknown_host, refused, slow_connect]))
+    def get_no_connection(self, failure: Callable[[], Exception]) -> None:
+        self.lost(self.driver.fail(failure()), licensed=True)
+
+    @during(ASKING)
+    @rule(failure=st.sampled_from([reset_in_head, slow_head]))
+    def get_no_response(self, failure: Callable[[], Exception]) -> None:
+        self.lost(self.driver.fail(failure()))
+
+    @during(OPEN)
+    @rule(last_event_id=st.sampled_from([None, "", "1", "22", "4444"]))
+    def get_event(self, last_event_id: str | None) -> None:
+        self.driver.event(last_event_id)
+        self.had_event = True
+
+    @during(OPEN)
+    @rule(retry=st.sampled_from([0, 10, 3000, 2**63 - 1]))
+    def get_retry(self, retry: int) -> None:
+        self.driver.machine.retry = retry
+
+    @during(OPEN)
+    @rule(failure=st.sampled_from([cut_off, idle]))
+    def get_cut_off(self, failure: Callable[[], Exception]) -> None:
+        self.lost(self.driver.fail(failure()))
+
+    @during(OPEN)
+    @rule(pending=st.booleans(), until=st.booleans())
+    def get_end(self, pending: bool, until: bool) -> None:
+        self.lost(self.driver.end(pending=pending, until=until))
+
+    @during(ASKING, OPEN)
+    @rule(failure=st.sampled_from([untrusted, FatalError, KeyError, partial(EventTooLarge, 2, 1)]))
+    def get_what_is_final(self, failure: Callable[[], Exception]) -> None:
+        self.lost(self.driver.fail(failure()), fatal=True)
+
+    @during(ASKING, OPEN)
+    @rule(failure=st.sampled_from([refused, cut_off, StreamIncomplete, partial(bad_status, 503)]))
+    def raise_in_a_callback(self, failure: Callable[[], Exception]) -> None:
+        self.lost(self.driver.fail(failure(), raised=True), fatal=True)
+
+    @during(ASKING, OPEN)
+    @rule(delay=st.none() | seconds, retry_after=st.none() | seconds)
+    def raise_retriable(self, delay: float | None, retry_after: float | None) -> None:
+        verdict = self.driver.fail(RetriableError(delay=delay), retry_after)
+        self.lost(verdict, asked=True, delay=delay)
+
+    @during(WAITING, ASKING, OPEN, OVER)
+    @rule(delay=st.none() | seconds)
+    def reconnect(self, delay: float | None) -> None:
+        # Which is no failure.
+        self.lost(self.driver.reconnect(delay), asked=True, reconnect=True, delay=delay)
+
+    @during(WAITING, ASKING, OPEN)
+    @rule()
+    def cancel(self) -> None:
+        error = self.driver.interrupt()
+        if self.phase == WAITING:
+            assert error is None
+            return
+        self.reset_if_something_came()
+        if self.phase == ASKING:
+            # Nobody knows what would have come of it.
+            self.in_vain -= 1
+        # As what was broken off so soon.
+        self.earliest = self.begun[-1] + self.policy.min_delay
+        self.phase = WAITING if error is None else OVER
+
+    # -- What may come of it
+
+    def reset_if_something_came(self) -> None:
+        long_open = self.now - self.opened_at >= self.policy.reset_after
+        if self.phase == OPEN and (self.had_event or long_open):
+            self.in_vain = 0
+            self.first_failure = None
+
+    def lost(
+        self,
+        verdict: Any,
+        *,
+        licensed: bool = False,
+        fatal: bool = False,
+        asked: bool = False,
+        reconnect: bool = False,
+        delay: float | None = None,
+    ) -> None:
+        self.reset_if_something_came()
+        if not isinstance(verdict, float):
+            assert isinstance(verdict, (Exception, EndReason))
+            assert not asked
+            self.phase = OVER
+            return
+        assert not fatal
+        if self.first_failure is None and not reconnect:
+            self.first_failure = self.now
+        self.phase = WAITING
+        self.licensed = licensed or asked
+        self.earliest = self.now + self.policy.min_delay
+        policy = self.policy
+        if delay is not None:
+            assert verdict == pytest.approx(max(policy.min_delay, delay))
+            return
+        longest = max(policy.min_delay, policy.max_retry, policy.max_retry_after)
+        assert policy.min_delay - 1e-6 <= verdict <= longest + policy.max_delay + 1e-6
+        if not asked:
+            limit = policy.max_attempts if self.had_response else policy.initial_attempts
+            assert limit is None or self.in_vain < limit
+            if policy.max_elapsed is not None:
+                assert self.first_failure is not None
+                assert self.now + verdict - self.first_failure <= policy.max_elapsed + 1e-6
+
+    @invariant()
+    def is_where_it_should_be(self) -> None:
+        states = {OPEN: ReadyState.OPEN, OVER: ReadyState.CLOSED}
+        assert self.driver.machine.state is states.get(self.phase, ReadyState.CONNECTING)
+        assert self.driver.machine.connected is (self.phase in (ASKING, OPEN))
+
+    @invariant()
+    def has_one_connection(self) -> None:
+        if self.phase != WAITING:
+            with pytest.raises(RuntimeError):
+                self.driver.machine.begin(self.now + 1e9)
+
+    @invariant()
+    def is_kind_to_the_server(self) -> None:
+        # The shortest min_delay is 0.1: an eleventh is at least a second behind the first.
+        if len(self.begun) > 10:
+            assert self.begun[-1] - self.begun[-11] >= 1 - 1e-6
+
+    def teardown(self) -> None:
+        """After close() nothing begins, whatever may still come in."""
+        if not hasattr(self, "driver"):
+            return
+        machine = self.driver.machine
+        machine.close()
+        assert not machine.connected
+        for late in (
+            lambda: machine.failed(self.now, cut_off()),
+            lambda: machine.failed(self.now, bad_status(503)),
+            lambda: machine.failed(self.now, RetriableError()),
+            lambda: machine.ended(self.now),
+            lambda: machine.interrupted(self.now),
+        ):
+            assert machine.state is ReadyState.CLOSED
+            late()
+            with pytest.raises(RuntimeError):
+                machine.begin(self.now + 1e9)
+
+
+TestAnySequence = AnySequence.TestCase
+TestAnySequence.settings = examples(400, stateful_step_count=50)

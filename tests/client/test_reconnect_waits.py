@@ -1,0 +1,246 @@
+"""How long the client waits before it asks again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sse_fast import ReconnectPolicy, RetriableError
+from tests.support.simulated_clock import (
+    POLICIES,
+    Driver,
+    bad_status,
+    cut_off,
+    failing,
+    idle,
+    most_in_a_second,
+    refused,
+    slow_head,
+)
+
+
+def wait(
+    policy: ReconnectPolicy = POLICIES[0],
+    *,
+    retry: int | None = None,
+    retry_after: float | None = None,
+    chance: float = 0.0,
+) -> Any:
+    """Before the second attempt, if the first is answered 503."""
+    driver = Driver(policy, chance=chance)
+    driver.machine.retry = retry
+    driver.begin()
+    return driver.fail(bad_status(503, retry_after))
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_the_backoff_is_random_and_doubles(chance: float) -> None:
+    failures: list[Callable[[Driver], Any]] = [
+        lambda driver: driver.fail(refused()),
+        lambda driver: driver.fail(slow_head()),
+        lambda driver: driver.answer(503),
+        lambda driver: driver.open() and driver.fail(cut_off()),
+        lambda driver: driver.open() and driver.end(),
+        lambda driver: driver.open() and driver.fail(idle()),
+    ]
+    driver = Driver(ReconnectPolicy(initial_attempts=None), chance=chance)
+    waits = []
+    for number in range(12):
+        fail = failures[number % 6]
+        if number % 6 < 3:
+            driver.begin()
+        waits.append(fail(driver))
+    backoffs = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 30, 30]
+    assert waits == pytest.approx([0.1 + chance * backoff for backoff in backoffs])
+
+
+def test_the_fields_of_the_backoff() -> None:
+    policy = ReconnectPolicy(
+        initial_attempts=None, initial_delay=0.5, multiplier=3, max_delay=10, min_delay=2
+    )
+    for jitter, chance, share in [(1.0, 0.25, 0.25), (0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.5, 1, 1)]:
+        driver = Driver(dataclasses.replace(policy, jitter=jitter), chance=chance)
+        waits = []
+        for _ in range(5):
+            driver.begin()
+            waits.append(driver.fail(refused()))
+        assert waits == pytest.approx([2 + share * each for each in (0.5, 1.5, 4.5, 10, 10)])
+
+
+def test_the_backoff_stays_finite() -> None:
+    for multiplier in (2.0, 1e300):
+        policy = ReconnectPolicy(initial_attempts=None, multiplier=multiplier)
+        driver = Driver(policy, chance=1.0)
+        for _ in range(1200):
+            driver.begin()
+            last = driver.fail(refused())
+        assert last == pytest.approx(30.1)
+
+
+def test_the_backoff_begins_anew_after_an_event() -> None:
+    driver = Driver(chance=1.0).open()
+    driver.end()
+    for lose in (driver.end, lambda: driver.fail(cut_off()), lambda: driver.fail(idle())):
+        assert failing(driver, 4) > 8
+        assert driver.open().event().machine.due
+        assert lose() == pytest.approx(1.1)
+        assert failing(driver, 1) == pytest.approx(2.1)
+
+
+def test_the_backoff_begins_anew_after_thirty_seconds_open() -> None:
+    # With an event, so that each round begins alike.
+    for seconds, expected in [(29.9, 16.1), (30, 1.1), (1000, 1.1)]:
+        driver = Driver(chance=1.0).open().event()
+        driver.end()
+        assert failing(driver, 3) == pytest.approx(8.1)
+        driver.open()
+        driver.now += seconds
+        assert driver.end() == pytest.approx(expected)
+    # Nor is the time of an attempt that had no answer one of a connection.
+    driver = Driver(chance=1.0)
+    driver.begin()
+    driver.now += 100
+    driver.fail(slow_head())
+    driver.begin()
+    assert driver.fail(refused()) == pytest.approx(2.1)
+
+
+def test_reset_after() -> None:
+    for seconds, expected in [(4, 2.1), (5, 1.1)]:
+        driver = Driver(ReconnectPolicy(reset_after=5), chance=1.0).open()
+        driver.end()
+        driver.open()
+        driver.now += seconds
+        assert driver.end() == pytest.approx(expected)
+
+
+def test_opening_alone_does_not_end_the_backoff() -> None:
+    driver = Driver(chance=1.0)
+    failing(driver, 2)
+    assert driver.open().fail(cut_off()) == pytest.approx(4.1)
+
+
+@pytest.mark.parametrize(
+    ("min_delay", "retry", "retry_after", "expected"),
+    [
+        (0.1, None, None, 0.1),
+        (0.1, 5000, None, 5),
+        (0.1, None, 7, 7),
+        (0.1, 5000, 7, 7),
+        (0.1, 9000, 7, 9),
+        (10, 9000, 7, 10),
+        (0.1, 0, 0, 0.1),
+        (0.1, 50, None, 0.1),
+        (0.1, 150, None, 0.15),
+        # The longest that are heeded.
+        (0.1, 2**63 - 1, None, 3600),
+        (0.1, None, 1e9, 3600),
+        (0.1, None, float("inf"), 3600),
+    ],
+)
+def test_the_longest_of_what_is_asked_for(
+    min_delay: float, retry: int | None, retry_after: float | None, expected: float
+) -> None:
+    policy = ReconnectPolicy(min_delay=min_delay)
+    asked_for = {"retry": retry, "retry_after": retry_after}
+    assert wait(policy, **asked_for) == pytest.approx(expected)
+    # The random part comes on top.
+    assert wait(policy, **asked_for, chance=1.0) == pytest.approx(expected + 1)
+
+
+def test_max_retry_and_max_retry_after() -> None:
+    policy = ReconnectPolicy(max_retry=20, max_retry_after=40)
+    assert wait(policy, retry=30_000) == pytest.approx(20)
+    assert wait(policy, retry_after=50) == pytest.approx(40)
+    assert wait(policy, retry=30_000, retry_after=10) == pytest.approx(20)
+    assert wait(policy, retry=19_000, retry_after=39) == pytest.approx(39)
+    assert wait(ReconnectPolicy(max_retry=0, max_retry_after=0), retry=9, retry_after=9) == 0.1
+
+
+def test_retry_crosses_to_later_connections_and_retry_after_does_not() -> None:
+    driver = Driver().open().event()
+    driver.machine.retry = 5000
+    assert driver.end() == pytest.approx(5)
+    driver.begin()
+    assert driver.fail(bad_status(429, 60)) == pytest.approx(60)
+    driver.begin()
+    assert driver.fail(refused()) == pytest.approx(5)
+    driver.open().event()
+    assert driver.fail(cut_off()) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_waits_of_whatwg(chance: float) -> None:
+    driver = Driver(ReconnectPolicy.whatwg(), chance=chance)
+    # Always the same, without a retry.
+    for _ in range(10):
+        driver.begin()
+        assert driver.fail(refused()) == pytest.approx(3)
+    driver.open().event()
+    for retry, expected in [(5000, 5), (1000, 1), (50, 0.1), (0, 0.1), (2**63 - 1, 3600)]:
+        driver.machine.retry = retry
+        assert driver.end() == pytest.approx(expected)
+        driver.begin()
+        assert driver.fail(refused()) == pytest.approx(expected)
+        driver.open()
+
+
+def test_waits_of_whatwg_changed() -> None:
+    whatwg = partial(ReconnectPolicy.whatwg, retry_statuses={503})
+    # The standard knows no Retry-After.
+    assert wait(whatwg(), retry_after=60) == pytest.approx(3)
+    assert wait(whatwg(initial_delay=5)) == pytest.approx(5)
+    assert wait(whatwg(min_delay=4)) == pytest.approx(4)
+    assert wait(whatwg(min_delay=4), retry=1000) == pytest.approx(4)
+    assert wait(whatwg(max_retry=10), retry=20_000) == pytest.approx(10)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=["default", "whatwg", "never"])
+def test_waits_that_the_program_asks_for(policy: ReconnectPolicy) -> None:
+    def of_error(delay: float) -> Any:
+        return Driver(policy).open().fail(RetriableError(delay=delay))
+
+    def of_number(delay: float) -> Any:
+        return Driver(policy).open().reconnect(delay)
+
+    for of in (of_error, of_number):
+        assert of(5) == pytest.approx(5)
+        # Also above what servers may ask for.
+        assert of(5000) == pytest.approx(5000)
+        assert of(0) == pytest.approx(0.1)
+        assert of(0.01) == pytest.approx(0.1)
+
+
+def test_a_retriable_error_without_a_delay_waits_as_the_policy_says() -> None:
+    driver = Driver(chance=0.5)
+    driver.begin()
+    assert driver.fail(RetriableError()) == pytest.approx(0.1 + 0.5)
+    driver.begin()
+    # What the response asked for that on_open did not want.
+    assert driver.fail(RetriableError(), retry_after=60) == pytest.approx(60 + 1)
+    driver.begin()
+    assert driver.fail(RetriableError(delay=2), retry_after=60) == pytest.approx(2)
+    # The standard knows no Retry-After.
+    driver = Driver(ReconnectPolicy.whatwg())
+    driver.begin()
+    assert driver.fail(RetriableError(), retry_after=60) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("policy", POLICIES[:2], ids=["default", "whatwg"])
+@pytest.mark.parametrize("with_events", [True, False])
+def test_retry_0_and_ends_at_once(policy: ReconnectPolicy, with_events: bool) -> None:
+    # The worst of luck.
+    driver = Driver(policy, chance=0.0)
+    begun = []
+    for _ in range(300):
+        driver.open()
+        begun.append(driver.now)
+        driver.machine.retry = 0
+        if with_events:
+            driver.event()
+        assert isinstance(driver.end(), float)
+    assert most_in_a_second(begun) == 10

@@ -1,0 +1,48 @@
+"""The vectors recorded from browsers: `spec` where Chromium and the standard differ."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.support import DATA
+from tests.support.reference import cut
+
+VECTORS = json.loads((DATA / "vectors.json").read_bytes())
+RUNS = ["as given", "whole", "byte by byte", "in threes"]
+
+
+def test_the_file_is_whole() -> None:
+    assert len(VECTORS) == 397
+    assert sum("dispatch_after_chunk" in vector for vector in VECTORS) == 103
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_vector(core: Any, vector: dict[str, Any], run: str) -> None:
+    expected = vector.get("spec", vector)
+    retry = expected["retry"]
+    chunks = [base64.b64decode(chunk) for chunk in vector["chunks"]]
+    stream = b"".join(chunks)
+    if run == "whole":
+        chunks = [stream]
+    elif run == "byte by byte":
+        chunks = cut(stream, range(1, len(stream)))
+    elif run == "in threes":
+        chunks = cut(stream, range(3, len(stream), 3))
+
+    parser = core.Parser()
+    events, completed_by = [], []
+    for index, chunk in enumerate(chunks):
+        for event in parser.feed(chunk):
+            events.append({"type": event.event, "data": event.data, "last_event_id": event.id})
+            completed_by.append(index)
+
+    assert events == expected["events"]
+    assert parser.last_event_id == expected["last_event_id"]
+    assert parser.retry == (None if retry is None else min(int(retry), 2**63 - 1))
+    if run == "as given" and "dispatch_after_chunk" in vector:
+        assert completed_by == vector["dispatch_after_chunk"]

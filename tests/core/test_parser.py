@@ -1,0 +1,731 @@
+"""Parser: the standard case by case, the limits, the callbacks, bad input."""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_fast import DecodeError, EventTooLarge
+from tests.support.reference import chunkings, interpret, parse
+
+# Each case is written with LF and runs as LF, CR and CRLF; an event is (type, data, id, retry).
+CASES: dict[str, tuple[str, list[tuple[str, str, str, int | None]]]] = {
+    "data alone": ("data: a\n\n", [("message", "a", "", None)]),
+    "no space": ("data:a\n\n", [("message", "a", "", None)]),
+    "one space of two": ("data:  a\n\n", [("message", " a", "", None)]),
+    "a tab is no space": ("data:\ta\n\n", [("message", "\ta", "", None)]),
+    "two lines": ("data: a\ndata: b\n\n", [("message", "a\nb", "", None)]),
+    "empty data": ("data:\n\n", [("message", "", "", None)]),
+    "data without a colon": ("data\n\n", [("message", "", "", None)]),
+    "two empty lines of data": ("data\ndata\n\n", [("message", "\n", "", None)]),
+    "first line of data empty": ("data:\ndata: a\n\n", [("message", "\na", "", None)]),
+    "colons in a value": ("data: a:b::c\n\n", [("message", "a:b::c", "", None)]),
+    "type": ("event: x\ndata: a\n\n", [("x", "a", "", None)]),
+    "type after data": ("data: a\nevent: x\n\n", [("x", "a", "", None)]),
+    "last type wins": ("event: x\nevent: y\ndata: a\n\n", [("y", "a", "", None)]),
+    "empty type": ("event: x\nevent:\ndata: a\n\n", [("message", "a", "", None)]),
+    "type without data is gone": ("event: x\n\ndata: a\n\n", [("message", "a", "", None)]),
+    "type does not stay": (
+        "event: x\ndata: a\n\ndata: b\n\n",
+        [("x", "a", "", None), ("message", "b", "", None)],
+    ),
+    "id stays": (
+        "id: 1\ndata: a\n\ndata: b\n\n",
+        [("message", "a", "1", None), ("message", "b", "1", None)],
+    ),
+    "id without data": ("id: 1\n\ndata: b\n\n", [("message", "b", "1", None)]),
+    "empty id": (
+        "id: 1\ndata: a\n\nid\ndata: b\n\n",
+        [("message", "a", "1", None), ("message", "b", "", None)],
+    ),
+    "id with NUL": ("id: 1\nid: 2\0\ndata: a\n\n", [("message", "a", "1", None)]),
+    "retry": (
+        "retry: 10\ndata: a\n\ndata: b\n\n",
+        [("message", "a", "", 10), ("message", "b", "", None)],
+    ),
+    "retry, not a number": (
+        "retry: 1 \nretry: +1\nretry: 1_0\nretry: ٣\ndata: a\n\n",
+        [("message", "a", "", None)],
+    ),
+    "retry, endless": (f"retry: {'9' * 5000}\ndata: a\n\n", [("message", "a", "", 2**63 - 1)]),
+    "retry, leading zeros": (f"retry: {'0' * 5000}7\ndata: a\n\n", [("message", "a", "", 7)]),
+    "comments": (": c\n:\ndata: a\n:data: b\n\n: d\n\n", [("message", "a", "", None)]),
+    "names are exact": (
+        "Data: a\n data: a\ndata : a\ndat: a\ndataa: a\nevents: x\nids: 1\ndata: b\n\n",
+        [("message", "b", "", None)],
+    ),
+    "other ends of line are text": (
+        "data: a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\n\n",
+        [("message", "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg", "", None)],
+    ),
+    "BOM": ("\ufeffdata: a\n\n\ufeffdata: b\n\n", [("message", "a", "", None)]),
+    "two BOMs": ("\ufeff\ufeffdata: a\n\ndata: b\n\n", [("message", "b", "", None)]),
+    "blank lines": ("\n\n\ndata: a\n\n\n\n\n", [("message", "a", "", None)]),
+    "unfinished line": ("data: a\n\ndata: b", [("message", "a", "", None)]),
+    "unfinished event": ("data: a\n\ndata: b\n", [("message", "a", "", None)]),
+    "every script": ("event: é\nid: 日\ndata: 🚀 ok\n\n", [("é", "🚀 ok", "日", None)]),
+    "long": (
+        f"data: {'x' * 300}\ndata: {'é' * 300}\n\n",
+        [("message", "x" * 300 + "\n" + "é" * 300, "", None)],
+    ),
+}
+
+
+def feed_all(parser: Any, chunks: list[bytes]) -> list[Any]:
+    return [event for chunk in chunks for event in parser.feed(chunk)]
+
+
+@pytest.mark.parametrize("end_of_line", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CRLF"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_standard(core: Any, name: str, end_of_line: str) -> None:
+    text, events = CASES[name]
+    stream = text.replace("\n", end_of_line).encode()
+    expected = interpret(stream)
+    assert expected.events == events
+    for chunks in chunkings(stream):
+        assert parse(core, chunks) == expected, chunks
+
+
+# WHATWG Encoding standard: a maximal part of a sequence that cannot go on is one U+FFFD.
+INVALID = {
+    b"\xff": "\ufffd",
+    b"\x80\x80": "\ufffd\ufffd",
+    b"\xc0\xaf": "\ufffd\ufffd",
+    b"\xe0\x80\x80": "\ufffd\ufffd\ufffd",
+    b"\xe2\x82": "\ufffd",
+    b"\xe2\x82A": "\ufffdA",
+    b"\xed\xa0\x80": "\ufffd\ufffd\ufffd",
+    b"\xf0\x9f\x9a": "\ufffd",
+    b"\xf0\x80\x80\x80": "\ufffd\ufffd\ufffd\ufffd",
+    b"\xf4\x90\x80\x80": "\ufffd\ufffd\ufffd\ufffd",
+    b"\xf0\x9f\xe2\x82\xac": "\ufffd€",
+}
+
+
+@pytest.mark.parametrize("raw", INVALID)
+def test_invalid_utf8_is_replaced(core: Any, raw: bytes) -> None:
+    text = INVALID[raw]
+    stream = b"event: %b\nid: %b\ndata: %b\ndata: %b\n\n" % (raw, raw, raw, raw)
+    for chunks in chunkings(stream):
+        assert parse(core, chunks).events == [(text, f"{text}\n{text}", text, None)]
+
+
+def test_a_byte_is_enough(core: Any) -> None:
+    """An event is out with the byte that completes it, also if that is a CR."""
+    for stream in [b"data: a\n\n", b"data: a\r\r", b"data: a\r\n\r", b"data: a\n\r"]:
+        parser = core.Parser()
+        assert parser.feed(stream[:-1]) == []
+        assert parser.feed(stream[-1:]) == [core.Event("message", "a", "", None)]
+        # The LF of a CRLF is not a second line.
+        assert parser.feed(b"\ndata: b\r") == []
+        assert len(parser.feed(b"\r")) == 1
+
+
+# -- State --------------------------------------------------------------------------------------
+
+
+def test_the_id_is_committed_at_the_blank_line(core: Any) -> None:
+    parser = core.Parser(last_event_id="0")
+    assert parser.last_event_id == "0"
+    parser.feed(b"id: 1\ndata: a\n")
+    assert parser.last_event_id == "0"
+    parser.feed(b"\n")
+    assert parser.last_event_id == "1"
+    parser.feed(b"id: 2\n\n")
+    assert parser.last_event_id == "2"
+
+
+def test_ids_without_data_are_those_of_the_latest_chunk(core: Any) -> None:
+    """By which a client that comes back knows what was taken."""
+    parser = core.Parser()
+    assert parser._lone_ids is None
+    for chunk in (b"data: a\n\n", b"event: b\ndata: b\n\n", b"", b": c\n\n", b"data: d"):
+        parser.feed(b"data: a\n\nid: 1\n\n")
+        assert parser._lone_ids == {1: "1"}
+        parser.feed(chunk)
+        assert parser._lone_ids is None
+
+
+def test_the_starting_id_is_in_force(core: Any) -> None:
+    assert core.Parser(last_event_id="é").feed(b"data: a\n\n")[0].id == "é"
+
+
+def test_retry_counts_from_its_line_on(core: Any) -> None:
+    parser = core.Parser()
+    assert parser.retry is None
+    parser.feed(b"retry: 5")
+    assert parser.retry is None
+    parser.feed(b"\n")
+    assert parser.retry == 5
+
+
+def test_pending(core: Any) -> None:
+    parser = core.Parser()
+    for piece, pending in [
+        (b"", False),
+        (b": comment", False),
+        (b"\n", False),
+        (b"d", True),
+        (b"ata: a\n", True),
+        (b": comment\n", True),
+        (b"\n", False),
+        (b"unknown", True),
+        (b"\n", True),
+        (b"\r", False),
+        (b"\n", False),
+    ]:
+        parser.feed(piece)
+        assert parser.pending is pending, piece
+
+
+def test_reset_keeps_the_id_and_the_reconnection_time(core: Any) -> None:
+    parser = core.Parser(until="end")
+    parser.feed(b"id: 1\nretry: 5\ndata: a\n\nid: 2\nevent: x\ndata: b\ndata: c")
+    parser.reset()
+    assert (parser.last_event_id, parser.retry, parser.pending, parser.done) == (
+        "1",
+        5,
+        False,
+        False,
+    )
+    # A new connection begins, and may do so with a BOM.
+    assert parser.feed(b"\xef\xbb\xbfdata: d\n\n") == [core.Event("message", "d", "1", None)]
+    parser.feed(b"data: end\n\n")
+    assert parser.done
+    parser.reset()
+    assert not parser.done
+    assert len(parser.feed(b"data: e\n\n")) == 1
+
+
+def test_reset_after_a_cr(core: Any) -> None:
+    parser = core.Parser()
+    parser.feed(b"data: a\r")
+    parser.reset()
+    parser.feed(b"data: a\n")
+    assert len(parser.feed(b"\n")) == 1
+
+
+# -- Input --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"data: a\n\n",
+        bytearray(b"data: a\n\n"),
+        memoryview(b"data: a\n\n"),
+        memoryview(bytearray(b"data: a\n\n")),
+        memoryview(b"..data: a\n\n..")[2:-2],
+        array.array("B", b"data: a\n\n"),
+        memoryview(b"data: a\n\n").cast("B", (3, 3)),
+    ],
+    ids=lambda chunk: type(chunk).__name__,
+)
+def test_anything_with_a_contiguous_buffer(core: Any, chunk: Any) -> None:
+    assert core.Parser().feed(chunk) == [core.Event("message", "a", "", None)]
+
+
+@pytest.mark.parametrize("empty", [b"", bytearray(), memoryview(b"")])
+def test_an_empty_chunk(core: Any, empty: Any) -> None:
+    parser = core.Parser()
+    for byte in b"\xef\xbb\xbfdata: a\r\n\r":
+        assert parser.feed(empty) == []
+        events = parser.feed(bytes([byte]))
+    assert events == [core.Event("message", "a", "", None)]
+    assert parser.feed(empty) == []
+
+
+def test_a_chunk_is_not_kept(core: Any) -> None:
+    parser = core.Parser()
+    chunk = bytearray(b"event: t\nid: 1\ndata: a\ndata: b")
+    parser.feed(chunk)
+    # Neither locked nor looked at again.
+    chunk[:] = b"x" * 100
+    assert parser.feed(b"\n\n") == [core.Event("t", "a\nb", "1", None)]
+
+
+def test_a_callback_cannot_change_what_is_being_parsed(core: Any) -> None:
+    chunk = bytearray(b"data: abc\n: now\n\n")
+
+    def on_comment(text: str) -> None:
+        chunk[6:9] = "é!".encode()
+
+    (event,) = core.Parser(on_comment=on_comment).feed(chunk)
+    assert event.data == "abc"
+
+
+def test_a_callback_cannot_change_what_is_only_seen_read_only(core: Any) -> None:
+    chunk = bytearray(b"data: abc\n: now\n\n")
+
+    def on_comment(text: str) -> None:
+        chunk[6] = 0xFF
+
+    (event,) = core.Parser(on_comment=on_comment).feed(memoryview(chunk).toreadonly())
+    assert event.data == "abc"
+
+
+def test_text_is_refused(core: Any) -> None:
+    parser = core.Parser()
+    with pytest.raises(TypeError, match="Expected bytes, got str: feed the body as it arrived"):
+        parser.feed("data: a\n\n")
+    assert parser.feed(b"data: a\n\n")
+
+
+@pytest.mark.parametrize("chunk", [None, 1, [b"a"], object()])
+def test_what_is_not_bytes_is_refused(core: Any, chunk: Any) -> None:
+    with pytest.raises(
+        TypeError, match=f"Expected a bytes-like object, got {type(chunk).__name__}"
+    ):
+        core.Parser().feed(chunk)
+
+
+def test_a_buffer_with_gaps_is_refused(core: Any) -> None:
+    with pytest.raises(BufferError, match="contiguous"):
+        core.Parser().feed(memoryview(b"data: a\n\n")[::2])
+
+
+def test_an_array_with_gaps_is_refused(core: Any) -> None:
+    """Which raises another exception if it is asked for bytes in a row."""
+    numpy = pytest.importorskip("numpy")
+    numbers = numpy.frombuffer(b"data: a\n\n" * 2, "u1")
+    assert len(core.Parser().feed(numbers)) == 2
+    for gaps in (numbers[::2], numpy.asfortranarray(numbers.reshape(2, -1))):
+        with pytest.raises(BufferError, match="contiguous"):
+            core.Parser().feed(gaps)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"last_event_id": 1}, TypeError, "last_event_id to be a str, got int"),
+        ({"last_event_id": "a\nb"}, ValueError, "last_event_id without"),
+        ({"last_event_id": "a\0"}, ValueError, "last_event_id without"),
+        ({"max_event_size": "1"}, TypeError, "max_event_size to be an int, got str"),
+        ({"max_event_size": True}, TypeError, "max_event_size to be an int, got bool"),
+        ({"max_event_size": 0}, ValueError, "at least 1 byte, got 0"),
+        ({"on_comment": 1}, TypeError, "on_comment to be callable or None, got int"),
+        ({"decode": 1}, TypeError, "decode to be callable, a mapping .* got int"),
+        ({"decode": {"a": 1}}, TypeError, r"decode\['a'\] to be callable, got int"),
+        ({"until": b"x"}, TypeError, "until to be a str, callable or None, got bytes"),
+    ],
+)
+def test_wrong_options(core: Any, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        core.Parser(**options)
+    with pytest.raises(TypeError):
+        core.Parser("")
+
+
+# -- The limit ----------------------------------------------------------------------------------
+
+
+def test_an_event_over_the_limit(core: Any) -> None:
+    parser = core.Parser(max_event_size=20)
+    with pytest.raises(EventTooLarge) as caught:
+        parser.feed(b"id: 1\ndata: a\n\ndata: 0123456789abcde\n\n")
+    error = caught.value
+    assert (error.size, error.limit) == (21, 20)
+    assert error.events == [core.Event("message", "a", "1", None)]
+    assert str(error) == (
+        "Expected an event of at most 20 bytes, got one of 21 or more: raise max_event_size if "
+        "events this large are wanted; the parser takes no more input until reset()"
+    )
+    for chunk in [b"", b"\n", b"data: b\n\n"]:
+        with pytest.raises(EventTooLarge) as caught:
+            parser.feed(chunk)
+        assert caught.value.events == []
+    assert parser.last_event_id == "1"
+    parser.reset()
+    assert parser.feed(b"data: b\n\n") == [core.Event("message", "b", "1", None)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "size"),
+    [
+        (b"data: 12345\n\n", 11),  # the line
+        (b"data\n\n", 4),
+        (b"data: 1\ndata: 2\n\n", 9),  # "1", LF, and the second line
+        (b"data:1\ndata:2\ndata:3\n\n", 10),
+        (b"event: abc\ndata: 1\n\n", 10),
+        (b"event: a\nid: b\ndata: 1\n\n", 9),
+        (b"id: 12345\nid: 1\ndata:\n\n", 10),  # the id before it is replaced
+        (b"retry: 00001\n\n", 12),
+        (b"\xef\xbb\xbfdata: 1\n\n", 7),  # the BOM is not retained
+        ("data: é\n\n".encode(), 8),  # bytes, not characters
+    ],
+)
+def test_what_counts(core: Any, stream: bytes, size: int) -> None:
+    for chunks in chunkings(stream):
+        feed_all(core.Parser(max_event_size=size), chunks)
+        with pytest.raises(EventTooLarge) as caught:
+            feed_all(core.Parser(max_event_size=size - 1), chunks)
+        assert caught.value.size == size
+
+
+@pytest.mark.parametrize(
+    "line", [b":" + b"c" * 100, b"unknown: " + b"c" * 100, b"c" * 100, b"datax", b"events: x"]
+)
+def test_what_is_dropped_does_not_count(core: Any, line: bytes) -> None:
+    for chunks in chunkings(line + b"\nid\n" + line + b"\ndata\n\n"):
+        parser = core.Parser(max_event_size=4)
+        assert feed_all(parser, chunks)
+
+
+def test_a_comment_counts_if_it_is_wanted(core: Any) -> None:
+    for chunks in chunkings(b": 345\n"):
+        parser = core.Parser(max_event_size=4, on_comment=str)
+        with pytest.raises(EventTooLarge):
+            feed_all(parser, chunks)
+
+
+def test_no_limit_in_practice(core: Any) -> None:
+    assert core.Parser(max_event_size=sys.maxsize).feed(b"data: a\n\n")
+    assert core.Parser(max_event_size=2**100).feed(b"data: a\n\n")
+
+
+# -- Callbacks ----------------------------------------------------------------------------------
+
+
+def test_comments(core: Any) -> None:
+    comments: list[str] = []
+    for chunks in chunkings(b": a\n:b\n:\n:  c\ndata: 1\n:\xff\n::d\n\n:e"):
+        comments.clear()
+        feed_all(core.Parser(on_comment=comments.append), chunks)
+        assert comments == ["a", "b", "", " c", "\ufffd", ":d"]
+
+
+def test_decode_takes_the_joined_bytes(core: Any) -> None:
+    for chunks in chunkings(b'data: {"a":\ndata: "\xc3\xa9"}\n\ndata: 1\n\n'):
+        seen: list[bytes] = []
+
+        def decode(data: bytes, seen: list[bytes] = seen) -> Any:
+            seen.append(data)
+            return json.loads(data)
+
+        parser = core.Parser(decode=decode)
+        events = feed_all(parser, chunks)
+        assert [event.data for event in events] == [{"a": "é"}, 1]
+        assert seen == [b'{"a":\n"\xc3\xa9"}', b"1"]
+        assert {type(data) for data in seen} == {bytes}
+
+
+def test_decode_by_event_type(core: Any) -> None:
+    mapping = {"n": int, "message": float}
+    parser = core.Parser(decode=mapping)
+    mapping["other"] = int  # a copy was taken
+    events = parser.feed(b"event: n\ndata: 1\n\ndata: 2\n\nevent: other\ndata: 3\n\n")
+    assert [event.data for event in events] == [1, 2.0, "3"]
+
+
+def test_decode_that_raises_costs_one_event(core: Any) -> None:
+    parser = core.Parser(decode=int)
+    with pytest.raises(DecodeError) as caught:
+        parser.feed(b"data: 1\n\nevent: e\nid: 7\nretry: 9\ndata: secret\n\ndata: 2\n\ndata: 3\n")
+    error = caught.value
+    assert isinstance(error.__cause__, ValueError)
+    assert error.event == core.Event("e", "secret", "7", 9)
+    assert error.events == [core.Event("message", 1, "", None)]
+    assert "secret" not in str(error)
+    assert "ValueError" in str(error)
+    assert parser.feed(b"") == [core.Event("message", 2, "7", None)]
+    assert parser.feed(b"\n") == [core.Event("message", 3, "7", None)]
+
+
+def test_every_decode_raises(core: Any) -> None:
+    """The work stays linear, and nothing is lost, if the caller never drains."""
+
+    def decode(data: bytes) -> None:
+        raise ValueError(data)
+
+    parser = core.Parser(decode=decode)
+    seen = []
+    for index in range(100):
+        try:
+            parser.feed(b"data: %d\n\ndata: %d\n\n" % (2 * index, 2 * index + 1))
+        except DecodeError as error:
+            seen.append(error.event.data)
+    for _ in range(100):
+        with pytest.raises(DecodeError) as caught:
+            parser.feed(b"")
+        seen.append(caught.value.event.data)
+    assert seen == [str(index) for index in range(200)]
+    assert parser.feed(b"") == []
+
+
+class _Fault(Exception):
+    pass
+
+
+def test_on_comment_that_raises_loses_no_event(core: Any) -> None:
+    def on_comment(text: str) -> None:
+        raise _Fault(text)
+
+    parser = core.Parser(on_comment=on_comment)
+    with pytest.raises(_Fault, match="c"):
+        parser.feed(b"data: 1\n\ndata: \xc3\xa9\nid: 5\n: c\ndata: 2\n\n: d\ndata: 3\n\n")
+    with pytest.raises(_Fault, match="d"):
+        parser.feed(b"")
+    assert [event.data for event in parser.feed(b"data: 4\n\n")] == ["1", "é\n2", "3", "4"]
+    assert parser.last_event_id == "5"
+
+
+def test_what_an_exception_interrupts_is_kept_and_not_its_chunk(core: Any) -> None:
+    def on_comment(text: str) -> None:
+        raise _Fault
+
+    parser = core.Parser(on_comment=on_comment)
+    stream = b"event: %b\nid: %b\ndata: %b\n: c\n\n" % (b"e" * 2000, b"i" * 2000, b"d" * 2000)
+    with pytest.raises(_Fault):
+        # A copy that nobody else holds: its memory is free to be used again.
+        parser.feed(bytes(bytearray(stream)))
+    others = [bytes([65 + index]) * len(stream) for index in range(20)]
+    assert parser.feed(b"") == [core.Event("e" * 2000, "d" * 2000, "i" * 2000)]
+    del others
+
+
+@pytest.mark.parametrize("callback", ["on_comment", "until"])
+def test_reset_forgets_the_events_that_were_held_back(core: Any, callback: str) -> None:
+    def fault(_: Any) -> None:
+        raise _Fault
+
+    parser = core.Parser(**{callback: fault})
+    with pytest.raises(_Fault):
+        parser.feed(b"data: 1\n\n: c\n\n")
+    parser.reset()
+    assert parser.feed(b"") == []
+
+
+def test_types_of_the_same_bytes_and_other_text(core: Any) -> None:
+    """The type made last is used again, but only for the same one."""
+    types = [b"ab", b"ab", b"ac", b"\xc3\xa9", b"\xe9", b"\xc3\xa9", b"a", b"ab", b"abc", b"\xe9"]
+    events = core.Parser().feed(b"".join(b"event: %b\ndata\n\n" % name for name in types))
+    assert [event.event for event in events] == [name.decode("utf-8", "replace") for name in types]
+
+
+def test_an_interrupt_loses_no_other_event(core: Any) -> None:
+    def decode(data: bytes) -> bytes:
+        if data == b"2":
+            raise KeyboardInterrupt
+        return data
+
+    parser = core.Parser(decode=decode)
+    with pytest.raises(KeyboardInterrupt):
+        parser.feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
+    assert [event.data for event in parser.feed(b"")] == [b"1", b"3"]
+
+
+def test_reset_forgets_what_an_exception_left(core: Any) -> None:
+    parser = core.Parser(decode=int)
+    with pytest.raises(DecodeError):
+        parser.feed(b"data: x\n\ndata: 2\n\n")
+    parser.reset()
+    assert parser.feed(b"") == []
+
+
+def test_until_text(core: Any) -> None:
+    stream = b"data: a\n\ndata: [DONE]\n\nid: 9\nretry: 1\ndata: b\n\ndata"
+    for chunks in chunkings(stream):
+        parser = core.Parser(until="[DONE]", decode=bytes.decode)
+        events = feed_all(parser, chunks)
+        assert [event.data for event in events] == ["a"]
+        assert parser.done
+        assert (parser.last_event_id, parser.retry, parser.pending) == ("", None, False)
+        assert parser.feed(b"data: c\n\n") == []
+
+
+def test_until_is_compared_with_all_of_the_data(core: Any) -> None:
+    parser = core.Parser(until="a\nb")
+    assert len(parser.feed(b"data: a\n\ndata: a\ndata: b\ndata: c\n\n")) == 2
+    assert parser.feed(b"data: a\ndata: b\n\n") == []
+    assert parser.done
+
+
+def test_until_predicate(core: Any) -> None:
+    parser = core.Parser(until=lambda event: event.data["last"], decode=json.loads)
+    stream = b'data: {"last": false}\n\nid: 3\ndata: {"last": true}\n\ndata: {"last": false}\n\n'
+    events = parser.feed(stream)
+    assert [event.data["last"] for event in events] == [False, True]
+    assert parser.done
+    assert parser.last_event_id == "3"
+
+
+def test_until_that_raises_loses_no_event(core: Any) -> None:
+    def until(event: Any) -> bool:
+        if event.data == "2":
+            raise _Fault
+        return False
+
+    parser = core.Parser(until=until)
+    with pytest.raises(_Fault):
+        parser.feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
+    assert not parser.done
+    assert [event.data for event in parser.feed(b"")] == ["1", "2", "3"]
+
+
+# -- One at a time ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("callback", ["on_comment", "until"])
+def test_entering_twice_from_a_callback(core: Any, callback: str) -> None:
+    def enter(_: Any) -> None:
+        with pytest.raises(RuntimeError, match=r"one feed\(\) at a time"):
+            parser.feed(b"data: x\n\n")
+        with pytest.raises(RuntimeError, match=r"reset\(\) outside of feed"):
+            parser.reset()
+        entered.append(True)
+
+    entered: list[bool] = []
+    parser = core.Parser(**{callback: enter})
+    events = parser.feed(b": c\ndata: 1\n\n")
+    assert entered == [True]
+    assert [event.data for event in events] == ["1"]
+    # And it is open again.
+    assert parser.feed(b"data: 2\n\n")
+
+
+def test_beginning_anew_from_a_callback(core: Any) -> None:
+    def begin(_: Any) -> None:
+        with pytest.raises(RuntimeError, match="outside of feed"):
+            parser.__init__(last_event_id="9")
+
+    parser = core.Parser(on_comment=begin, last_event_id="1")
+    assert parser.feed(b": c\ndata: a\n\n") == [core.Event("message", "a", "1")]
+    parser.__init__(last_event_id="9")
+    assert parser.last_event_id == "9"
+
+
+def test_entering_twice_from_another_thread(core: Any) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def on_comment(text: str) -> None:
+        inside.set()
+        assert leave.wait(10)
+
+    parser = core.Parser(on_comment=on_comment)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.extend(parser.feed(b": c\ndata: 1\n\n")))
+    thread.start()
+    assert inside.wait(10)
+    with pytest.raises(RuntimeError):
+        parser.feed(b"data: 2\n\n")
+    leave.set()
+    thread.join(10)
+    assert [event.data for event in results] == ["1"]
+
+
+# -- Memory -------------------------------------------------------------------------------------
+
+
+def test_a_cycle_through_decoded_data_is_collected(core: Any) -> None:
+    class Node:
+        event: Any = None
+
+    parser = core.Parser(decode=lambda data: Node())
+    (event,) = parser.feed(b"data: a\n\n")
+    event.data.event = event
+    gone = weakref.ref(event.data)
+    del event
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_cycle_through_a_callback_is_collected(core: Any) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.parser = core.Parser(on_comment=self.comment)
+
+        def comment(self, text: str) -> None: ...
+
+    gone = weakref.ref(Owner())
+    gc.collect()
+    assert gone() is None
+
+
+def test_events_outlive_their_parser(core: Any) -> None:
+    parser = core.Parser()
+    events = parser.feed(b"event: %b\ndata: %b\ndata: %b\n\n" % (b"t" * 99, b"a" * 999, b"b" * 999))
+    parser.reset()
+    del parser
+    gc.collect()
+    assert events == [core.Event("t" * 99, "a" * 999 + "\n" + "b" * 999, "", None)]
+
+
+BEGUN = [r"b'id: 1\ndata: ' + large"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+@pytest.mark.parametrize(
+    ("options", "chunks"),
+    [
+        # Wherever the chunks are cut.
+        ("", [*BEGUN, r"b'\n\n'"]),
+        ("", [*BEGUN, r"b'\n\ndata: y'"]),
+        ("", [*BEGUN, r"b'\n\n:'"]),
+        ("", [*BEGUN, r"b'\n\nid: 1\n'"]),
+        ("", [r"b'event: ' + large + b'\ndata: x\n\n'", r"b'data: y\n\n'", r"b'data: y'"]),
+        # What is not to be handed out.
+        ("until=bool", [*BEGUN, r"b'\n\n'"]),
+        ("until='y'", [r"b'event: ' + large", r"b'\ndata: y\n\n'"]),
+        ("max_event_size=1_000_050", [*BEGUN, "b'x' * 100"]),
+    ],
+)
+def test_a_large_event_does_not_weigh_on_the_time_after_it(
+    core: Any, tmp_path: Path, options: str, chunks: list[str]
+) -> None:
+    script = f"""
+import contextlib, resource
+from sse_fast import EventTooLarge
+from {core.__name__} import Parser
+large = b"x" * 1_000_000
+parsers = [Parser({options}) for _ in range(100)]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for parser in parsers:
+    for chunk in [{", ".join(chunks)}]:
+        with contextlib.suppress(EventTooLarge):
+            parser.feed(chunk)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    # KiB. Kept, it would be 100 MB and more.
+    assert int(done.stdout) < 30_000
+
+
+def test_the_lists_take_what_the_events_do(core: Any) -> None:
+    """However many there were in the chunk before."""
+    parser = core.Parser()
+    many = b"data\n\n" * 10_000
+    one = b": " + b"x" * len(many) + b"\ndata\n\n"
+    for _ in range(3):
+        assert len(parser.feed(many)) == 10_000
+        events = parser.feed(one)
+        assert len(events) == 1
+        assert sys.getsizeof(events) < 10_000
+
+
+def test_a_list_is_the_callers(core: Any) -> None:
+    parser = core.Parser()
+    first = parser.feed(b"")
+    first.append("mine")
+    again = parser.feed(b"")
+    assert (first, again) == (["mine"], [])
+    del first, again
+    assert parser.feed(b"data") == []
+
+
+def test_the_data_of_an_event_may_be_large(core: Any) -> None:
+    data = bytes(range(32, 127)) * 50_000
+    parser = core.Parser()
+    assert parser.feed(b"data: " + data) == []
+    (event,) = parser.feed(b"\n\n")
+    assert event.data == data.decode()

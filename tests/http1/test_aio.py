@@ -1,0 +1,355 @@
+"""What is particular to aopen_stream: tasks that are cancelled, turns of the loop, slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from sse_fast import AsyncEventSource, EndReason, ReconnectPolicy, SSEError
+from sse_fast.adapters.sockets import aopen_stream
+from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
+from tests.support.server import Answer, Server
+
+STREAM = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
+DATA = ["a", "b"]
+
+
+def test_a_cancelled_read_goes_on(faults: FaultServer) -> None:
+    go = threading.Event()
+    faults.scripts["/"] = framed("chunked", [b"data: a\n\n", go, b"data: b\n\n"])
+
+    async def run() -> None:
+        async with aopen_stream(faults.url + "/") as stream:
+            assert (await anext(stream)).data == "a"
+            for _ in range(3):
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(anext(stream), 0.02)
+            go.set()
+            assert (await anext(stream)).data == "b"
+            assert [event async for event in stream] == []
+            assert stream.end_reason is EndReason.END
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_wait_for_the_response_goes_on(faults: FaultServer) -> None:
+    """The request is sent once, however often somebody waits for what comes of it."""
+    go = threading.Event()
+    faults.scripts["/"] = [go, *framed("chunked", [STREAM])]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/", method="POST", json={"buy": 1})
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.03)
+        waiting = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="one thread or task that reads"):
+            await anext(stream)
+        go.set()
+        assert (await waiting).data == "a"
+        assert [event.data async for event in stream] == ["b"]
+
+    asyncio.run(run())
+    assert len(faults.requests) == 1
+
+
+def test_closing_while_the_response_is_awaited(faults: FaultServer) -> None:
+    faults.scripts["/"] = [LEFT]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        waiting = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0.05)
+        await stream.aclose()
+        # It wakes, and the iteration ends quietly.
+        assert await asyncio.wait_for(waiting, 1) is None
+        assert stream.end_reason is EndReason.CLOSED
+
+    asyncio.run(run())
+
+
+def test_closing_while_the_connection_is_made() -> None:
+    """Nothing is sent after it."""
+    received = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        silent.setblocking(False)
+
+        async def run() -> socket.socket:
+            loop = asyncio.get_running_loop()
+            stream = aopen_stream(url)
+            waiting = asyncio.create_task(anext(stream, None))
+            near, _ = await asyncio.wait_for(loop.sock_accept(silent), 20)
+            near.setblocking(False)
+            # On a busy machine, it takes its time to say something.
+            received.extend(await asyncio.wait_for(loop.sock_recv(near, 65536), 20))
+            await stream.aclose()
+            assert await asyncio.wait_for(waiting, 1) is None
+            assert len(asyncio.all_tasks()) == 1
+            return near
+
+        with asyncio.run(run()) as near:
+            near.settimeout(5)
+            with suppress(ConnectionError):
+                while part := near.recv(65536):
+                    received += part
+        # The first message of the handshake, and no more.
+        assert received[:1] == b"\x16"
+        assert len(received) < 5 + 2 * int.from_bytes(received[3:5], "big")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+async def settled(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within seconds, in turns of the loop."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        gc.collect()
+        await asyncio.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("way", ["aclose", "cancel", "forget"])
+def test_leaving_at_every_turn_leaves_nothing(faults: FaultServer, way: str) -> None:
+    """While it connects, sends, waits for the head: no task, no socket."""
+    faults.scripts["/"] = [LEFT]
+
+    async def leave(turns: int) -> None:
+        stream = aopen_stream(faults.url + "/")
+        reader = asyncio.create_task(anext(stream, None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if way == "aclose":
+            await stream.aclose()
+            assert await reader is None
+        else:
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            if way == "cancel":
+                await stream.aclose()
+
+    async def run() -> None:
+        before = descriptors()
+        for turns in range(40):
+            await leave(turns)
+        assert await settled(
+            lambda: descriptors() <= before and len(asyncio.all_tasks()) == 1 and not faults.playing
+        )
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_entry_leaves_nothing(faults: FaultServer) -> None:
+    """Where `async with` was not entered, it is not left either."""
+    faults.scripts["/"] = [LEFT]
+
+    async def enter(stream: Any) -> None:
+        async with stream:
+            pass
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(enter(stream), 0.05)
+        assert await settled(lambda: not faults.playing)
+        assert stream.end_reason is EndReason.CLOSED
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_task_is_told_so(faults: FaultServer) -> None:
+    """Whatever else is cancelled, or closed, at the same time."""
+    faults.scripts["/"] = [LEFT]
+    told: list[str] = []
+
+    async def use(stream: Any) -> None:
+        try:
+            await anext(stream)
+        except BaseException as error:
+            told.append(type(error).__name__)
+            raise
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        reader = asyncio.create_task(use(stream))
+        await asyncio.sleep(0.05)
+        await stream.aclose()
+        reader.cancel()
+        await asyncio.wait({reader})
+        # The end of run() cancels every task there is, in any order.
+        left = [asyncio.create_task(use(aopen_stream(faults.url + "/"))) for _ in range(20)]
+        await asyncio.wait(left, timeout=0.05)
+
+    asyncio.run(run())
+    assert told == ["CancelledError"] * 21
+
+
+def test_aclose_may_be_cancelled_and_called_again(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(CHUNKED) + chunk(b"data: a\n\n"), LEFT]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        await anext(stream)
+        closing = asyncio.create_task(stream.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await stream.aclose()
+
+    asyncio.run(run())
+
+
+def test_closing_while_a_refused_body_is_read(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(status="500 Oops") + b"begun", LEFT]
+
+    async def run() -> None:
+        stream = aopen_stream(faults.url + "/")
+        waiting = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0.1)
+        await stream.aclose()
+        # Long before the body is given up.
+        assert await asyncio.wait_for(waiting, 1) is None
+
+    asyncio.run(run())
+
+
+def test_no_time_out_for_a_loop_that_was_busy(faults: FaultServer) -> None:
+    """The bytes were there when the timer was looked at."""
+    ticks = [step for number in range(10) for step in (b"data: %d\n\n" % number, 0.02)]
+    faults.scripts["/"] = framed("chunked", ticks)
+
+    async def hold_up() -> None:
+        await asyncio.sleep(0.07)
+        time.sleep(0.4)
+
+    async def run() -> None:
+        async with aopen_stream(faults.url + "/", idle_timeout=0.3) as stream:
+            busy = asyncio.create_task(hold_up())
+            assert len([event async for event in stream]) == 10
+            await busy
+
+    asyncio.run(run())
+
+
+def test_other_tasks_have_a_turn_while_much_is_inflated(faults: FaultServer) -> None:
+    large = gzip.compress(b": " + b"x" * 100_000_000 + b"\n\ndata: a\n\n")
+    faults.scripts["/"] = framed("chunked", [large], "Content-Encoding: gzip")
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def run() -> None:
+        async with aopen_stream(faults.url + "/") as stream:
+            counting = asyncio.create_task(count())
+            await asyncio.sleep(0.2)  # All of it has arrived.
+            before = turns
+            assert (await anext(stream)).data == "a"
+            assert turns - before > 50
+            counting.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_slow_reader_of_tls_gets_all_of_it(tmp_path: Path) -> None:
+    """Also from a server that closes without the closure alert, as many do."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    body = (b"data: " + b"x" * 200 + b"\n\n") * 6000
+
+    def answer() -> None:
+        for _ in range(3):
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True) as secure:
+                secure.recv(65536)
+                secure.sendall(head(f"Content-Length: {len(body)}") + body)
+
+    async def run() -> None:
+        async with aopen_stream(url, ssl_context=trust) as stream:
+            count = 0
+            async for _ in stream:
+                count += 1
+                if count % 500 == 1:
+                    await asyncio.sleep(0.01)
+            assert count == 6000
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        thread = threading.Thread(target=answer)
+        thread.start()
+        for _ in range(3):
+            asyncio.run(run())
+        thread.join(10)
+
+
+def test_a_slow_reader_holds_the_server_up(faults: FaultServer) -> None:
+    """What waits to be parsed is bounded, and all of it arrives."""
+    event = b"data: " + b"x" * 10_000 + b"\n\n"
+    faults.scripts["/"] = framed("chunked", [event] * 3000)
+
+    async def run() -> int:
+        async with aopen_stream(faults.url + "/") as stream:
+            await anext(stream)
+            connection = stream._chunks._connection  # type: ignore[attr-defined]
+            await asyncio.sleep(0.2)
+            assert 0 < len(connection._received) < 10
+            count = 1
+            async for _ in stream:
+                count += 1
+            return count
+
+    assert asyncio.run(run()) == 3000
+
+
+def test_trio_is_told_what_to_use(server: Server) -> None:
+    async def run() -> None:
+        async with aopen_stream(server.url):
+            pass
+
+    with pytest.raises(SSEError, match=r"Expected asyncio, got another event loop: .*httpx"):
+        trio.run(run)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_under_uvloop(server: Server, host: str) -> None:
+    """Which knows less of how to connect."""
+    uvloop = pytest.importorskip("uvloop")
+    server.answers["/"] = Answer([STREAM])
+    url = server.url.replace("127.0.0.1", host)
+
+    async def run() -> None:
+        async with aopen_stream(url) as stream:
+            assert [event.data async for event in stream] == DATA
+        async with AsyncEventSource(url, policy=ReconnectPolicy.never()) as source:
+            assert [event.data async for event in source] == DATA
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()

@@ -1,0 +1,277 @@
+"""One exchange of HTTP/1.1 without a socket: the request as bytes, the response from bytes."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import pytest
+
+from sse_fast import TransportError
+from sse_fast._http1.exchange import Exchange
+from sse_fast._http1.message import Message, prepare
+from tests.support.faults import CHUNKED, chunk, framed, head
+
+REQUEST = Message("http://host/", "GET", False, "host", 80, b"")
+
+
+def prepared(url: str, **options: Any) -> Message:
+    given = {"method": "GET", "headers": None, "json": None, "data": None, **options}
+    return prepare(url, given["method"], given["headers"], given["json"], given["data"])
+
+
+# -- The request ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "host", "address"),
+    [
+        ("http://h", "/", "h", ("h", 80)),
+        ("https://h", "/", "h", ("h", 443)),
+        ("http://h:8080/a", "/a", "h:8080", ("h", 8080)),
+        ("http://h:0/", "/", "h:0", ("h", 0)),
+        ("http://h?q", "/?q", "h", ("h", 80)),
+        ("http://h/?", "/?", "h", ("h", 80)),
+        ("http://h/a?b?c#d?e", "/a?b?c", "h", ("h", 80)),
+        ("http://h//a/b?x", "//a/b?x", "h", ("h", 80)),
+        ("http://h/%41%zz/a b", "/%41%zz/a%20b", "h", ("h", 80)),
+        ("http://h/é?ü", "/%C3%A9?%C3%BC", "h", ("h", 80)),
+        (" http://h/ ", "/", "h", ("h", 80)),
+        ("HTTP://H/", "/", "h", ("h", 80)),
+        ("http://h.example./", "/", "h.example.", ("h.example.", 80)),
+        ("http://a_b/", "/", "a_b", ("a_b", 80)),
+        ("http://bücher.example/", "/", "xn--bcher-kva.example", ("xn--bcher-kva.example", 80)),
+        ("http://127.0.0.1:1/", "/", "127.0.0.1:1", ("127.0.0.1", 1)),
+        ("http://[::1]/", "/", "[::1]", ("::1", 80)),
+        ("http://[::1]:1/", "/", "[::1]:1", ("::1", 1)),
+        ("http://[fe80::1%25eth0]/", "/", "[fe80::1]", ("fe80::1%eth0", 80)),
+    ],
+)
+def test_where_it_goes(url: str, target: str, host: str, address: tuple[str, int]) -> None:
+    request = prepared(url)
+    lines = request.message.decode().split("\r\n")
+    assert lines[0] == f"GET {target} HTTP/1.1"
+    assert lines[1] == f"Host: {host}"
+    assert (request.host, request.port) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h/\r\nX: secret",
+        "http://h/\x7f",
+        "http://h\n/",
+        "ftp://secret/",
+        "h/path",
+        "//h/path",
+        "http:///path",
+        "http:/user:secret@host/x",
+        "http://a b/",
+        'http://a"b/',
+        "http://a<b>/",
+        "http://exa%6dple/",
+        "http://a\u00b4b.com/",
+        "http://a\uff3cb/",
+        "http://a..b/",
+        "http://./",
+        f"http://{'a' * 64}/",
+        "http://h:99999/",
+        "http://h:x/",
+        "http://h:\u0661/",
+        "http://[::1/",
+        "http://[v1.x]/",
+        "http://[1.2.3.4]/",
+        "http://user:secret#x@host/",
+        "http://user:s3/secret@host/",
+        "http://user:a[secret]b@host/",
+        "http://user:secret\u2100@host/",
+        "http://h/\ud800secret",
+        "http://\ud800secret:x@h/",
+    ],
+)
+def test_urls_that_cannot_be_asked_for(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^Expected a URL") as caught:
+        prepared(url)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"method": "GET /x"}, ValueError),
+        ({"method": "GET\r\n"}, ValueError),
+        ({"method": ""}, ValueError),
+        ({"headers": {"X A": "1"}}, ValueError),
+        ({"headers": {"X\n": "1"}}, ValueError),
+        ({"headers": {"Authorization: secret": ""}}, ValueError),
+        ({"headers": {"X": "secret\r\nY: 1"}}, ValueError),
+        ({"headers": {"X": "secret\0"}}, ValueError),
+        ({"headers": {"X": b"secret\n"}}, ValueError),
+        ({"headers": {"X": "secret\ud800"}}, ValueError),
+        ({"headers": {"Content-Length": "1"}}, ValueError),
+        ({"headers": {"transfer-encoding": "x"}}, ValueError),
+        ({"headers": [("Host", "a"), ("host", "b")]}, ValueError),
+        ({"headers": {"X": 0}}, TypeError),
+        ({"headers": {"X": [72, 105]}}, TypeError),
+        ({"headers": {"X": None}}, TypeError),
+        ({"headers": {b"X": b"1"}}, TypeError),
+        ({"json": 1, "data": b""}, TypeError),
+        ({"data": iter([b""])}, TypeError),
+        ({"data": 1}, TypeError),
+        ({"data": "secret\ud800"}, ValueError),
+    ],
+)
+def test_what_cannot_be_sent(options: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^Expected ") as caught:
+        prepared("http://h/", **options)
+    assert "secret" not in str(caught.value)
+
+
+# -- The response ---------------------------------------------------------------------------------
+
+STREAM = b"data: a\n\ndata: b\n\n"
+GZIP = "Content-Encoding: gzip"
+MORE = framed("length", [b"data: more\n\n"])
+
+
+def whole(*steps: Any) -> bytes:
+    return b"".join(steps)
+
+
+RESPONSES = {
+    "chunked": whole(*framed("chunked", [STREAM[:5], STREAM[5:]])),
+    "length": whole(*framed("length", [STREAM])),
+    "close": whole(*framed("close", [STREAM])),
+    "extension": head(CHUNKED) + b"12;a=b\r\n" + STREAM + b"\r\n0\r\nTrailer: x\r\n\r\n",
+    "interim": b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" + whole(*framed("length", [STREAM])),
+    "gzip": whole(*framed("chunked", [gzip.compress(STREAM)], GZIP)),
+    "gzip, two members": whole(
+        *framed("close", [gzip.compress(STREAM[:9]) + gzip.compress(STREAM[9:])], GZIP)
+    ),
+    "gzip, padded": whole(*framed("close", [gzip.compress(STREAM) + bytes(20)], GZIP)),
+    # What stands behind the end is another's.
+    "length, more": whole(*framed("length", [STREAM]), *MORE),
+    "chunked, more": whole(*framed("chunked", [STREAM]), *MORE),
+    "chunked, noise": whole(*framed("chunked", [STREAM]), b"\0noise"),
+}
+
+
+def receive(data: bytes, *, cut: int | None = None) -> tuple[bytes, Exchange]:
+    """What comes of all the bytes and the end of the connection; in two pieces at `cut`."""
+    exchange = Exchange(REQUEST)
+    body = b""
+    for part in (data,) if cut is None else (data[:cut], data[cut:]):
+        body += b"".join(exchange.receive(memoryview(part)))
+    exchange.ended()
+    return body, exchange
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_every_way_to_cut_a_response(name: str) -> None:
+    data = RESPONSES[name]
+    for cut in (None, *range(1, len(data))):
+        body, exchange = receive(data, cut=cut)
+        assert body == STREAM
+        assert (exchange.status, exchange.complete) == (200, True)
+        assert exchange.headers["content-type"] == "text/event-stream"
+    exchange = Exchange(REQUEST)
+    pieces = [b"".join(exchange.receive(memoryview(bytes([byte])))) for byte in data]
+    exchange.ended()
+    assert b"".join(pieces) == STREAM
+
+
+def test_white_space_around_values() -> None:
+    parts = framed("chunked", [gzip.compress(STREAM)], "Content-Encoding:  identity , gzip\t ")
+    body, exchange = receive(whole(*parts))
+    assert body == STREAM
+    assert exchange.headers["content-encoding"] == "identity , gzip"
+
+
+def test_a_long_reason_counts() -> None:
+    exchange = Exchange(REQUEST)
+    list(exchange.receive(memoryview(head(status="200 " + "x" * 70_000))))
+    with pytest.raises(TransportError, match="a response head of at most 65536 bytes"):
+        exchange.check()
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_every_place_to_cut_a_response_off(name: str) -> None:
+    """No end but the right one is a clean one, unless only the end of the connection is one."""
+    data = RESPONSES[name]
+    if "more" in name or "noise" in name:
+        data = data[: data.rindex(MORE[0] if "more" in name else b"\0noise")]
+    first = data.index(b"\r\n\r\n") + 4
+    clean, phases = [], []
+    for end in range(len(data)):
+        try:
+            body, _ = receive(data[:end])
+        except TransportError as error:
+            phases.append(error.phase)
+        else:
+            clean.append(end)
+            assert STREAM.startswith(body)
+    heads = data.rindex(b"\r\n\r\n") + 4 if name == "interim" else first
+    assert phases[:heads] == ["head"] * heads
+    assert set(phases[heads:]) <= {"body"}
+    if name == "close":
+        assert clean == list(range(first, len(data)))
+    elif name.startswith("gzip, "):
+        # Between the members, and within the padding.
+        assert len(clean) == (2 if "two" in name else 21)
+    else:
+        assert clean == []
+
+
+def test_a_second_response_is_not_the_first() -> None:
+    """Neither its status nor its fields nor its body."""
+    for first in (b"HTTP/1.1 204 No Content\r\n\r\n", head("Content-Length: 0")):
+        body, exchange = receive(first + b"HTTP/1.1 401 No\r\nContent-Length: 3\r\nX: y\r\n\r\nabc")
+        assert body == b""
+        assert exchange.status in (204, 200)
+        assert "x" not in exchange.headers
+
+
+def test_the_body_of_a_head_is_none() -> None:
+    exchange = Exchange(REQUEST._replace(method="HEAD"))
+    assert b"".join(exchange.receive(memoryview(head("Content-Length: 18") + STREAM))) == b""
+    assert exchange.complete
+
+
+@pytest.mark.parametrize("field", ["Content-Encoding: br", "Content-Encoding: gzip, gzip"])
+def test_nothing_of_an_unknown_coding_comes_out(field: str) -> None:
+    exchange = Exchange(REQUEST)
+    assert b"".join(exchange.receive(memoryview(whole(*framed("length", [STREAM], field))))) == b""
+    with pytest.raises(TransportError, match="without content coding, as it was asked for"):
+        exchange.check()
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity", "chunked \t"])
+def test_other_transfer_codings(coding: str) -> None:
+    exchange = Exchange(REQUEST)
+    data = head(f"Transfer-Encoding: {coding}") + chunk(STREAM) + chunk(b"")
+    assert b"".join(exchange.receive(memoryview(data))) == b""
+    with pytest.raises(TransportError, match="Expected a chunked body, got one that is"):
+        exchange.check()
+
+
+def test_endless_trailers() -> None:
+    exchange = Exchange(REQUEST)
+    body = head(CHUNKED) + chunk(STREAM) + b"0\r\n"
+    assert b"".join(exchange.receive(memoryview(body))) == STREAM
+    for _ in range(100):
+        list(exchange.receive(memoryview(b"X: " + b"a" * 1000 + b"\r\n")))
+    with pytest.raises(TransportError, match="trailers of at most 65536 bytes") as caught:
+        exchange.check()
+    assert caught.value.phase == "body"
+
+
+def test_browsers_stop_behind_the_first_member_of_a_gzip() -> None:
+    members = [gzip.compress(b"one"), gzip.compress(b"two")]
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
+    for multi_member, expected in [(True, b"onetwo"), (False, b"one")]:
+        for received in ([head, b"".join(members)], [head, *members]):
+            exchange = Exchange(REQUEST, multi_member=multi_member)
+            body = b"".join(b"".join(exchange.receive(memoryview(each))) for each in received)
+            exchange.ended()
+            assert body == expected

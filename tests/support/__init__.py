@@ -1,0 +1,12 @@
+"""Servers, clients and oracles that the tests and benchmarks share, and where things are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The checkout."""
+DATA = ROOT / "tests" / "data"
+PACKAGE = ROOT / "sse_fast"
+"""The sources; the package under test is the installed one."""
+
+IMPORT_TESTS = f"import sys; sys.path.append({str(ROOT)!r})\n"
+"""The first line of a script that imports `tests`; the installed sse_fast stays ahead of it."""

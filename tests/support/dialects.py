@@ -1,0 +1,87 @@
+"""What the tests of the dialects have in common: classes of events, and what is seen of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sse_fast.compat._dialect import Dialect
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Plain:
+    """Attributes in a dict, and a constructor that is not to be called."""
+
+    def __init__(self, no_default: object) -> None:
+        raise AssertionError
+
+
+@dataclass(frozen=True)
+class Frozen:
+    event: str | None
+    data: str
+    id: str | None
+    retry: Any
+    lines: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        raise AssertionError
+
+
+class Hidden:
+    """Properties over underscores."""
+
+    event = property(lambda self: self._event)
+    data = property(lambda self: self._data)
+    id = property(lambda self: self._id)
+    retry = property(lambda self: self._retry)
+    lines = property(lambda self: self._lines)
+
+
+class Slotted:
+    __slots__ = ("data", "event", "id", "lines", "retry")
+
+
+class Stubborn:
+    """Nobody sets an attribute of it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AssertionError
+
+    def __new__(cls) -> Any:
+        return super().__new__(cls)
+
+
+NAMES = ("event", "data", "id", "retry", "lines")
+CLASSES: dict[type | None, tuple[str, ...]] = {
+    None: NAMES,
+    Plain: NAMES,
+    Frozen: NAMES,
+    Hidden: tuple(f"_{name}" for name in NAMES),
+    Slotted: NAMES,
+    Stubborn: NAMES,
+}
+
+
+def dialect(event_class: type | None = Plain, **flags: Any) -> Dialect:
+    """One that names as many attributes as it has."""
+    attributes = CLASSES[event_class][: 5 if flags.get("keep_lines") else 4]
+    return Dialect(event_class, attributes, **flags)
+
+
+def values(event: Any, keep_lines: bool = False) -> tuple[Any, ...]:
+    """Of an event, in the order of `attributes`."""
+    found = (event.event, event.data, event.id, event.retry)
+    return (*found, event.lines) if keep_lines else found
+
+
+def odd(value: str) -> int | None:
+    number = int(value)
+    if number % 2:
+        raise UnicodeError
+    return number or None
+
+
+class Fault(Exception):
+    pass

@@ -1,0 +1,356 @@
+"""Every way to run the reconnecting client: with each library's client, sync and async, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+import requests
+import urllib3
+
+import sse_fast
+from tests.support.clients import HTTPX, LIMIT, TIMEOUT, plain, tls
+
+# -- One maker per library of the client that a user would hold ------------------------------------
+#
+# `ca` is the file of a certificate authority for https. `headers`, `cookies` and `auth` are what
+# the client is to send with every request; further options are the library's own.
+
+
+@contextmanager
+def make_requests(
+    ca: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    cookies: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    **options: Any,
+) -> Iterator[requests.Session]:
+    """The options are attributes of the session."""
+    with requests.Session() as session:
+        session.trust_env = False
+        session.verify = ca or True
+        session.headers.update(headers or {})
+        session.cookies.update(cookies or {})
+        session.auth = auth
+        for name, value in options.items():
+            setattr(session, name, value)
+        yield session
+
+
+@contextmanager
+def make_urllib3(
+    ca: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    cookies: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    **options: Any,
+) -> Iterator[urllib3.PoolManager]:
+    """It has no jar and no credentials: what it is to send are headers."""
+    headers = dict(headers or {})
+    if cookies is not None:
+        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    if auth is not None:
+        headers.update(urllib3.make_headers(basic_auth=":".join(auth)))
+    with urllib3.PoolManager(ca_certs=ca, headers=headers, **options) as pool:
+        yield pool
+
+
+@contextmanager
+def make_httpx(module: Any, ca: str | None = None, **options: Any) -> Iterator[Any]:
+    with module.Client(verify=tls(ca) or False, trust_env=False, **options) as client:
+        yield client
+
+
+@asynccontextmanager
+async def amake_httpx(module: Any, ca: str | None = None, **options: Any) -> AsyncIterator[Any]:
+    async with module.AsyncClient(verify=tls(ca) or False, trust_env=False, **options) as client:
+        yield client
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Remembers its transports."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.transports: list[Any] = []
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        connection = await super().connect(*args, **options)
+        self.transports.append(connection.transport)
+        return connection
+
+
+@asynccontextmanager
+async def amake_aiohttp(
+    ca: str | None = None, auth: tuple[str, str] | None = None, **options: Any
+) -> AsyncIterator[aiohttp.ClientSession]:
+    # Its jar takes nothing from a host without a name, unless told to.
+    options.setdefault("cookie_jar", aiohttp.CookieJar(unsafe=True))
+    connector = _Connector(ssl=tls(ca) or True)
+    with warnings.catch_warnings():
+        # It wants to do without credentials of a session, some day.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        basic = None if auth is None else aiohttp.BasicAuth(*auth)
+        session = aiohttp.ClientSession(connector=connector, auth=basic, **options)
+    try:
+        async with session:
+            yield session
+    finally:
+        if ca is not None:
+            # Closing waits for the server to take its leave of TLS, and nothing waits for that.
+            for transport in connector.transports:
+                # CPython 3.11.2 knows no protocol any more of one that was closed twice.
+                with suppress(AttributeError):
+                    transport.abort()
+        # Transports are closed by the loop, at its next turn.
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def make_nothing(ca: str | None = None) -> Iterator[None]:
+    """The raw transport."""
+    yield None
+
+
+@asynccontextmanager
+async def amake_nothing(ca: str | None = None) -> AsyncIterator[None]:
+    yield None
+
+
+# -- Ways ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What came of a source that was iterated over until it ended, raised or was left."""
+
+    events: list[Any] = field(default_factory=list)
+    error: Exception | None = None
+    source: Any = None
+
+    @property
+    def plain(self) -> list[tuple[str, Any, str]]:
+        return plain(self.events)
+
+
+class _Awaited:
+    """A blocking source with the face of an async one."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def __aenter__(self) -> Any:
+        self._source.__enter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._source.__exit__(*exception)
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return next(self._source)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    async def open(self) -> Any:
+        return self._source.open()
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        return self._source.run(*args, **options)
+
+    async def aclose(self) -> None:
+        self._source.close()
+
+
+@contextmanager
+def _watched(source: Any, limit: float) -> Iterator[None]:
+    """Close the source when the time is up, and fail then."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        source.close()
+
+    timer = threading.Timer(limit, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if late.is_set():
+            pytest.fail(f"the source did not end within {limit} seconds")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A library's client, or none, with the source that goes with it.
+
+    The methods take what the constructor of the source takes, and besides
+
+    - `client_options`: the options of the user's client, see the makers above;
+    - `ca`: the file of a certificate authority for https;
+    - `limit`: seconds until the test fails.
+    """
+
+    name: str
+    make_client: Callable[..., Any]
+    backend: str | None = None  # "asyncio" or "trio"; None: a blocking one
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def library(self) -> str:
+        """The name without the backend."""
+        return self.name.split()[0]
+
+    @property
+    def is_async(self) -> bool:
+        return self.backend is not None
+
+    @property
+    def has_client(self) -> bool:
+        """Whether there is a client of the user's; else sse_fast opens sockets of its own."""
+        return self.library != "sse_fast"
+
+    def _run(
+        self,
+        use: Callable[[Any], Any],
+        url: str,
+        *,
+        limit: float = LIMIT,
+        client_options: Mapping[str, Any] | None = None,
+        ca: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """What `use` returns of the source, not opened yet; for an async way, `use` is async."""
+        options = {"connect_timeout": TIMEOUT, "idle_timeout": TIMEOUT, **options}
+        if ca is not None and not self.has_client:
+            options["ssl_context"] = tls(ca)
+        making = partial(self.make_client, ca, **(client_options or {}))
+        if self.backend is None:
+            with making() as client:
+                source = sse_fast.EventSource(url, client=client, **options)
+                with closing(source), _watched(source, limit):
+                    return use(source)
+
+        async def run() -> Any:
+            with anyio.fail_after(limit):
+                async with making() as client:
+                    source = sse_fast.AsyncEventSource(url, client=client, **options)
+                    try:
+                        return await use(source)
+                    finally:
+                        await source.aclose()
+
+        return anyio.run(run, backend=self.backend)
+
+    def read(
+        self,
+        url: str,
+        *,
+        stop_after: int | None = None,
+        on_event: Callable[[Any, Any], object] = lambda source, event: None,
+        **options: Any,
+    ) -> Outcome:
+        """Iterate within `with` until the end, an exception, or that many events.
+
+        `on_event` gets the source and the event.
+        """
+        outcome = Outcome()
+
+        def is_last(event: Any) -> bool:
+            outcome.events.append(event)
+            on_event(outcome.source, event)
+            return len(outcome.events) == stop_after
+
+        def use(source: Any) -> None:
+            outcome.source = source
+            try:
+                with source:
+                    for event in source:
+                        if is_last(event):
+                            break
+            except Exception as error:
+                outcome.error = error
+
+        async def ause(source: Any) -> None:
+            outcome.source = source
+            try:
+                async with source:
+                    async for event in source:
+                        if is_last(event):
+                            break
+            except Exception as error:
+                outcome.error = error
+
+        self._run(ause if self.is_async else use, url, **options)
+        return outcome
+
+    def run(
+        self,
+        url: str,
+        on_message: Callable[[Any], Any],
+        on_close: Callable[[], Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The EndReason that `run` of the source returns."""
+        return self._run(lambda source: source.run(on_message, on_close=on_close), url, **options)
+
+    def use(self, function: Callable[[Any], Awaitable[Any]], url: str, **options: Any) -> Any:
+        """What the async `function` returns of the source, which has the async face in any way.
+
+        It is not opened yet, and closed behind the function. A blocking one blocks the event loop,
+        which is its own.
+        """
+        if self.is_async:
+            return self._run(function, url, **options)
+        return self._run(lambda source: anyio.run(function, _Awaited(source)), url, **options)
+
+
+SOURCES: dict[str, Way] = {
+    way.name: way
+    for way in [
+        Way("sse_fast", make_nothing),
+        Way("sse_fast asyncio", amake_nothing, "asyncio"),
+        Way("requests", make_requests),
+        Way("urllib3", make_urllib3),
+        *(Way(module.__name__, partial(make_httpx, module)) for module in HTTPX),
+        *(
+            Way(f"{module.__name__} {backend}", partial(amake_httpx, module), backend)
+            for module in HTTPX
+            for backend in ("asyncio", "trio")
+        ),
+        Way("aiohttp", amake_aiohttp, "asyncio"),
+    ]
+}
+ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if way.is_async}
+# What does not hang on the library is tried without one.
+OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
+BY_US = pytest.mark.parametrize("way", OURS, ids=str)
+
+
+@cache
+def everywhere(
+    check: Callable[[Way], None], at_once: int = len(SOURCES)
+) -> dict[str, Future[None]]:
+    """That check in every way, several at once, as what takes them their time is waiting."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return {name: pool.submit(check, way) for name, way in SOURCES.items()}
