@@ -1,0 +1,38 @@
+"""Checks what a wheel and a source distribution hold.
+
+python .ci/check_wheel.py WHEEL SDIST
+"""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+
+EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_columns_c"}
+GENERATED = ("_c.c", ".so", ".o", ".pyd")
+LARGEST = 700_000
+"""Bytes that a wheel may have; with symbols it has three times as many."""
+
+
+def main(wheel: str, sdist: str) -> None:
+    """Exit with a message if something is there that should not be, or is missing."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        size = sum(entry.compress_size for entry in archive.infolist())
+        compiled = {name for name in names if name.endswith((".so", ".pyd"))}
+        found = {name.rpartition("/")[2].partition(".")[0] for name in compiled}
+        assert found == EXTENSIONS, found
+        for name in compiled:
+            assert b"Floor" not in archive.read(name), f"benchmark code in {name}"
+        sources = [name for name in names if name.endswith((".c", ".h"))]
+        assert not sources, sources
+        assert size < LARGEST, size
+    with tarfile.open(sdist) as archive:
+        generated = [name for name in archive.getnames() if name.endswith(GENERATED)]
+        assert not generated, generated
+    print(f"{size:,} bytes, {', '.join(sorted(found))}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
