@@ -22,7 +22,7 @@ Pieces: TypeAlias = Iterator[tuple[float, bytes]]
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _MAX_SECONDS = 1e9
-"""What every clock can wait."""
+"""The longest sleep that every platform supports."""
 
 
 def add_to(commands: Any) -> None:

@@ -88,7 +88,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def find(name: str, folder: Path | None) -> javascript.Found:
         asked.append(folder)
         if name == OTHER_SCRIPT:
-            raise ImportError("Expected the npm package: npm install")
+            raise ImportError("The npm package is missing: npm install")
         return javascript.Found("9.8.7", "99.1.0")
 
     def read(name: str, chunks: Iterable[bytes], folder: Path | None) -> Events:
@@ -144,9 +144,9 @@ def test_table_explains_wrong_and_missing_parsers(capsys: pytest.CaptureFixture[
     missing = dict(line.split(": ", 2)[1:] for line in lines if line.startswith("missing: "))
     assert list(missing) == ["absent", SCRIPT, OTHER_SCRIPT]
     assert missing["absent"] == (
-        "Expected absent==1.0, got none (No module named 'absent'): pip install 'sse-fast[bench]'"
+        "absent==1.0 is not available (No module named 'absent'): pip install 'sse-fast[bench]'"
     )
-    assert missing[SCRIPT].startswith("Expected Node (node) on the PATH, got none")
+    assert missing[SCRIPT].startswith("Node (node) is not on the PATH")
     about = machine.describe()
     for part in ("cpu", "os", "python"):
         assert about[part] in lines
@@ -196,7 +196,7 @@ def test_without_extension_measures_plain_python(
     ratios = rows(output.split("\n\n")[1].splitlines()[4:])
     assert ratios[f"{PLAIN} {sse_fast.__version__}"] == ["1.0"]
     assert FLOOR not in output
-    assert "missing: sse_fast: Expected sse_fast, got none" in output
+    assert "missing: sse_fast: sse_fast is not available" in output
     assert FLOOR not in Path("p.svg").read_text()
 
 
@@ -226,7 +226,7 @@ def test_javascript_parsers_from_given_folder(
     run("--streams", "d", "--node-modules", "any", "--plot", "p.svg")
     lines = capsys.readouterr().out.splitlines()
     assert re.search(r"  7,000$", next(line for line in lines if f"{SCRIPT} 9.8.7" in line))
-    assert f"missing: {OTHER_SCRIPT}: Expected the npm package: npm install" in lines
+    assert f"missing: {OTHER_SCRIPT}: The npm package is missing: npm install" in lines
     assert "Node 99.1.0" in lines
     assert set(node) == {Path("any")}
     assert "Hatched: JavaScript" in Path("p.svg").read_text()
@@ -465,7 +465,7 @@ def test_piped_output_is_plain_text(environment: dict[str, str], tmp_path: Path)
     for name, rival in RIVALS.items():
         if f"missing: {name}: " not in done.stdout:
             assert re.fullmatch(r"[\d,]+", numbers[f"{name} {rival.version()}"][0])
-    assert "missing: openai: Expected openai==" in done.stdout
+    assert "missing: openai: openai==" in done.stdout
     assert PLAIN in done.stdout.split("\n\n")[0]
     assert done.stdout.count("(JS)") >= 2
 
