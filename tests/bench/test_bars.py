@@ -164,7 +164,7 @@ def test_bars_say_reached_or_missed() -> None:
     assert said["a, 64 KiB: share of the floor"] == "MISSED"
     assert said["b, 64 KiB: share of the floor"] == "reached"
     assert said["a, one event: share of the floor and empty calls"] == "reached"
-    assert said["e1, 16 bytes: what it adds to 64 KiB, in empty calls"] == "MISSED"
+    assert said["e1, 16 bytes: extra time over 64 KiB, in empty calls"] == "MISSED"
     assert said["memory of an idle parser"] == "reached"
     assert said[f"plain Python, b, 64 KiB: {HTTPX}"] == "reached"
 
