@@ -35,7 +35,7 @@ from sse_fast._bench.measure import quiet_heap
 ROUNDS = 3
 CHECKED = 10_000
 """Events of the request that is checked."""
-# What the server sends in one write: (description, events of a measured request).
+# One write of the server -> (description, events of a measured request).
 WRITES = {"block": ("64 KiB and more", 100_000), "event": ("one event", 20_000)}
 
 

@@ -19,7 +19,7 @@ RAW, RAW_ASYNCIO = "open_stream", "aopen_stream"
 HTTPX_SSE, FED = "httpx, httpx-sse", "aiohttp, Parser.feed"
 
 
-# -- Taking the items of a stream: they are counted, and kept on request ----------------------------
+# -- Taking the items of a stream: they are counted, and kept on request --------------------------
 
 
 def take_events(stream: Any, keep: list[Any] | None) -> int:
