@@ -1,16 +1,16 @@
-"""The bars that the parser has to clear, each measured, in one process.
+"""The targets of the parser, all measured in one process.
 
     pytest bench/bench_bars.py --node-modules FOLDER
 
-The chunks are hot, the parsers of a row take turns, at two times of the run (but that Node's have
-their turn behind the others), and the least time of each counts. The floor is what making the same
-lists, events and texts takes ("objects only"); an empty call is a native method that takes the
-chunk and does nothing. "61% of 71%": 71 % is what the share would be if nothing came on top but
-finding the ends of the lines ("lines only"), without which there is no parser. Binding are the
-shares of the floor, and 80 % of each ratio to another parser, whose own numbers move.
+The chunks are in the cache. The parsers of a row take turns at two times of the run (Node's parsers
+after the others), and the least time of each counts. The floor is the time of making the same
+lists, events and texts ("objects only"); an empty call is a native method that takes the chunk and
+does nothing. In "61% of 71%", 71 % is the share that a parser would reach if finding the ends of
+the lines ("lines only") were all it did besides. The shares of the floor are binding, and 80 % of
+each ratio to another parser, since their own times vary.
 
-The table is in the summary. Nothing fails for being slow, as a busy machine makes anything slow: a
-mark tells what is missed. What fails is a parser of ours that gives other events than were sent.
+The table is in the summary. A slow result is marked and does not fail, as a busy machine is slow.
+A parser of sse_fast that returns wrong events fails.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OURS, PURE = "sse_fast", "sse_fast, plain Python"
 HTTPX, LAUNCHDARKLY, SSECLIENT = "httpx-sse", "launchdarkly-eventsource", "sseclient-py"
 NODE = "eventsource-parser (JS)"
 
-# Which parsers read which stream, in which chunks.
+# (stream, chunks) -> the parsers that read them.
 CELLS: dict[tuple[str, str], tuple[str, ...]] = {
     ("a", "one event"): (OURS, PURE, HTTPX, LAUNCHDARKLY, NODE),
     ("a", "64 KiB"): (OURS, PURE, HTTPX, LAUNCHDARKLY, NODE),
@@ -54,15 +54,17 @@ Cells = dict[tuple[str, str], Cell]
 
 
 class Bar(NamedTuple):
+    """A target."""
+
     what: str
     target: str
     binding: str
     value: Callable[[Cells], tuple[str, float]]
-    """What was measured: in words, and as a part of the target, of which 1 reaches it.
+    """Returns the result as text and as a part of the target (1: reached).
 
-    KeyError: there is no such number."""
+    Raises KeyError if it was not measured."""
     least: float = 1.0
-    """The part of the target that is binding."""
+    """The binding part of the target."""
 
 
 def ratio(slower: str, times: float, stream: str, chunking: str, faster: str = OURS) -> Bar:
@@ -93,10 +95,10 @@ def _other_scripts(cells: Cells) -> tuple[str, float]:
     return f"{speed:.1f} GB/s, {part:.0%}", max(speed / 3, part / 0.7)
 
 
-def _crumbs(cells: Cells) -> tuple[str, float]:
-    crumbs, blocks = cells["e1", "16 bytes"].times, cells["e1", "64 KiB"].times
-    # The bytes are the same.
-    part = (crumbs[OURS] - blocks[OURS]) / crumbs[CALLS]
+def _small_chunks(cells: Cells) -> tuple[str, float]:
+    small, large = cells["e1", "16 bytes"].times, cells["e1", "64 KiB"].times
+    # Both are of the same bytes.
+    part = (small[OURS] - large[OURS]) / small[CALLS]
     return f"{part:.2f}", 1.2 / max(part, 0.01)
 
 
@@ -117,7 +119,7 @@ BARS = [
     ratio(HTTPX, 14, "a", "1 byte"),
     ratio(HTTPX, 20, "e2", "whole"),
     ratio(SSECLIENT, 500, "e2", "whole"),
-    Bar("e1, 16 bytes: what it adds to 64 KiB, in empty calls", "1.20", "1.20", _crumbs),
+    Bar("e1, 16 bytes: extra time over 64 KiB, in empty calls", "1.20", "1.20", _small_chunks),
     share(0.75, "a", "64 KiB"),
     share(0.75, "b", "64 KiB"),
     share(0.85, "c", "64 KiB"),
@@ -173,7 +175,7 @@ def cells(measuring: bool, tables: dict[str, list[str]]) -> Iterator[Cells]:
     found: Cells = {}
     yield found
     if measuring:
-        tables["bars: the parser and what it has to be"] = list(table(found))
+        tables["targets of the parser"] = list(table(found))
 
 
 @pytest.mark.parametrize(("stream", "chunking"), CELLS)
@@ -189,7 +191,7 @@ def test_bars(
     chunking: str,
 ) -> None:
     if not measuring:
-        # It takes its time however little there is to do.
+        # These spend a minimum time, however small the stream is.
         monkeypatch.setattr("sse_fast._bench.measure.least", lambda works, seconds, **_: {})
         monkeypatch.setattr("sse_fast._bench.javascript.time", lambda *_: 1.0)
     made = streams.make(stream, None if measuring else FEWEST.get(stream, 20))

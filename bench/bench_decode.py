@@ -1,9 +1,9 @@
-"""Parse and decode: the JSON of every event, by `decode=` and by what a program does without it.
+"""Parsing and decoding: the JSON of every event, with `decode=` and without.
 
     pytest bench/bench_decode.py
 
-The chunks are hot, as in bench_feed.py; the program looks at each value and drops it. What does not
-give the values that were sent gets no number, which of ours is a failure.
+The chunks are in the cache, as in bench_feed.py; the program reads each value and drops it. A wrong
+value means no number, and for sse_fast a failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sse_fast._core import parser_c
 
 Loads = Callable[[Any], Any]
 Read = Callable[[Iterable[bytes], bool], list[Any]]
-"""`read(chunks, keep)`: the value of every event, all of them returned with `keep`."""
+"""`read(chunks, keep)` decodes the value of every event, and with `keep` returns all of them."""
 
 
 class Delta(msgspec.Struct):
@@ -54,7 +54,7 @@ class ChatChunk(msgspec.Struct):
 
 
 def _decode(loads: Loads) -> Read:
-    """The parser decodes: the data are bytes on their way and never text."""
+    """Return a reader whose parser decodes; the data is never made into text."""
 
     def read(chunks: Iterable[bytes], keep: bool) -> list[Any]:
         feed = parser_c.Parser(decode=loads).feed
@@ -69,7 +69,7 @@ def _decode(loads: Loads) -> Read:
 
 
 def _then(loads: Loads) -> Read:
-    """The program decodes what the parser made text of."""
+    """Return a reader that decodes the text of each event."""
 
     def read(chunks: Iterable[bytes], keep: bool) -> list[Any]:
         feed = parser_c.Parser().feed
@@ -85,7 +85,7 @@ def _then(loads: Loads) -> Read:
 
 def _httpx_sse(loads: Loads) -> Read:
     def read(chunks: Iterable[bytes], keep: bool) -> list[Any]:
-        # What EventSource.iter_sse() does: httpx decodes the text, these two the lines and events.
+        # As EventSource.iter_sse() does: httpx decodes text, these two lines and events.
         decode_text = codecs.getincrementaldecoder("utf-8")("replace").decode
         decode_lines = SSELineDecoder().decode
         decode = SSEDecoder().decode
@@ -130,7 +130,7 @@ def test_decode(
     made = streams.make(stream, None if measuring else 20)
     chunks = made.chunks(chunking)
     read = WAYS[way]
-    # A Struct as the fields it has: it has to have them all.
+    # A Struct becomes a dict, which must have all the fields.
     given = msgspec.to_builtins(read(chunks, True))
     expected = [json.loads(data) for _, data, _ in made.events]
     if given != expected:

@@ -3,15 +3,15 @@
     pytest bench/bench_feed.py
     pytest bench/bench_feed.py -k 'one and event and not cold' --node-modules FOLDER
 
-Hot: the chunks fit the cache, and go round and round. Cold: each is touched once a pass, of which
-all are four times what the last cache holds (at most 1 GiB). Of crumbs (16 bytes, 1 byte) a pass
-has an eighth of the bytes: they all cost the same, and most rivals take long over them.
+Hot: the chunks fit the cache and are read repeatedly. Cold: each chunk is read once a pass, and all
+of them have four times the size of the last-level cache (at most 1 GiB). With small chunks (16
+bytes, 1 byte) a pass has an eighth of the bytes, as most rivals take long.
 
-Whoever gives other events than were sent gets no number: the summary tells the first one that is
-wrong, or that a pass takes longer than anybody waits, as where work is quadratic. Of a rival that
-is no failure of the run, of ours it is. The parsers of JavaScript are timed by Node and have no
-part in pytest-benchmark's own tables; "objects only", "lines only" and "empty calls" are no
-parsers, but what every one has to do. All of it takes some ten minutes.
+A parser that returns wrong events, or takes too long for a pass (quadratic work), gets no number,
+and the summary says why. For a rival this is not a failure of the run; for sse_fast it is. The
+JavaScript parsers are timed by Node and do not appear in pytest-benchmark's own tables. "objects
+only", "lines only" and "empty calls" are not parsers, but work that every parser has to do. The run
+takes some ten minutes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ Speeds = dict[str, dict[tuple[str, str], str]]
 
 OURS = [name for name, rival in RIVALS.items() if not rival.requirement]
 COLD = [*OURS, "launchdarkly-eventsource", "httpx-sse"]
-# Events; of e1 and e2 bytes. In crumbs, and where only the events are looked at.
+# Events (e1 and e2: bytes) in small chunks, and where only the results are checked.
 FEW = {"a": 100, "au": 100, "b": 250, "c": 24, "d": 2500, "e1": 2**17, "e2": 2**17}
 FEWEST = {"a": 20, "au": 20, "b": 20, "c": 5, "d": 50, "e1": 3000, "e2": 3000}
 PATIENCE = 5.0  # seconds
 
 
 class ImpatienceError(Exception):
-    pass
+    """A pass took too long."""
 
 
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Where there are signals: end what takes longer."""
+    """Raise `ImpatienceError` in the block after a time, on systems with signals."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -67,7 +67,7 @@ def patience(seconds: float) -> Iterator[None]:
 def check(
     name: str, read: Callable[[], Events], expected: Events, where: str, no_number: list[str]
 ) -> None:
-    """End the test if the events are wrong: ours in a failure, a rival's in a note."""
+    """End the test if the events are wrong: as a failure for sse_fast, as an xfail for a rival."""
     try:
         with patience(PATIENCE):
             given = read()
@@ -130,7 +130,7 @@ def test_parser(
 
 
 def note(speeds: Speeds, chunking: str, parser: str, stream: str, speed: float) -> None:
-    """Into the table of the summary, in MB/s."""
+    """Add a speed in bytes a second to the table of the summary, as MB/s."""
     megabytes = speed / 1e6
     digits = ".0e" if megabytes >= 1e5 else ",.0f" if megabytes >= 10 else ".1f"
     cell = f"{megabytes:{digits}}"
@@ -139,7 +139,7 @@ def note(speeds: Speeds, chunking: str, parser: str, stream: str, speed: float) 
 
 @pytest.fixture(scope="module")
 def missing_javascript(node_modules: Path | None) -> dict[str, str]:
-    """Name -> why it is not there."""
+    """Name of a JavaScript parser -> why it is not available."""
     missing = {}
     for name in javascript.JAVASCRIPT:
         try:
@@ -177,14 +177,14 @@ def test_parser_in_javascript(
 
 
 def last_cache() -> int:
-    """Bytes that the last cache holds, as Linux tells; at least 32 MiB."""
+    """Return the bytes of the last-level cache, as far as Linux tells; at least 32 MiB."""
     paths = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     return max([2**25, *(int(path.read_text().strip()[:-1]) * 1024 for path in paths)])
 
 
 @lru_cache(1)
 def cold_chunks(stream: str, chunking: str, size: int) -> list[bytes]:
-    """So many bytes, every one of them in a place of its own."""
+    """Return chunks of `size` bytes in all, which share no memory."""
     blocks = streams.make(stream).blocks
     times = max(1, size // sum(map(len, blocks)))
     if chunking == "one event":
@@ -205,7 +205,7 @@ def test_parser_cold(
     parser: str,
 ) -> None:
     parse = load(parser)
-    # Twice the stream: the others are the same again.
+    # Two repetitions are checked; the others are the same.
     made = streams.make(stream)
     twice = cold_chunks.__wrapped__(stream, chunking, 2 * sum(map(len, made.blocks)))
     where = f"stream {stream}, {chunking} a chunk, cold"

@@ -1,9 +1,9 @@
-"""What doubling the input costs: twice as much, wherever the work is linear.
+"""The cost of doubling the input, which is a factor of two if the work is linear.
 
     pytest bench/bench_growth.py
 
 One line of 8 MiB in pieces of 1, 64 and 1460 bytes, and one event of a million data lines; each at
-that size and at twice that size, in turns. It fails where twice the size costs more than 2.3 times.
+that size and at twice that size, in turns. A ratio of more than 2.3 fails.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def test_growth(benchmark: Any, growth: list[tuple[str, float]], case: str, core
         return seconds
 
     if not benchmark.enabled:
-        # Only whether it works: that takes no such sizes.
+        # Checks the result only, for which a small size will do.
         benchmark(run, size // 1000)
         return
 
     benchmark.group = f"growth, {core}"
     once, twice, ratio = [], [], LIMIT + 1
-    # Three rounds; more where a busy machine got into them.
+    # Three rounds, and more if a busy machine disturbed them.
     for number in range(ROUNDS):
         if number >= 3 and ratio <= LIMIT:
             break

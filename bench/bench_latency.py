@@ -1,11 +1,11 @@
-"""How long an event is under way: from the server's write to the caller's hands.
+"""The latency of an event, from the server's write to its delivery.
 
     pytest bench/bench_latency.py
 
 A server in a process of its own sends one event every 20 ms over loopback; its data is the clock
-when it was made, before it was packed and framed. One cell a library, framing and content coding,
-flushed behind every event; the first events of each are dropped. Slow numbers are marked, events
-that are wrong or missing fail. A round of pytest-benchmark is an event, its time the latency.
+when it was made, before compression and framing. There is a cell for each library, framing and
+content coding, flushed after every event; the first events of each are dropped. Slow medians are
+marked; wrong or missing events fail. In pytest-benchmark's tables a round is an event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVENTS = 25
 DROPPED = 5
 INTERVAL = 0.02  # seconds
 CODINGS = ("none", "gzip", "br", "zstd")
-# What a reader decodes, if that is not all of them.
+# Reader -> the content codings that it decodes, if not all of them.
 DECODED = {
     "http.client": ("none",),
     "urllib.request": ("none",),
@@ -43,7 +43,7 @@ CELLS = [
 
 
 def read(reader: Reader, url: str, **options: Any) -> list[tuple[int, str]]:
-    """The events, each with the clock when it was handed over."""
+    """Return the data of each event with the clock at its delivery."""
 
     def use(stream: Any) -> list[tuple[int, str]]:
         return [(time.perf_counter_ns(), event.data) for event in stream]
@@ -79,10 +79,10 @@ def test_latency(
     if measuring:
         latency[cell] = float("nan")
 
-    handed_over = read(reader, url, ca=loopback.ca)
-    assert [data.split()[0] for _, data in handed_over] == [str(n) for n in range(count)]
-    waits = [at - int(data.split()[1]) for at, data in handed_over]
-    # Else the two processes do not share a clock.
+    delivered = read(reader, url, ca=loopback.ca)
+    assert [data.split()[0] for _, data in delivered] == [str(n) for n in range(count)]
+    waits = [at - int(data.split()[1]) for at, data in delivered]
+    # The two processes share a clock.
     assert min(waits) > 0
     kept = waits[DROPPED:]
     replayed.record(benchmark, f"latency: {framing}, {coding}", [wait / 1e9 for wait in kept])

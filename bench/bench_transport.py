@@ -1,20 +1,21 @@
-"""End to end over loopback: what an event costs over each library, and over the raw transport.
+"""End to end over loopback: the cost of an event over each library and over open_stream.
 
     pytest bench/bench_transport.py
 
-A server in a process of its own sends events of stream a (1,000 distinct ones, over and over), one
-an HTTP chunk; in writes of many chunks, and then in writes of one. Each row is the same request:
+A server in a process of its own sends events of stream a (1,000 distinct ones, repeated), one in
+each HTTP chunk; first in writes of many chunks, then in writes of one. Each row is the same
+request:
 
-- "X, bytes": library X's own iteration over the bytes of the body, which nobody parses;
+- "X, bytes": library X's own iteration over the bytes of the body, without parsing;
 - "X, events": iter_events or aiter_events over X; "over bytes" is how much more CPU that takes;
-- the raw transport (sse_fast.adapters.sockets), and what other programs do.
+- our own transport (open_stream, aopen_stream), and combinations that other programs use.
 
-A number covers the whole request: the client made, the connection, head and body, every event or
-chunk handed over and counted, all of it closed; of an async row its event loop too. Outside are the
-imports and one request before, of which every byte or event is compared with what was sent: a row
-that gives others gets no number. CPU is user and system time of this process, without the server's.
-A row is the best of three; all rows take their turn, three times over, so none is measured without
-the others. A round of pytest-benchmark is one such request, its time the CPU.
+A number covers the whole request: making the client, the connection, head and body, delivering and
+counting every event or chunk, closing, and for an async row its event loop. It does not include the
+imports and a first request, which is compared with what was sent: a row with wrong results gets no
+number. CPU is user and system time of this process, without the server's. A row is the best of
+three rounds; the rows take turns. In pytest-benchmark's tables a round is one request, and its time
+is CPU time.
 """
 
 from __future__ import annotations
@@ -32,22 +33,25 @@ from bench.transports import FED, HTTPX_SSE, RAW, RAW_ASYNCIO, Row, rows
 from sse_fast._bench.measure import quiet_heap
 
 ROUNDS = 3
-CHECKED = 10_000  # events of the request before
-# What the server writes at a time: (in words, events of a measured request).
+CHECKED = 10_000
+"""Events of the request that is checked."""
+# One write of the server -> (description, events of a measured request).
 WRITES = {"block": ("64 KiB and more", 100_000), "event": ("one event", 20_000)}
 
 
 class Cost(NamedTuple):
-    """Seconds."""
+    """Times of a request, in seconds."""
 
     cpu: float
     wall: float
 
 
 class Measured(NamedTuple):
+    """The results of all rows."""
+
     write: str
     costs: dict[str, list[Cost]]
-    """Of each row, one for each round; without a measurement none."""
+    """Row -> the cost of each round; empty if nothing is measured."""
     wrong: dict[str, Exception]
 
 
@@ -100,7 +104,7 @@ def measure(right: list[Row], server: Loopback, write: str, count: int) -> dict[
 
 
 def best(costs: dict[str, list[Cost]]) -> dict[str, Cost]:
-    """The least CPU and the least time of each row."""
+    """Return the least CPU and wall time of each row."""
     return {
         name: Cost(min(cost.cpu for cost in rounds), min(cost.wall for cost in rounds))
         for name, rounds in costs.items()
@@ -118,7 +122,7 @@ def table(right: list[Row], best: dict[str, Cost], write: str, count: int) -> It
         line = f"{name:<30}{cpu:8.3f}{cpu / count * 1e6:10.2f}{count / wall:12,.0f}"
         yield line + (f"{over[name]:10.0f} %" if name in over else "")
     if write == "event":
-        yield "a slower client finds more events in a read: no row is to be subtracted from another"
+        yield "rows cannot be subtracted: a slower client finds more events in each read"
         return
     for other, bar in ((HTTPX_SSE, 15), (FED, 2.5)):
         if {RAW, RAW_ASYNCIO, other} <= best.keys():

@@ -1,4 +1,4 @@
-"""Prints what the benchmarks found beside pytest-benchmark's own table."""
+"""Fixtures of the benchmarks, and their tables beside pytest-benchmark's own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def node_modules(pytestconfig: pytest.Config) -> Path | None:
 
 @pytest.fixture(scope="session")
 def measuring(pytestconfig: pytest.Config) -> bool:
-    """Whether numbers are wanted; else only whether everything works."""
+    """Whether to measure; with --benchmark-disable the benchmarks only check their results."""
     return not pytestconfig.getoption("benchmark_disable")
 
 
@@ -52,7 +52,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback_modu
 
 @pytest.fixture(scope="session")
 def growth(pytestconfig: pytest.Config) -> list[tuple[str, float]]:
-    """What doubling cost: (case, times)."""
+    """The cost of doubling the input: (case, ratio)."""
     return pytestconfig.stash.setdefault(_GROWTH, [])
 
 
@@ -64,21 +64,21 @@ def latency(pytestconfig: pytest.Config) -> dict[tuple[str, str], float]:
 
 @pytest.fixture(scope="session")
 def speeds(pytestconfig: pytest.Config) -> dict[str, dict[tuple[str, str], str]]:
-    """Tables by title: (row, column) -> what stands there."""
+    """Tables by title: (row, column) -> text of the cell."""
     return pytestconfig.stash.setdefault(_SPEEDS, {})
 
 
 @pytest.fixture(scope="session")
 def tables(pytestconfig: pytest.Config) -> dict[str, list[str]]:
-    """Tables that are lines already, by title."""
+    """Tables by title, as lines of text."""
     return pytestconfig.stash.setdefault(_TABLES, {})
 
 
 @pytest.fixture
 def timed(benchmark: Any, measuring: bool) -> Callable[..., float | None]:
-    """Have pytest-benchmark time what is done with chunks.
+    """A function that lets pytest-benchmark time work on chunks.
 
-    Returns the least time in seconds; None: no numbers are wanted.
+    It returns the least time in seconds, or None if nothing is measured.
     """
 
     def time(
@@ -98,11 +98,11 @@ def timed(benchmark: Any, measuring: bool) -> Callable[..., float | None]:
 
 @pytest.fixture(scope="session")
 def no_number(pytestconfig: pytest.Config) -> list[str]:
-    """Who gave other events than were sent, and which."""
+    """The parsers that returned wrong events, with the first of them."""
     return pytestconfig.stash.setdefault(_NO_NUMBER, [])
 
 
-# Behind the tables of pytest-benchmark, which are long.
+# After the tables of pytest-benchmark, which are long.
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     growth = config.stash.get(_GROWTH, [])
@@ -134,7 +134,7 @@ def _latency_lines(latency: dict[tuple[str, str], float]) -> Iterator[str]:
         return
     rows = list(dict.fromkeys(row for row, _ in latency))
     columns = list(dict.fromkeys(column for _, column in latency))
-    # Of a column like "chunked gzip", each word has a line of the head.
+    # Each word of a column like "chunked gzip" gets a line of the head.
     for part in (0, 1):
         words = [(*column.split(), "")[part] for column in columns]
         yield " " * 17 + "".join(f"{word:>9}" for word in words)

@@ -1,11 +1,11 @@
 """A server in a process of its own: HTTP/1.1 and, over TLS, HTTP/2, one request a connection.
 
-`start(folder)` runs this file and gives the `Loopback`. What a path answers:
+`start(folder)` runs this file and yields the `Loopback`. Its paths:
 
 - `/paced?count=&interval=&coding=&framing=`: one small event each `interval` seconds, in a write of
   its own; its data is its number and the clock when it was made. HTTP/2 has its own framing.
-- `/flood?count=&write=`: `count` events of stream a, one a chunk, as fast as they are taken, either
-  many of them a write ("block") or one ("event").
+- `/flood?count=&write=`: `count` events of stream a, one a chunk, as fast as the client reads,
+  either many of them a write ("block") or one ("event").
 
 The clock is `time.perf_counter_ns()`, which all processes of a machine share.
 """
@@ -31,22 +31,29 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from sse_fast._bench.streams import openai_chunks
 
 HOST = "127.0.0.1"
-TIMEOUT = 10.0  # seconds that a connection may stand still
-DISTINCT = 1000  # events that a flood repeats: some 340 KB
+TIMEOUT = 10.0
+"""Seconds that a connection may be idle."""
+DISTINCT = 1000
+"""Events that a flood repeats, 340 KB in all."""
 
 
 class Loopback(NamedTuple):
+    """A running server."""
+
     ca: str
     """The file of the certificate authority."""
     http: str
+    """The URL of HTTP/1.1."""
     https: str
-    """The one of HTTP/2."""
+    """The URL of HTTP/2."""
 
     def url(self, path: str, http2: bool = False, **query: Any) -> str:
         return f"{self.https if http2 else self.http}/{path}?{urlencode(query)}"
 
 
 class Flood(NamedTuple):
+    """The events of a flood."""
+
     blocks: list[bytes]
     """The bytes of one event each."""
     data: list[str]
@@ -55,7 +62,7 @@ class Flood(NamedTuple):
 
 @cache
 def flood(count: int) -> Flood:
-    """`count` events, which are the same ones over and over."""
+    """Return `count` events, which repeat after `DISTINCT`."""
     stream = openai_chunks(DISTINCT)
     times, rest = divmod(count, DISTINCT)
     blocks = stream.blocks * times + stream.blocks[:rest]
@@ -65,7 +72,7 @@ def flood(count: int) -> Flood:
 
 @contextmanager
 def start(folder: Path) -> Iterator[Loopback]:
-    # Here, as only the side of the client makes certificates.
+    # Imported here, since the server's process does not need it.
     import trustme
 
     authority = trustme.CA()
@@ -73,7 +80,7 @@ def start(folder: Path) -> Iterator[Loopback]:
     pair = authority.issue_cert(HOST).private_key_and_cert_chain_pem
     pair.write_to_path(folder / "server.pem")
     command = [sys.executable, __file__, str(folder / "server.pem")]
-    # It ends with its standard input, so also if this process is killed.
+    # The server ends with its standard input, even if this process is killed.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin is not None
         assert server.stdout is not None
@@ -113,7 +120,7 @@ def main(certificate: str) -> None:
 
 def listen(listener: socket.socket, answer: Callable[[socket.socket], None]) -> None:
     def talk(sock: socket.socket) -> None:
-        # A client that does not like what it gets leaves, and tells why itself.
+        # A client that finds wrong events disconnects and reports them itself.
         with sock, suppress(OSError):
             answer(sock)
 
@@ -151,7 +158,7 @@ def answer_http1(sock: socket.socket) -> None:
 
 
 def answer_http2(sock: socket.socket) -> None:
-    # Here, as HTTP/1.1 does without.
+    # Imported here, since HTTP/1.1 does not need it.
     from h2.config import H2Configuration
     from h2.connection import H2Connection
     from h2.events import RequestReceived
@@ -173,13 +180,13 @@ def answer_http2(sock: socket.socket) -> None:
         fields.append(("content-encoding", query["coding"]))
     connection.send_headers(stream, fields)
     sock.sendall(connection.data_to_send())
-    # Frames made by hand, as h2 takes a while that is not the client's. All of them are less than
-    # the window that every client opens with.
+    # Frames are made by hand, as the time of h2 would count as latency. All of them fit the initial
+    # flow-control window of every client.
     for part in paced(query):
         sock.sendall(struct.pack(">IxI", len(part) << 8, stream) + part)
     connection.end_stream(stream)
     sock.sendall(connection.data_to_send())
-    # Closed with something unread, the connection would be reset under the client.
+    # Closing with unread data would reset the connection.
     while sock.recv(65536):
         pass
 
@@ -215,14 +222,14 @@ def paced(query: dict[str, str]) -> Iterator[bytes]:
 
 
 def packer(coding: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
-    """What packs an event and flushes it, and what ends the body."""
+    """Return a function that compresses and flushes an event, and one that ends the body."""
     if coding == "gzip":
         gzip = zlib.compressobj(wbits=31)
         return lambda part: gzip.compress(part) + gzip.flush(zlib.Z_SYNC_FLUSH), gzip.flush
     if coding == "br":
         import brotli
 
-        # A quality that servers use in mid-stream: the default takes 0.3 ms an event.
+        # A quality that servers use for streams: the default takes 0.3 ms an event.
         br = brotli.Compressor(quality=4)
         return lambda part: br.process(part) + br.flush(), br.finish
     if coding == "zstd":

@@ -1,6 +1,6 @@
-"""Times that were measured elsewhere, for the tables and files of pytest-benchmark.
+"""Reports times that a benchmark measured itself through pytest-benchmark's tables and files.
 
-Its own clock would count what does not belong to them, or one benchmark where many take turns.
+Its own clock would include other work, and cannot time benchmarks that take turns.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import pytest
 _now = 0.0
 
 MARK = pytest.mark.benchmark(timer=lambda: _now)
-"""For the tests that call `record`."""
+"""The mark of tests that call `record`."""
 
 
 def record(benchmark: Any, group: str, seconds: Sequence[float], **extra: Any) -> None:
-    """Let each of these times be a round of the benchmark; if it is disabled, there may be none."""
+    """Report each time, in seconds, as a round of the benchmark; there may be none if disabled."""
     benchmark.group = group
     benchmark.extra_info.update(extra)
     rounds = iter(seconds)

@@ -1,4 +1,4 @@
-"""The ways under comparison to get the events of a URL, or the bytes that nobody has parsed yet."""
+"""The ways under comparison to read the events, or the unparsed bytes, of a URL."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import sse_fast
 from bench.loopback import Loopback, flood
 from tests.support.clients import AOPENERS, HTTPX, OPENERS, READERS, TIMEOUT, Reader, tls
 
-RAW, RAW_ASYNCIO = "raw transport", "raw transport, asyncio"
-HTTPX_SSE, FED = "httpx, httpx-sse", "aiohttp, our Parser by hand"
+RAW, RAW_ASYNCIO = "open_stream", "aopen_stream"
+HTTPX_SSE, FED = "httpx, httpx-sse", "aiohttp, Parser.feed"
 
 
-# -- What a row does with what it opened: it counts, and keeps what it got if asked to -------------
+# -- Taking the items of a stream: they are counted, and kept on request --------------------------
 
 
 def take_events(stream: Any, keep: list[Any] | None) -> int:
@@ -71,6 +71,8 @@ async def atake_bytes(chunks: Any, keep: list[Any] | None) -> int:
 
 @dataclass(frozen=True)
 class Row:
+    """A way to read a URL."""
+
     name: str
     reader: Reader
     take: Any
@@ -78,22 +80,22 @@ class Row:
     """The row that iterates over the bytes of the same library."""
 
     def run(self, server: Loopback, write: str, count: int, keep: list[Any] | None = None) -> None:
-        """A request for `count` events; AssertionError: it got more, or less."""
+        """Send a request for `count` events and check that as many arrive."""
         url = server.url("flood", count=count, write=write)
-        # With an authority of its own, as httpx else takes 19 ms to load those of the web.
+        # With one authority only, since httpx takes 19 ms to load those of the web.
         got = self.reader.run(partial(self.take, keep=keep), url, ca=server.ca)
         expected = flood(count).size if self.of_bytes else count
         assert got == expected, f"{self.name} gives {got} of {expected}"
 
     def check(self, server: Loopback, write: str, count: int) -> None:
-        """A request of which everything is compared with what was sent."""
+        """Send a request and compare all of its events or bytes with what was sent."""
         kept: list[Any] = []
         self.run(server, write, count, kept)
         if self.of_bytes:
             right = b"".join(kept) == b"".join(flood(count).blocks)
         else:
             right = kept == flood(count).data
-        assert right, f"{self.name} gives something else than was sent"
+        assert right, f"{self.name} does not return what was sent"
 
     @property
     def of_bytes(self) -> bool:

@@ -1,1 +1,1 @@
-"""What `sse-fast bench` and the benchmarks of the repository share; nothing else loads it."""
+"""Shared by `sse-fast bench` and the benchmarks of the repository: streams, rivals, timing."""

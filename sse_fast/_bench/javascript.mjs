@@ -1,19 +1,19 @@
-// What javascript.py runs: node javascript.mjs NAME FOLDER [read FILE | time FILE EVENTS SECONDS]
+// Run by javascript.py: node javascript.mjs NAME FOLDER [read FILE | time FILE EVENTS SECONDS]
 //
-// The answer is one line of JSON: {"version", "node"}, with "events" or "ns" as asked for, or only
-// {"missing"} or {"wrong"}, which say why there is none.
+// The answer is one line of JSON: {"version", "node"} with "events" or "ns" as requested, or only
+// {"missing"} or {"wrong"}, which say why there is no result.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-// Each returns what begins a new parser: a function that takes chunks.
+// Each returns a function that creates a parser, which is a function of a chunk.
 const LOADERS = {
   async "eventsource-parser"(require) {
     const { createParser } = await import(pathToFileURL(require.resolve("eventsource-parser")));
     return (onEvent) => {
-      // It takes text, so the decoding belongs to it.
+      // The parser takes text, so the time of decoding counts as its own.
       const decoder = new TextDecoder();
       const parser = createParser({ onEvent });
       return (chunk) => parser.feed(decoder.decode(chunk, { stream: true }));
@@ -22,12 +22,12 @@ const LOADERS = {
   async "@microsoft/fetch-event-source"(require) {
     const { getLines, getMessages } = require("@microsoft/fetch-event-source/lib/cjs/parse.js");
     const ignore = () => {};
-    // What fetchEventSource() gives each chunk of a response to.
+    // fetchEventSource() passes each chunk of a response to these.
     return (onEvent) => getLines(getMessages(ignore, ignore, onEvent));
   },
 };
 
-// Each chunk behind its length in four bytes, little-endian.
+// The file has the length of each chunk in four bytes, little-endian, followed by the chunk.
 function readChunks(file) {
   const bytes = readFileSync(file);
   const chunks = [];
@@ -45,8 +45,8 @@ function read(begin, chunks) {
   return { events };
 }
 
-// The fastest pass of as many as fit the time. The first ones, before the code is compiled, are the
-// slowest: where there is time for more than those, they do not count.
+// Returns the fastest of the passes that fit the time. The first passes are slow, since the code is
+// not compiled yet; they count only if there is no time for more.
 function time(begin, chunks, expected, seconds) {
   const until = process.hrtime.bigint() + BigInt(Math.round(seconds * 1e9));
   let best = null;

@@ -1,8 +1,10 @@
-"""The JavaScript parsers under comparison, run by Node where it is there; nothing is downloaded.
+"""The JavaScript parsers under comparison, run by Node if it is installed.
+
+Nothing is downloaded. By default the packages are looked up from the current folder, into which
 
     npm install eventsource-parser@4.1.3 @microsoft/fetch-event-source@2.0.1
 
-puts them into the current folder, where they are looked for, unless another one is named.
+installs them.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from sse_fast._bench.rivals import Events
 
 
 class Found(NamedTuple):
-    """What there is of a parser."""
+    """The versions of an installed parser."""
 
     version: str
-    """Of its package, which need not be the one of `JAVASCRIPT`."""
+    """The version of its package, which may differ from the one in `JAVASCRIPT`."""
     node: str
     """The version of Node."""
 
@@ -32,10 +34,10 @@ JAVASCRIPT: dict[str, str] = {
     "eventsource-parser (JS)": "eventsource-parser@4.1.3",
     "fetch-event-source (JS)": "@microsoft/fetch-event-source@2.0.1",
 }
-"""Name -> what npm installs.
+"""Name -> npm package.
 
-eventsource-parser takes text: a `TextDecoder` for each stream belongs to it. Of fetch-event-source
-it is the parser alone, without the `fetch`."""
+eventsource-parser takes text, so a `TextDecoder` for each stream is part of it. Of
+fetch-event-source only the parser is measured, without `fetch`."""
 
 _SCRIPT = Path(__file__).with_name("javascript.mjs")
 
@@ -45,17 +47,17 @@ def find(name: str, folder: Path | None = None) -> Found:
 
     Args:
         name: one of `JAVASCRIPT`.
-        folder: where npm installed it, here or in a folder above; None: the current one.
+        folder: where npm installed it, or a folder below that; None: the current folder.
 
     Raises:
-        ImportError: there is no Node, or no such package; it says which, and what to do.
+        ImportError: Node or the package is missing; the message says which, and the remedy.
     """
     answer = _run(name, folder)
     return Found(answer["version"], answer["node"])
 
 
 def read(name: str, chunks: Iterable[bytes], folder: Path | None = None) -> Events:
-    """The events that a parser gives, as (type or "message", data, id or "").
+    """Return the events of a parser, as (type or "message", data, id or "").
 
     Raises:
         ImportError: as `find` does.
@@ -72,13 +74,17 @@ def time(
     seconds: float = 1.0,
     folder: Path | None = None,
 ) -> float:
-    """The time that a new parser takes for all of the chunks, in nanoseconds.
+    """Return the time that a new parser takes for all chunks, in nanoseconds.
 
-    It is the least of as many passes as fit `seconds`, but at least of one, in one process and
-    without its start. Each event is counted and dropped.
+    It is the fastest of the passes that fit `seconds` (at least one), in one process and without
+    its start. Events are counted and dropped.
 
     Args:
-        events: how many there have to be.
+        name: one of `JAVASCRIPT`.
+        chunks: the stream.
+        events: the number of events that the stream has.
+        seconds: the time to spend.
+        folder: as in `find`.
 
     Raises:
         ImportError: as `find` does.
@@ -99,8 +105,7 @@ def _run(
     node = shutil.which("node")
     if node is None:
         raise ImportError(
-            "Expected Node (node) on the PATH, got none: without it there are no numbers of "
-            "JavaScript parsers"
+            "Node (node) is not on the PATH: JavaScript parsers are not measured without it"
         )
     requirement = JAVASCRIPT[name]
     package = re.sub(r"(?<=.)@.*", "", requirement)
@@ -119,14 +124,14 @@ def _run(
     except ValueError:
         said = " ".join((done.stderr or done.stdout).split())[:200] or "nothing"
         broken = (
-            f"Expected Node ({node}) to run {name}, got exit status {done.returncode} "
-            f"and {said!r}: it may be too old"
+            f"Node ({node}) failed to run {name} with exit status {done.returncode} and "
+            f"{said!r}: it may be too old"
         )
-        # Asked whether it is there, it is not.
+        # For `find`, a parser that does not run is missing.
         raise (ImportError if what is None else RuntimeError)(broken) from None
     if "missing" in answer:
         raise ImportError(
-            f"Expected the npm package {package} in {where} or above, got none that loads "
+            f"The npm package {package} does not load from {where} "
             f"({answer['missing']}): npm install --prefix {where} {requirement}"
         )
     if "wrong" in answer:

@@ -1,4 +1,4 @@
-"""What numbers depend on, in words."""
+"""The machine that numbers were measured on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """The processor, the operating system, Python and today's date."""
+    """Return the processor, the operating system, Python and today's date."""
     return {
         "cpu": f"{_processor()}, {os.cpu_count()} logical cores, {platform.machine()}",
         "os": f"{platform.system()} {platform.release().partition('-')[0]}",
@@ -22,7 +22,7 @@ def describe() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The model, as far as the operating system tells."""
+    """Return the processor's model, if the operating system knows it."""
     try:
         if platform.system() == "Linux":
             # Processors other than x86 have no such line.

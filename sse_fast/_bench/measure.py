@@ -1,6 +1,6 @@
-"""Times of parsers over chunks in memory: they take turns in one process, the least time counts.
+"""Times parsers over chunks in memory: they take turns in one process, and the least time counts.
 
-A parser that gives other events than were sent has no time, but what it gives.
+A parser that returns wrong events gets no time; its first wrong event is reported instead.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from sse_fast._bench.rivals import RIVALS, Event, Events
 from sse_fast._bench.streams import Stream
 
 FLOOR = "objects only"
-"""The row of the native function that makes the same lists, events and texts of known spans."""
+"""The row of the native function that makes the same lists, events and texts from known spans."""
 LINES = "lines only"
-"""The row of the native function that finds the end of every line of them."""
+"""The row of the native function that finds the end of every line."""
 CALLS = "empty calls"
 """The row of a native method that takes each chunk and does nothing."""
 _TURNS = 3
-"""How often each has its turn, at least."""
+"""The minimum number of turns of each parser."""
 _TURN = 0.01
-"""Seconds that a turn takes, or one pass if that takes longer."""
+"""Seconds of a turn; a turn has at least one pass."""
 _NODE = 0.5
-"""Seconds after which Node has compiled what it runs often."""
+"""Seconds after which Node has compiled hot code."""
 _NODE_TURNS = 5
-"""How often a process of Node is begun: one in two compiles some parsers to code that takes 1.6
-times as long."""
+"""How often a Node process is started: every second one compiles some parsers to code that is 1.6
+times slower."""
 _EXCERPT = 40
-"""Characters of a text that a line has room for."""
+"""The most characters of a text that a report shows."""
 
 
 def _ignore(share: float) -> None:
@@ -43,26 +43,34 @@ def _ignore(share: float) -> None:
 
 @dataclass
 class Cell:
-    """A stream in chunks of one kind, and what the parsers made of it."""
+    """The results of the parsers on one stream, cut into chunks of one kind."""
 
     stream: str
     chunking: str
     events: int
     size: int
-    """Bytes."""
+    """Bytes of the stream."""
     times: dict[str, float] = field(default_factory=dict)
-    """Name -> nanoseconds for all of the chunks."""
+    """Name -> nanoseconds for all chunks."""
     wrong: dict[str, str] = field(default_factory=dict)
-    """Name -> the first event that is not what was sent."""
+    """Name -> the first event that is wrong."""
     missing: dict[str, str] = field(default_factory=dict)
-    """Name -> why there is no such parser here."""
+    """Name -> why the parser is not available."""
 
     def per_event(self, name: str) -> float:
-        """Nanoseconds; KeyError: it has no time."""
+        """Return nanoseconds an event.
+
+        Raises:
+            KeyError: the parser has no time.
+        """
         return self.times[name] / self.events
 
     def ratio(self, slower: str, faster: str = "sse_fast") -> float:
-        """How many times the time of one the other takes; KeyError: one has none."""
+        """Return the time of `slower` divided by that of `faster`.
+
+        Raises:
+            KeyError: one of them has no time.
+        """
         return self.times[slower] / self.times[faster]
 
 
@@ -76,16 +84,18 @@ def measure(
     folder: Path | None = None,
     progress: Callable[[float], object] = _ignore,
 ) -> Cell:
-    """Have the parsers read a stream, check what they give, and time those that are right.
+    """Let parsers read a stream, check their events, and time those that are right.
 
     Args:
-        names: of `RIVALS` and `JAVASCRIPT`.
-        seconds: what each gets, at least; three turns, if they take longer; those of Node five
-            times half a second, before which their code is not as fast as it gets.
-        floor: whether `FLOOR`, `LINES` and `CALLS` take their turns too; needs the extension.
-        folder: where npm installed the parsers of Node, here or in a folder above; None: the
-            current one.
-        progress: is told how much of the time is over, up to 1.
+        stream: the stream.
+        chunking: how it is cut, one of `CHUNKINGS`.
+        names: names of `RIVALS` and `JAVASCRIPT`.
+        seconds: the minimum time of each parser; at least three turns, and for Node's parsers five
+            times half a second, as their code is slower before.
+        floor: whether `FLOOR`, `LINES` and `CALLS` are measured too; needs the extension.
+        folder: where npm installed the JavaScript parsers, or a folder below that; None: the
+            current folder.
+        progress: called with the share of the work that is done, from 0 to 1.
     """
     chunks = stream.chunks(chunking)
     cell = Cell(stream.name, chunking, len(stream.events), sum(map(len, chunks)))
@@ -111,7 +121,7 @@ def measure(
                 works[name] = partial(parse, chunks, False)
     if floor:
         works.update(floors(chunks))
-    # Node is another process, which has its turns between those of the others.
+    # Node's processes take turns with the parsers in this process.
     turns = _NODE_TURNS if of_node else 1
     here = len(works) / max(1, len(works) + len(of_node))
     for turn in range(turns):
@@ -134,7 +144,7 @@ def measure(
 
 
 def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
-    """What is no parser, but what no parser can do without."""
+    """Return the work that every parser has to do: making objects, finding lines, being called."""
     from sse_fast._core import parser_c  # type: ignore[attr-defined]
 
     feed = parser_c.Parser().feed
@@ -149,7 +159,7 @@ def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
 
 
 def difference(expected: Events, given: Events) -> str:
-    """The first event in which they differ, counted from 1, cut to what fits a line."""
+    """Describe the first event that differs, counted from 1, in one line."""
     for number, (right, wrong) in enumerate(zip_longest(expected, given), 1):
         if right != wrong:
             return f"event {number}: expected {_short(right, wrong)}, got {_short(wrong, right)}"
@@ -164,7 +174,7 @@ def _short(event: Event | None, other: Event | None) -> str:
 
 
 def _excerpt(text: str, other: str) -> str:
-    """All of a short text; of a long one some of where the other is different."""
+    """Return a short text whole, and of a long text the part around the first difference."""
     if len(text) <= _EXCERPT:
         return repr(text)
     same = takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
@@ -179,11 +189,14 @@ def least(
     *,
     progress: Callable[[float], object] = _ignore,
 ) -> dict[str, float]:
-    """The least time of each in nanoseconds; they take turns, so that all meet the same machine.
+    """Return the least time of each function in nanoseconds.
+
+    They take turns, so that other load on the machine affects all of them.
 
     Args:
-        seconds: what each gets, at least; three turns, if they take longer.
-        progress: is told how much of the time is over, up to 1.
+        works: name -> function.
+        seconds: the minimum time of each; at least three turns.
+        progress: called with the share of the work that is done, from 0 to 1.
     """
     clock = time.perf_counter_ns
     best: dict[str, float] = {}
@@ -210,7 +223,7 @@ def least(
 
 @contextmanager
 def quiet_heap() -> Iterator[None]:
-    """What is there already is nothing that the collections of a measurement should look at."""
+    """Keep the cycle collector from traversing objects that existed before the measurement."""
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""The picture of `sse-fast bench`: bars on a logarithmic scale, a panel for each column."""
+"""The plot of `sse-fast bench`: bars on a logarithmic scale, a panel for each column."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from sse_fast._bench.javascript import JAVASCRIPT
 from sse_fast._bench.measure import FLOOR, Cell
 
-# A card of its own, the same on dark pages; what is told apart differs in lightness or hatching, so
-# that it does in print too.
+# An opaque card, which looks the same on dark pages. The bars differ in lightness or hatching, so
+# that they can be told apart in print.
 _PAPER, _LINE, _INK, _FAINT = "#fcfcfb", "#d8d8d3", "#1c1c1c", "#5f5f5f"
 _OURS = {"facecolor": "#0b4fb3", "edgecolor": "#0b4fb3"}
 _OTHER = {"facecolor": "#b9bfc9", "edgecolor": "#b9bfc9"}
 _SCRIPT = {"facecolor": "#eceef1", "edgecolor": "#8d95a3", "hatch": "////"}
 _FLOOR = {"facecolor": _PAPER, "edgecolor": _INK}
 
-# Text as text, and the same bytes for the same numbers.
+# Text stays text, and the same numbers give the same bytes.
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
@@ -43,12 +43,14 @@ def draw(
     streams: Mapping[str, str],
     notes: Sequence[str],
 ) -> None:
-    """Draw it into a file, as what the end of its name says.
+    """Draw the results into a file, whose ending gives the format.
 
     Args:
-        labels: parser -> what stands beside its bar; the first one is ours.
-        streams: name -> what it is.
-        notes: lines of text, below what the bars are.
+        path: the file.
+        cells: the results, a panel each.
+        labels: parser -> label of its bar; the first is that of sse_fast.
+        streams: name of a stream -> description.
+        notes: lines of text below the legend.
     """
     rows = [name for name in (*labels, FLOOR) if any(name in cell.times for cell in cells)]
     legend = ["Shorter is better; the scale is logarithmic."]
@@ -64,7 +66,7 @@ def draw(
 
     times = [cell.per_event(name) for cell in cells for name in rows if name in cell.times]
     most = max(times, default=10)
-    # Of a logarithmic scale any place can be the left one.
+    # A logarithmic scale has no zero: it begins at the power of ten below the least time.
     decade = math.floor(math.log10(min(times, default=1) / 1.5))
     left = 10.0**decade
     limits = (left, left * (most / left) ** (_BARS / (_BARS - _NUMBERS)))
@@ -79,7 +81,7 @@ def draw(
         strong = {"color": _INK, "weight": "bold"}
         write(_EDGE, height - 0.4, "Nanoseconds an event", **{**strong, "size": 15})
         write(_EDGE, height - 0.65, "\n".join([*legend, "", *notes]), va="top", linespacing=1.5)
-        # The title has the place of the first panel.
+        # The title takes the place of the first panel.
         for place, cell in enumerate(cells, 1):
             x = place % 2 * width / 2
             top = height - place // 2 * down

@@ -1,11 +1,10 @@
 """The Python parsers under comparison, each as a function that takes chunks and makes every event.
 
-Each is driven as its own client drives it, but that the generators, checks and exceptions which a
-client puts around its parser are left out, where they can be. Of a parser that takes text, the
-decoding belongs to it, once. Names that begin with an underscore are those of the pinned versions.
+Each parser is driven as its own client drives it, without the client's generators, checks and
+exceptions where possible. If a parser takes text, decoding counts as part of it. Private names are
+those of the pinned versions.
 
-The streams end with a blank line, so what a parser does at the end of one is left out too, unless
-it does so by itself.
+The streams end with a blank line, so the parsers' handling of an end is left out.
 """
 
 from __future__ import annotations
@@ -23,36 +22,38 @@ Event = tuple[str, str, str]
 """(type or "message", data, id or "")"""
 Events = list[Event]
 Parse = Callable[[Iterable[bytes], bool], Events]
-"""`parse(chunks, keep)`: a new parser, over all of the chunks. With `keep` it returns the events;
-else it drops each at once and returns []."""
+"""`parse(chunks, keep)` runs a new parser over all chunks. With `keep` it returns the events;
+otherwise it drops each immediately and returns []."""
 
 
 class Rival(NamedTuple):
+    """A parser under comparison."""
+
     name: str
     requirement: str
-    """What pip installs, as the extra [bench] has it; "" for our own."""
+    """The requirement in the extra [bench]; "" for the parsers of sse_fast."""
     make: Callable[[], Parse]
-    """Import it; raises ImportError."""
+    """Imports the parser; raises ImportError."""
 
     def load(self) -> Parse:
-        """Import it.
+        """Import the parser.
 
         Raises:
-            ImportError: it is not installed, or in a version that is not known here.
+            ImportError: it is not installed, or its version is not supported.
         """
         try:
             return self.make()
         except ImportError as error:
             if not self.requirement:
-                remedy = "SSE_FAST_REQUIRE_EXTENSIONS=1 pip install tells why it was not built"
+                remedy = "SSE_FAST_REQUIRE_EXTENSIONS=1 pip install shows why it was not built"
             else:
                 remedy = "pip install 'sse-fast[bench]'"
             package, _, condition = (self.requirement or self.name).partition("; ")
             wanted = f"{package} (where {condition})" if condition else package
-            raise ImportError(f"Expected {wanted}, got none ({error}): {remedy}") from error
+            raise ImportError(f"{wanted} is not available ({error}): {remedy}") from error
 
     def version(self) -> str:
-        """The installed version, which need not be the one of `requirement`.
+        """Return the installed version, which may differ from `requirement`.
 
         Raises:
             ImportError: it is not installed.
@@ -65,7 +66,7 @@ def _version(requirement: str) -> str:
 
 
 def _part(module: str, name: str) -> Any:
-    """A class of a library."""
+    """Return a class of a library."""
     found = getattr(import_module(module), name, None)
     if found is None:
         raise ImportError(f"{module!r} has no {name!r}")
@@ -73,12 +74,12 @@ def _part(module: str, name: str) -> Any:
 
 
 def _text_decoder() -> Callable[[bytes], str]:
-    """As those of httpx and httpx2 are made."""
+    """Return a decoder like those of httpx and httpx2."""
     return codecs.getincrementaldecoder("utf-8")("replace").decode
 
 
 def _finish(events: Iterable[Any], keep: bool, id: str = "id") -> Events:
-    """Take what a generator of events yields."""
+    """Consume a generator of events."""
     if keep:
         return [(it.event or "message", it.data, getattr(it, id) or "") for it in events]
     for _ in events:
@@ -101,19 +102,19 @@ def _ours(module: str) -> Parse:
 
 
 def _launchdarkly() -> Parse:
-    # What SSEClient reads a connection by.
+    # SSEClient reads a connection with these.
     reader = _part("ld_eventsource.reader", "_SSEReader")
     lines_from = _part("ld_eventsource.reader", "_BufferedLineReader").lines_from
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
-        # An event has its own id too, which is None where the one before stays in force.
+        # `id` would be None where the last event ID stays in force.
         return _finish(reader(lines_from(chunks)).events_and_comments(), keep, "last_event_id")
 
     return parse
 
 
 def _httpx_sse() -> Parse:
-    # What EventSource.iter_sse() does: httpx decodes the text, these two the lines and events.
+    # As EventSource.iter_sse() does: httpx decodes text, these two lines and events.
     line_decoder = _part("httpx_sse._decoders", "SSELineDecoder")
     event_decoder = _part("httpx_sse._decoders", "SSEDecoder")
 
@@ -133,7 +134,7 @@ def _httpx_sse() -> Parse:
 
 
 def _anthropic() -> Parse:
-    # The decoder of a client is a new one for each response.
+    # The client makes a new decoder for each response.
     decoder = _part("anthropic._streaming", "SSEDecoder")
     return lambda chunks, keep: _finish(decoder().iter_bytes(iter(chunks)), keep)
 
@@ -144,19 +145,19 @@ def _openai() -> Parse:
 
 
 def _sseclient() -> Parse:
-    # Another distribution, sseclient, has a module of that name.
+    # The distribution `sseclient` has a module of the same name.
     _version("sseclient-py")
     client = _part("sseclient", "SSEClient")
     return lambda chunks, keep: _finish(client(chunks).events(), keep)
 
 
 def _httpx2() -> Parse:
-    # What EventSource.__iter__() does with the text that a response decodes.
+    # As EventSource.__iter__() does with the decoded text of a response.
     parser = _part("httpx2._sse", "_SSEParser")
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         decode_text = _text_decoder()
-        # With a limit, as it has by default, but one that the long events are below.
+        # With a limit, as by default, but one that the longest events fit.
         decode = parser(16 * 2**20).decode
         kept = []
         for chunk in chunks:
@@ -197,4 +198,4 @@ RIVALS: dict[str, Rival] = {
         Rival("openai", "openai==3.54.0; python_version >= '3.11'", _openai),
     )
 }
-"""Our own two, then the others by speed on stream a."""
+"""The two cores of sse_fast, then the others by speed on stream a."""

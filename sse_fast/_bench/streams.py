@@ -1,4 +1,4 @@
-"""Streams for the benchmarks: seeded, named, and with the events that a parser has to give."""
+"""Streams for the benchmarks: seeded, named, and with the events that a parser must return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNKINGS: dict[str, int | None] = {
     "16 bytes": 16,
     "1 byte": 1,
 }
-"""Name -> the size of a piece; None: one event each; 0: all in one."""
+"""Name -> bytes of a chunk; None: one event in each; 0: the whole stream in one."""
 
 
 class Stream(NamedTuple):
@@ -31,7 +31,7 @@ class Stream(NamedTuple):
     events: list[tuple[str, str, str]]
 
     def chunks(self, chunking: str) -> list[bytes]:
-        """The stream in the pieces that `CHUNKINGS` names."""
+        """Return the stream in chunks of a kind that `CHUNKINGS` names."""
         if chunking not in CHUNKINGS:
             raise ValueError(f"Expected a chunking of {_listed(CHUNKINGS)}, got {chunking!r}")
         size = CHUNKINGS[chunking]
@@ -47,8 +47,8 @@ def make(name: str, size: int | None = None) -> Stream:
 
     Args:
         name: one of `STREAMS`.
-        size: the number of events; of e1 and e2, the bytes of data in the one event. None: what
-            stays in a processor's cache, some 256 KiB (e1 and e2: 1 MiB).
+        size: the number of events, or for e1 and e2 the bytes of data in the one event. None: a
+            stream that fits a processor's cache, some 256 KiB (e1 and e2: 1 MiB).
     """
     if name not in STREAMS:
         raise ValueError(f"Expected a stream of {_listed(STREAMS)}, got {name!r}")
@@ -64,7 +64,7 @@ def _listed(names: dict[str, Any]) -> str:
 
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-# Words as a model writes them in other languages, by the width of their characters in memory.
+# Words of other languages, by the width of their characters in memory.
 _WORDS = (
     "où déjà été naïve cœur garçon señal mañana corazón über schön größte Straße fjørd smörgås",
     "привет мир это слово который потом ничего большой москва вопрос ответ сегодня",
@@ -74,7 +74,7 @@ _WORDS = (
 
 
 def openai_chunks(count: int) -> Stream:
-    """Stream a: the chunks of an OpenAI chat completion, about 330 bytes of ASCII JSON each."""
+    """Make stream a: the chunks of an OpenAI chat completion, 330 bytes of ASCII JSON each."""
     dice = random.Random(42)
     words = ["".join(dice.choices(_LETTERS[:26], k=dice.randint(1, 9))) for _ in range(500)]
     return _openai(
@@ -83,7 +83,7 @@ def openai_chunks(count: int) -> Stream:
 
 
 def openai_chunks_of_all_scripts(count: int) -> Stream:
-    """Stream au: as a, but that the text of 30 % of the events is not ASCII."""
+    """Make stream au: like a, but with non-ASCII text in 30 % of the events."""
     dice = random.Random(43)
     words = ["".join(dice.choices(_LETTERS[:26], k=dice.randint(1, 9))) for _ in range(500)]
     scripts = [line.split() for line in _WORDS]
@@ -129,7 +129,7 @@ def _openai(
 
 
 def anthropic_deltas(count: int) -> Stream:
-    """Stream b: the deltas of an Anthropic message, about 130 bytes each."""
+    """Make stream b: the deltas of an Anthropic message, about 130 bytes each."""
     dice = random.Random(44)
     words = ["".join(dice.choices(_LETTERS[:26], k=dice.randint(1, 9))) for _ in range(500)]
     event_type = "content_block_delta"
@@ -144,7 +144,7 @@ def anthropic_deltas(count: int) -> Stream:
 
 
 def recent_changes(count: int) -> Stream:
-    """Stream c: Wikimedia's recent changes, with an id of 150 bytes and 1.2 kB of data each."""
+    """Make stream c: Wikimedia's recent changes, with 150 bytes of id and 1.2 kB of data each."""
     dice = random.Random(45)
     hexadecimal = "0123456789abcdef"
     words = ["".join(dice.choices(_LETTERS[:26], k=dice.randint(2, 10))) for _ in range(500)]
@@ -205,7 +205,7 @@ def recent_changes(count: int) -> Stream:
 
 
 def ticks(count: int) -> Stream:
-    """Stream d: the shortest events that there are in practice, 13 bytes each."""
+    """Make stream d: the shortest events found in practice, 13 bytes each."""
     dice = random.Random(46)
     numbers = [str(dice.randint(10_000, 99_999)) for _ in range(count)]
     blocks = [b"data: %b\n\n" % number.encode() for number in numbers]
@@ -214,14 +214,14 @@ def ticks(count: int) -> Stream:
 
 
 def one_line(size: int) -> Stream:
-    """Stream e1: one event of `size` bytes in one line, as of a picture in base64."""
+    """Make stream e1: one event of `size` bytes in one line, like an image in base64."""
     data = _base64(47, size)
     block = b"data: %b\n\n" % data.encode()
     return Stream("e1", "one event in one line, 1 MiB by default", [block], [("message", data, "")])
 
 
 def many_lines(size: int) -> Stream:
-    """Stream e2: one event of `size` bytes in lines of some 105, which at 1 MiB are 10,000."""
+    """Make stream e2: one event of `size` bytes in lines of 105 bytes, 10,000 lines at 1 MiB."""
     text = _base64(48, size)
     count = max(1, size * 10_000 // 2**20)
     bounds = [size * number // count for number in range(count + 1)]
@@ -252,5 +252,5 @@ STREAMS: dict[str, Callable[[int], Stream]] = {
     "e1": one_line,
     "e2": many_lines,
 }
-"""Name -> what makes it, of a number of events (e1 and e2: of bytes)."""
+"""Name -> function that makes the stream from a number of events (e1 and e2: of bytes)."""
 _SIZES = {"a": 800, "au": 800, "b": 2000, "c": 180, "d": 20_000, "e1": 2**20, "e2": 2**20}

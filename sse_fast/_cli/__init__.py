@@ -1,7 +1,7 @@
-"""The command `sse-fast`: one file here per subcommand.
+"""The command `sse-fast`: one file per subcommand.
 
-Exit codes: 0 it worked, 1 it did not (one line on standard error says why), 2 the command line is
-wrong, 130 interrupted, 141 nobody reads the output any more.
+Exit codes: 0 success, 1 failure (one line on standard error says why), 2 wrong command line,
+130 interrupted, 141 the reader of the output is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code.
+
+    Args:
+        argv: the arguments after the command's name; None: those of the process.
+    """
     core = "Cython" if ACCELERATED else "plain Python"
     parser = argparse.ArgumentParser(
         prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
@@ -31,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
         status: int = arguments.run(arguments)
-        # Here, where a closed pipe can still be caught.
+        # The interpreter would flush at its exit, where a closed pipe is not caught any more.
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The interpreter flushes at its exit: let that go nowhere.
+        # The interpreter flushes again at its exit, which must not fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -45,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
         return 1
     except ResponseError as error:
-        # What the server has to say is what the user wants to read.
+        # The body of a refused response usually explains the refusal.
         text = error.response.body.decode("utf-8", "replace").strip()
-        # A terminal would obey some of it.
+        # Control characters from a server must not reach the terminal.
         body = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
         print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""What several commands share: how a URL is asked, where output may go, and how it looks."""
+"""Parts of several commands: request options, output files, lines of JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from urllib.parse import quote, urlsplit
 from sse_fast import EventSource
 from sse_fast._request import URL_CHARACTERS
 
-# Of one str: at once, without a look at what it is made of.
+# Encodes one str three times as fast as json.dumps, which inspects each value's type.
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked for, and up to where; `event_source` and `log_if_verbose` heed it."""
+    """Add the options of a request, which `event_source` and `log_if_verbose` read."""
     parser.add_argument("-X", "--request", metavar="METHOD", help="the request method")
     parser.add_argument(
         "-H",
@@ -29,51 +29,55 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         metavar="LINE",
         action="append",
         default=[],
-        help="a header field, 'Name: value'; 'Name:' leaves out one that would be sent, "
-        "'Name;' sends it empty",
+        help="a header field, 'Name: value'; 'Name:' removes a default field, "
+        "'Name;' sends an empty one",
     )
     parser.add_argument(
         "-d",
         "--data",
         metavar="DATA",
         action="append",
-        help="the request body, sent by POST; @FILE takes it from a file, @- from standard input; "
-        "several are joined with &",
+        help="the request body, sent by POST; @FILE reads it from a file, @- from standard input; "
+        "several bodies are joined with &",
     )
     parser.add_argument(
-        "--last-event-id", metavar="ID", default="", help="ask for what follows this event"
+        "--last-event-id", metavar="ID", default="", help="ask for the events after this one"
     )
     parser.add_argument(
-        "--until", metavar="DATA", help="stop at an event of this data; for example '[DONE]'"
+        "--until", metavar="DATA", help="stop at an event with this data, for example '[DONE]'"
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say on standard error what happens"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="log connections and reconnects to standard error",
     )
     parser.set_defaults(fail=parser.error)
 
 
 def log_if_verbose(arguments: argparse.Namespace) -> None:
+    """Log to standard error if `-v` was given."""
     if arguments.verbose:
         logging.basicConfig(format="sse-fast: %(message)s", level=logging.INFO)
         logging.getLogger("sse_fast").setLevel(logging.DEBUG)
 
 
 def is_url(arguments: argparse.Namespace) -> bool:
-    """Whether the source is one that can be asked; one of another scheme is refused."""
+    """Return whether the source is a URL; exit if its scheme is neither http nor https."""
     scheme, colon, _ = arguments.source.partition("://")
     if colon and scheme.lower() not in ("http", "https"):
-        arguments.fail(f"expected a URL of http or https, got one of {scheme!r}")
+        arguments.fail(f"only http and https URLs are supported, not {scheme!r}")
     return bool(colon)
 
 
 def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
-    """The client; it is not connected yet."""
+    """Make the client that the options describe; it is not connected yet."""
     url = arguments.source
     body = None if arguments.data is None else b"&".join(map(_read_data, arguments.data))
     defaults = {} if body is None else {"Content-Type": "application/x-www-form-urlencoded"}
     try:
         parts = urlsplit(url)
-        # Bytes that were no UTF-8 on the command line are sent as they are.
+        # Bytes of the command line that are invalid UTF-8 are sent unchanged.
         path, query = (
             quote(part, safe=URL_CHARACTERS, errors="surrogateescape")
             for part in (parts.path, parts.query)
@@ -93,7 +97,8 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
 
 
 def say(message: str) -> None:
-    # Where there is no standard error, print() would take standard output.
+    """Print a message to standard error, if there is one."""
+    # print(file=None) would print to standard output.
     if sys.stderr is not None:
         print(f"sse-fast: {message}", file=sys.stderr, flush=True)
 
@@ -101,8 +106,7 @@ def say(message: str) -> None:
 def json_line(
     event: str, data: str, id: str, retry: int | None, offset: int | None = None
 ) -> bytes:
-    """An event as a line of JSON; with an `offset`, if there is one."""
-    # Three times as fast as json.dumps, which looks at what each value is.
+    """Return an event as a line of JSON, with its byte offset if given."""
     retry_text = "null" if retry is None else retry
     more = "" if offset is None else f', "offset": {offset}'
     return (
@@ -112,22 +116,31 @@ def json_line(
 
 
 def standard_input() -> Any:
+    """Return standard input as a binary file.
+
+    Raises:
+        OSError: the process has none.
+    """
     if sys.stdin is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
     return sys.stdin.buffer
 
 
 def try_to_write(path: Path) -> None:
-    """Raises OSError; leaves what is there as it is."""
-    there = path.exists()
+    """Check that a file can be written, without changing it.
+
+    Raises:
+        OSError: it cannot.
+    """
+    exists = path.exists()
     path.open("ab").close()
-    if not there:
-        # A link that leads to it stays.
+    if not exists:
+        # A link to the file stays.
         path.resolve().unlink()
 
 
 def _read_data(data: str) -> bytes:
-    """`-d` as curl takes it: a file comes without its line ends."""
+    """Return the bytes of a `-d` option; like curl, drop line ends and NULs of a file."""
     if not data.startswith("@"):
         return os.fsencode(data)
     if data == "@-":
@@ -141,7 +154,7 @@ def _read_data(data: str) -> bytes:
 def _with_header_lines(
     defaults: dict[str, str], lines: Iterable[str]
 ) -> list[tuple[str, bytes | None]]:
-    """`-H` as curl takes it: a line replaces what would be sent, removes it or sends it empty."""
+    """Apply `-H` lines to default fields; like curl, a line replaces, removes or empties one."""
     fields: list[tuple[str, bytes | None]] = []
     for line in lines:
         name, colon, value = line.partition(":")
@@ -150,9 +163,11 @@ def _with_header_lines(
         if emptied:
             name = name[:-1]
         if not name or not (colon or emptied):
-            # Without the line itself: it may be a secret that lost its name.
-            raise ValueError("expected a header line 'Name: value', got one without that form")
+            # The line is not shown, since it may be a secret without its name.
+            raise ValueError("a header line has the form 'Name: value'")
         fields.append((name, os.fsencode(value) if value or emptied else None))
     given = {name.lower() for name, _ in fields}
-    own = [(name, os.fsencode(value)) for name, value in defaults.items()]
-    return [*(each for each in own if each[0].lower() not in given), *fields]
+    kept = [
+        (name, os.fsencode(value)) for name, value in defaults.items() if name.lower() not in given
+    ]
+    return [*kept, *fields]

@@ -1,4 +1,4 @@
-"""What the commands that serve have in common: an HTTP server of event streams, on loopback."""
+"""An HTTP server of event streams on loopback, for the commands that serve."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Each connection in a thread of its own, which nobody waits for at the end."""
+    """A server on 127.0.0.1 with a daemon thread for each connection."""
 
     daemon_threads = True
-    # A port that was just given up can be taken again; Windows would share one that is in use.
+    # Allows reuse of a port that was just closed; on Windows it would share a port in use.
     allow_reuse_address = os.name == "posix"
     request_queue_size = 64
 
@@ -22,35 +22,37 @@ class Server(socketserver.ThreadingTCPServer):
 
     @property
     def port(self) -> int:
+        """The port that it listens at."""
         port: int = self.server_address[1]
         return port
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Readers leave when they have what they want.
+        # Clients may disconnect at any time.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request. The pieces of its stream are sent as they are given, each as a chunk."""
+    """One request; each piece of the response is sent immediately, as an HTTP chunk."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def read_body(self) -> bytes:
-        """Of the request: it has to be read, or closing would take the response with it."""
+        """Read the request body; closing with unread bytes would reset the connection."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b""
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             body += self.rfile.read(size)
             self.rfile.readline()
-        # Trailers, and the blank line.
+        # Skip trailers and the blank line.
         while self.rfile.readline().strip():
             pass
         return body
 
     def begin(self) -> None:
+        """Send the head of a response that is an event stream."""
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Cache-Control", "no-store")
@@ -60,11 +62,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send(self, piece: bytes) -> None:
-        # One without bytes would be the end.
+        """Send bytes of the stream."""
+        # An empty chunk would end the body.
         if piece:
             self.wfile.write(b"%X\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
 
     def end(self) -> None:
+        """End the body."""
         if self._chunked:
             self.wfile.write(b"0\r\n\r\n")
 

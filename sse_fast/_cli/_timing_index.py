@@ -1,16 +1,16 @@
-"""The index of a capture: when each of its chunks arrived.
+"""The index of a capture, which says when each chunk arrived.
 
-It is a text beside the capture, by the name of that and `.timing`, of lines that end with LF:
+It is a text file beside the capture, named after it with `.timing` added. Its lines end with LF:
 
     # sse-fast timing 1, 2026-11-28T09:30:00.125+00:00, https://example.com/events
     0.000214	161
     0.250871	322
     30.004122	0
 
-The first says what it is, when the head of the response arrived, and whose response it was, without
-the query. Others that begin with # say nothing. Each of the rest is a chunk: the seconds from that
-head to its arrival, by a clock that is never set, a TAB, and its length in bytes. A last one of
-length 0 says when the recording came to its end, if it was not killed.
+The first line has the format version, the time at which the response head arrived, and the URL
+without its query. Other lines that begin with # are comments. Every other line is a chunk: the
+seconds from the response head to its arrival (monotonic clock), a TAB, and its length in bytes. A
+final line of length 0 gives the end of the recording; it is missing if the recorder was killed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ _FIRST = "# sse-fast timing 1"
 
 
 class Timing(NamedTuple):
-    """Of each chunk, when it arrived, and how long it is."""
+    """The arrival time (s after the response head) and length (bytes) of each chunk."""
 
     seconds: array[float]
     lengths: array[int]
 
 
 def path_beside(capture: Path) -> Path:
+    """Return the path of a capture's index."""
     return Path(f"{capture}.timing")
 
 
 def first_line(url: str) -> bytes:
+    """Return the first line of an index that begins now."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return f"{_FIRST}, {now}, {redact_url(url)}\n".encode()
 
 
 def line(seconds: float, length: int) -> bytes:
+    """Return the line of one chunk."""
     return b"%.6f\t%d\n" % (seconds, length)
 
 
 def read(path: Path, capture: Path) -> Timing:
-    """The index at that path, of that capture.
+    """Read the index of a capture.
 
-    A last line without its end was cut off with the recording, and is not looked at.
+    A final line without a line end was cut off with the recording and is ignored.
 
     Raises:
-        OSError: it cannot be read.
-        SSEError: it is none, or one of another capture.
+        OSError: a file cannot be read.
+        SSEError: the file is not an index, or belongs to another capture.
     """
     timing = Timing(array("d"), array("q"))
     latest, total, size = 0.0, 0, 0
@@ -76,16 +79,16 @@ def read(path: Path, capture: Path) -> Timing:
                 raise SSEError(f"{where} seconds, a TAB and a length, got {got}") from None
             if seconds < latest:
                 raise SSEError(
-                    f"{where} a time not before {latest:f}, that of a line above, got {got}"
+                    f"{where} a time of at least {latest:f}, as in the line before, got {got}"
                 )
             latest, total = seconds, total + length
             if total > size:
-                # Not once for all: both may still be growing, the capture first.
+                # Looked up again, as both files may still be growing, the capture first.
                 size = capture.stat().st_size
             if total > size:
                 raise SSEError(
                     f"{where} chunks within the {size} bytes of the capture, got {got}, which ends "
-                    f"at {total}: it is the index of another one"
+                    f"at {total}: the index belongs to another capture"
                 )
             timing.seconds.append(seconds)
             timing.lengths.append(length)

@@ -1,4 +1,4 @@
-"""`sse-fast bench`: the parser beside others, on this machine."""
+"""`sse-fast bench`: time the parser beside others on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sse_fast import __version__
 from sse_fast._cli._common import try_to_write
 
-# What times and draws is imported late: the other commands can do without.
+# Modules that time and draw are imported late, since other commands do not need them.
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,72 +30,77 @@ COLUMNS = (
     ("c", "one event"),
     ("d", "one event"),
 )
-# The objects of as many ticks as there are by default would not stay in a processor's cache.
+# The objects of the default number of ticks would not fit into a processor's cache.
 SIZES = {"d": 2000}
 FLOORS = {
-    "objects only": "a native loop makes the same lists, events and texts; no parsing",
-    "lines only": "a native loop finds the end of every line, and does no more",
+    "objects only": "a native loop makes the same lists, events and texts, without parsing",
+    "lines only": "a native loop finds the end of every line and does nothing else",
     "empty calls": "a native method takes each chunk and does nothing",
 }
 DOMINATES = """\
-In a real program the parser is the small part: the HTTP library takes
-1,000 to 10,000 ns an event, and decoding its JSON 500 to 7,000.
+In a real program the parser is a small part: the HTTP library takes
+1,000 to 10,000 ns an event, and decoding its JSON 500 to 7,000 ns.
 """
-NOISE = "Read the ratios: on a busy machine single times move by a third."
+NOISE = "Compare ratios: on a busy machine single times vary by a third."
 
 
 class Report(NamedTuple):
-    """What was measured, and of what."""
+    """The measurements and their circumstances."""
 
     cells: list[Cell]
-    """A column each."""
+    """The columns of the table."""
     streams: dict[str, str]
-    """Name -> what it is."""
+    """Name of a stream -> description."""
     versions: dict[str, str]
-    """Of each parser that is here; a row each."""
+    """Parser -> version; the rows of the table."""
     missing: dict[str, str]
-    """Parser -> why it is not."""
+    """Parser -> why it is not available."""
     machine: dict[str, str]
     command: str
 
     @property
     def ours(self) -> str:
+        """The name of sse_fast's parser."""
         return next(iter(self.versions))
 
     def labels(self) -> dict[str, str]:
+        """Return the label of each parser: its name and version."""
         return {name: f"{name} {version}" for name, version in self.versions.items()}
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "bench",
-        help="time the parser beside others, on this machine",
-        description="Time sse_fast beside the parsers of other libraries, over streams in memory. "
-        "One that gives other events than were sent has no number. Needs the extra [bench]; "
-        "parsers in JavaScript take part where Node and their npm packages are.",
+        help="time the parser beside others on this machine",
+        description="Time sse_fast beside the parsers of other libraries, on streams in memory. "
+        "A parser whose events are wrong gets no number. Needs the extra [bench]; JavaScript "
+        "parsers take part if Node and their npm packages are installed.",
     )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw it: a .png or .svg")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the result as .png or .svg")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table"
+    )
     parser.add_argument(
         "--streams",
         metavar="NAME",
         nargs="+",
-        help="a: like OpenAI's, au: the same, not all ASCII, b: like Anthropic's, c: like "
-        "Wikimedia's, d: ticks, e1 and e2: one event of 1 MiB, in one line and in many "
+        help="a: like OpenAI's, au: the same with non-ASCII text, b: like Anthropic's, c: like "
+        "Wikimedia's, d: ticks, e1 and e2: one event of 1 MiB, in one line and in many lines "
         "(default: a b c d)",
     )
     parser.add_argument(
         "--chunks",
         metavar="KIND",
         nargs="+",
-        help="'one event', 'whole', '64 KiB', '4 KiB', '16 bytes' or '1 byte'; in small ones some "
-        "parsers take hours for e1 and e2 (default: 'one event', and '64 KiB' of stream a)",
+        help="'one event', 'whole', '64 KiB', '4 KiB', '16 bytes' or '1 byte'; with small chunks "
+        "some parsers take hours for e1 and e2 (default: 'one event', and '64 KiB' of stream a)",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=0.4,
-        help="what each parser gets for each column, at least (default: %(default)s)",
+        help="minimum time of each parser in each column (default: %(default)s)",
     )
     parser.add_argument(
         "--node-modules",
@@ -107,12 +112,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # What can go wrong after the measurement goes wrong before it.
+    """Run the command and return its exit code."""
+    # Wrong options and missing libraries are reported before the measurement, not after it.
     columns = _columns(arguments)
     _require("rich")
     if arguments.plot is not None:
         if arguments.plot.suffix.lower() not in (".png", ".svg"):
-            arguments.fail(f"expected --plot with a .png or .svg, got {str(arguments.plot)!r}")
+            arguments.fail(f"--plot writes .png or .svg, not {str(arguments.plot)!r}")
         _require("matplotlib")
         try_to_write(arguments.plot)
     report = _measure(columns, arguments)
@@ -129,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
-    """What the parsers are given: a stream, and how it is cut."""
+    """Return the columns: a stream and how it is cut into chunks."""
     from sse_fast._bench.streams import CHUNKINGS, STREAMS, make
 
     streams: list[str] = arguments.streams or ["a", "b", "c", "d"]
@@ -141,7 +147,7 @@ def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
         for name in given:
             if name not in known:
                 names = ", ".join(map(repr, known))
-                arguments.fail(f"expected --{option} of {names}, got {name!r}")
+                arguments.fail(f"--{option}: expected one of {names}, got {name!r}")
     if not 0 < arguments.seconds < math.inf:
         arguments.fail(f"expected --seconds above 0, got {arguments.seconds:g}")
     chosen = arguments.streams or arguments.chunks
@@ -155,8 +161,7 @@ def _require(library: str) -> None:
         import_module(library)
     except ImportError as error:
         raise ImportError(
-            f"Expected {library}, which `sse-fast bench` prints or draws with, got none ({error}): "
-            "pip install 'sse-fast[bench]'"
+            f"`sse-fast bench` needs {library} ({error}): pip install 'sse-fast[bench]'"
         ) from error
 
 
@@ -167,9 +172,9 @@ def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -
     from sse_fast._bench import machine
     from sse_fast._bench.measure import measure
 
-    # There may be none.
+    # sys.stderr is None in a process without one.
     stderr = sys.stderr or io.StringIO()
-    # Nothing of it runs beside a measurement: no thread, only what is drawn between the turns.
+    # Without a thread, which would disturb the measurement: drawn between the turns only.
     with Progress(
         console=Console(file=stderr),
         auto_refresh=False,
@@ -205,7 +210,7 @@ def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -
 
 
 def _find(folder: Path | None) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """The versions of the parsers that are here, why others are not, and the version of Node."""
+    """Return the versions of the available parsers, why others are missing, and Node's version."""
     from sse_fast._bench import javascript
     from sse_fast._bench.rivals import RIVALS
 
@@ -287,12 +292,12 @@ def _print(report: Report) -> None:
 def _print_table(
     title: str, cells: list[Cell], rows: dict[str, str], number: Callable[[Cell, str], str]
 ) -> None:
-    """`rows`: parser -> label."""
+    """Print a table; `rows` maps each parser to its label."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    # As wide as the numbers take: a console would cut them.
+    # A console of the terminal's width would cut the numbers.
     console = Console(width=10_000, highlight=False)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(title, vertical="bottom", no_wrap=True)

@@ -1,6 +1,7 @@
-"""sse-fast demo: a stream like a chat completion's, from a server of its own, by every reader.
+"""sse-fast demo: a chat completion from a local server, read over every HTTP library.
 
-The server cuts its chunks where it hurts: within lines, between CR and LF, within UTF-8 sequences.
+The server cuts its chunks at the hard places: within lines, between CR and LF, within UTF-8
+sequences.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from sse_fast import ACCELERATED, Event, EventStream, adapters, aiter_events, iter_events
+from sse_fast import ACCELERATED, Event, EventStream, aiter_events, iter_events, open_stream
 from sse_fast._cli._server import Handler, Server
 
 _PATH = "/v1/chat/completions"
@@ -30,27 +31,31 @@ _TEXT = (
     "Server-Sent Events are lines of text: a field name, a colon, a value, and a blank line that "
     "sends the event off. Every line end may be CR, LF or CRLF, every chunk may end anywhere, "
     "even within a character: na\u00efve caf\u00e9, \u6771\u4eac, \U0001f680. "
-    "The parser hands an event over as soon as its last byte is there.\n"
+    "The parser delivers an event as soon as its last byte has arrived.\n"
 )
 _TOKENS = re.findall(r"\s*\S+|\s+$", _TEXT)
-_LIVE_DELAY = 0.02  # seconds between events while somebody reads along
-_REPEAT = 20  # completions in one measured stream
+_LIVE_DELAY = 0.02
+"""Seconds between the events that are printed."""
+_REPEAT = 20
+"""Completions in one measured stream."""
 
 
 def add_to(commands: Any) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "demo",
-        help="stream from a server of its own, with every HTTP library there is",
-        description="Start a server on a free loopback port, stream a chat completion from it "
-        "over a bare socket, every HTTP library that is installed and the transport of sse_fast "
-        "itself, and compare what each of them saw.",
+        help="read a stream from a local server with every HTTP library that is installed",
+        description="Start a server on a free loopback port, read a chat completion from it over "
+        "a bare socket, every installed HTTP library and sse_fast's own transport, and compare "
+        "the events that each of them saw.",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Not every terminal can show every character.
+        # Some terminals cannot encode every character.
         sys.stdout.reconfigure(errors="replace")
     expected = [*map(json.loads, _completions(_REPEAT))]
     same = True
@@ -90,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _completions(repeat: int) -> Iterator[str]:
-    """The data of each event."""
+    """Yield the data of each event."""
     for index in range(repeat):
         head = {"id": f"chatcmpl-{index}", "object": "chat.completion.chunk", "model": "demo"}
         deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
@@ -125,7 +130,7 @@ class _Handler(Handler):
 
 @contextmanager
 def _serve() -> Iterator[int]:
-    """A server on a free loopback port, for as long as the block runs; gives the port."""
+    """Run a server on a free loopback port during the block; yields the port."""
     with Server(_Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -151,7 +156,7 @@ def _socket_reader(port: int, options: dict[str, float]) -> Iterator[EventStream
         while not head.endswith(b"\r\n\r\n"):
             byte = sock.recv(1)
             if not byte:
-                raise ConnectionError("Expected a response head, got the end of the connection")
+                raise ConnectionError("The connection ended before the response head")
             head += byte
         with _events_of(sock) as events:
             yield events
@@ -161,7 +166,7 @@ def _socket_reader(port: int, options: dict[str, float]) -> Iterator[EventStream
 def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
     requests = import_module("requests")
     with requests.Session() as session:
-        # No proxy, and no .netrc, for a server in this very process.
+        # No proxy and no .netrc for a server in the same process.
         session.trust_env = False
         response = session.post(f"http://127.0.0.1:{port}{_PATH}", json=options, stream=True)
         with _events_of(response) as events:
@@ -209,10 +214,10 @@ def _aiohttp_reader(port: int, options: dict[str, float]) -> Iterator[list[Event
 @contextmanager
 def _own_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
     before = os.environ.get("no_proxy")
-    # No proxy leads to a server in this very process.
+    # No proxy reaches a server in the same process.
     os.environ["no_proxy"] = "127.0.0.1"
     try:
-        events = adapters.sockets.open_stream(
+        events = open_stream(
             f"http://127.0.0.1:{port}{_PATH}",
             method="POST",
             json=options,

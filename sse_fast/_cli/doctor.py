@@ -11,24 +11,27 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from sse_fast import ACCELERATED, Event, SSEError, __version__, install
-from sse_fast.compat import LIBRARIES
+from sse_fast import ACCELERATED, Event, SSEError, __version__
+from sse_fast.compat import LIBRARIES, install
 
 EVENTS = 1000
 ROUNDS = 5
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "doctor",
-        help="which libraries parse event streams here, and what install() would gain",
-        description="Each library that sse_fast.install() knows: whether it is there, in which "
-        "version, whether it can be sped up, and by how much on this machine. Nothing is changed.",
+        help="list the libraries that parse event streams, and what install() would gain",
+        description="List each library that sse_fast.compat.install() knows: whether and in which "
+        "version it is installed, and by how much its parsing can be sped up on this machine. "
+        "Nothing is changed.",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     core = "Cython core" if ACCELERATED else "plain Python core, which not every library gains by"
     print(f"sse_fast {__version__}, {core}")
     rows = [("library", "version", "what install() would do to its parsing")]
@@ -40,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine(name: str) -> tuple[str, str]:
-    """The version of a library, and what there is to say about it."""
+    """Return the version of a library, and what install() would do to its parsing."""
     version = LIBRARIES[name].version()
     if version is None:
         return "-", "nothing: it is not installed"
@@ -49,7 +52,7 @@ def examine(name: str) -> tuple[str, str]:
     except (ImportError, SSEError) as error:
         return version, f"nothing: {error}"
     except Exception as error:
-        # Of the library itself, most likely: the others are to have their lines.
+        # Most likely a fault of that library; the others still get their lines.
         return version, f"nothing: it raised {error!r}"
     verb = "make it" if ours < theirs else "slow it down:"
     times = f"{theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)"
@@ -57,7 +60,10 @@ def examine(name: str) -> tuple[str, str]:
 
 
 def measure(name: str) -> tuple[float, float]:
-    """CPU for an event, in microseconds: by the library alone, and installed. The best of some."""
+    """Return the CPU time of an event in microseconds, by the library alone and after install().
+
+    Each is the best of several rounds.
+    """
     module = import_module(f"sse_fast.compat.{name}")
     chunks = sample()
     theirs, ours = [], []
@@ -71,7 +77,7 @@ def measure(name: str) -> tuple[float, float]:
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """What the libraries have loaded is nothing that each measurement should look through."""
+    """Suspend the cycle collector, which would traverse everything the libraries have loaded."""
     gc.collect()
     gc.disable()
     try:
@@ -81,17 +87,18 @@ def without_collections() -> Iterator[None]:
 
 
 def cpu(module: Any, chunks: list[bytes]) -> float:
+    """Return the CPU time of an event in microseconds, over one pass of a library."""
     started = time.process_time()
     events = list(module.read(chunks))
     spent = time.process_time() - started
     if len(events) != EVENTS:
         raise SSEError(f"Expected {EVENTS} events, got {len(events)} from {module.LIBRARY.name}")
-    # Some clocks stand still for as long as this may take.
+    # The resolution of some clocks is coarser than the time of a pass.
     return max(spent, time.get_clock_info("process_time").resolution) / EVENTS * 1e6
 
 
 def sample() -> list[bytes]:
-    """Like the stream of a chat completion: some 330 bytes an event, one in each chunk."""
+    """Return a stream like a chat completion: 330 bytes an event, one event in each chunk."""
     return [
         Event(
             "message",

@@ -1,4 +1,4 @@
-"""sse-fast record: the body of one response into a file, byte for byte, as it arrives."""
+"""sse-fast record: write the body of one response to a file, byte for byte, as it arrives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,19 +24,20 @@ from sse_fast._cli._common import (
     try_to_write,
 )
 
-# Events are counted only: what is too large elsewhere is what somebody may want to look at here.
+# Events are only counted here, and an event that is too large elsewhere may be why one records.
 _MAX_EVENT_SIZE = 2**30
 _ENDS = {EndReason.END: "the stream ended", EndReason.UNTIL: "--until was met"}
 
 
 def add_to(commands: Any) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "record",
-        help="write a stream into a file as it arrives",
-        description="Write the body of a response into a file, byte for byte, as it arrives. One "
-        "connection is one capture: a stream that ends, breaks off or is quiet for 300 seconds is "
-        "not asked for again. Ctrl-C stops it (exit code 130); what has arrived is in the file at "
-        "any time. At the end standard error says how much that was, and what ended it.",
+        help="write a stream to a file as it arrives",
+        description="Write the body of a response to a file, byte for byte, as it arrives. One "
+        "capture is one connection: there is no reconnect when the stream ends, breaks off or is "
+        "silent for 300 seconds. Ctrl-C stops the recording (exit code 130). All bytes that have "
+        "arrived are in the file at any time. A summary goes to standard error at the end.",
     )
     parser.add_argument("source", metavar="URL", help="what to record")
     parser.add_argument(
@@ -45,28 +45,29 @@ def add_to(commands: Any) -> None:
         "--output",
         metavar="FILE",
         required=True,
-        help="where to write it: a file that is not there yet; - is standard output",
+        help="the file to write, which must not exist yet; - is standard output",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="overwrite the file, and its index, once the server has answered with a stream",
+        help="overwrite the file and its index, once the server has answered with a stream",
     )
     parser.add_argument(
         "--timing",
         action="store_true",
-        help="write an index beside it, FILE.timing: for each chunk the seconds from the head of "
-        "the response to its arrival, a TAB, and its length in bytes",
+        help="also write an index, FILE.timing: for each chunk the seconds from the response head "
+        "to its arrival, a TAB, and its length in bytes",
     )
     add_request_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     if not is_url(arguments):
-        arguments.fail("expected a URL of http or https, got none")
+        arguments.fail("only an http or https URL can be recorded")
     if arguments.output == "-" and arguments.timing:
-        arguments.fail("--timing goes with a file, beside which the index is written")
+        arguments.fail("--timing needs a file, as the index is written beside it")
     log_if_verbose(arguments)
     recording = _Recording(arguments.output, timing=arguments.timing, force=arguments.force)
     source = event_source(
@@ -75,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         on_chunk=recording.write,
         max_event_size=_MAX_EVENT_SIZE,
     )
-    # To ask may have its price: not for what could not be written.
+    # Before the request is sent, which may have side effects or cost money.
     recording.check_paths()
     with source:
         if source.end_reason is EndReason.NO_CONTENT:
-            raise SSEError("Expected a stream to record, got status 204: the server has none")
+            raise SSEError("The server answered 204: it has no stream to record")
         recording.begin(source.url)
         why = "broken off"
         try:
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Recording:
-    """What has arrived so far, and the files that it is in."""
+    """The files of a recording, and how much they hold."""
 
     def __init__(self, output: str, *, timing: bool, force: bool) -> None:
         self.events = 0
@@ -118,27 +119,31 @@ class _Recording:
         return f"{events}, {self._size:,} bytes, {self._seconds():.1f} s"
 
     def check_paths(self) -> None:
-        """Raises OSError where the files cannot be written, or would have to be overwritten."""
+        """Check that the files can be written, and do not exist unless --force was given.
+
+        Raises:
+            OSError: they cannot be written, or exist.
+        """
         if self._path is None:
             return
         index = _timing_index.path_beside(self._path)
         for path in (self._path, index):
             if not self._force and path.exists() and not _is_special(path):
-                why = "it is there already: take another name, or --force"
+                why = "it already exists; choose another name or use --force"
                 raise FileExistsError(errno.EEXIST, why, str(path))
         for path in (self._path, index) if self._timing else (self._path,):
             if not _is_special(path):
                 try_to_write(path)
 
     def begin(self, url: str) -> None:
-        """The head of the response has come."""
+        """Open the files, as the head of the response has arrived."""
         self._began = time.monotonic()
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
             return
         index = _timing_index.path_beside(self._path)
         if self._force:
-            # It would be taken for that of this capture.
+            # An index of an earlier capture does not fit this one.
             index.unlink(missing_ok=True)
         self._file = self._open(self._path)
         if self._timing:
@@ -146,17 +151,19 @@ class _Recording:
             _write(self._index, _timing_index.first_line(url))
 
     def write(self, chunk: bytes) -> None:
+        """Write a chunk that has just arrived."""
         assert self._file is not None
         arrived = self._seconds()
         _write(self._file, chunk)
         self._size += len(chunk)
-        # Last: so the index never knows of more than the capture has.
+        # After the chunk, so that the index never describes more than the capture holds.
         if self._index is not None:
             _write(self._index, _timing_index.line(arrived, len(chunk)))
 
     def end(self) -> None:
+        """Write the index's last line and close the files."""
         if self._index is not None:
-            # Nothing is lost with it, and a full disk has been told of.
+            # The last line is dispensable, and a full disk was reported before.
             with suppress(OSError):
                 _write(self._index, _timing_index.line(self._seconds(), 0))
             self._index.close()
@@ -171,12 +178,12 @@ class _Recording:
 
 
 def _is_special(path: Path) -> bool:
-    """/dev/null, a pipe: nothing is overwritten, and to open it is to use it."""
+    """Return whether it is a device or pipe, where opening has effects but overwrites nothing."""
     return path.is_char_device() or path.is_fifo()
 
 
 def _write(file: FileIO, data: bytes) -> None:
-    """At once, without a buffer: somebody may be reading along, and nothing is lost to a crash."""
+    """Write without a buffer, so that a crash loses nothing and other programs can read along."""
     rest = memoryview(data)
     try:
         while rest:
@@ -188,26 +195,25 @@ def _write(file: FileIO, data: bytes) -> None:
 
 @contextmanager
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
-    """How much it is by now, where somebody watches and nothing else is written there."""
+    """Show the size of the recording on a terminal that nothing else is written to."""
     stderr = sys.stderr
     busy = arguments.verbose or (arguments.output == "-" and sys.stdout.isatty())
     if busy or stderr is None or not stderr.isatty():
         yield
         return
-    done = threading.Event()
-
-    def show() -> None:
-        text = ""
-        while not done.wait(0.2):
-            # Over all of the one before.
-            text = f"{recording}".ljust(len(text))
-            print(end=f"\r{text}", file=stderr, flush=True)
-        print(end=f"\r{' ' * len(text)}\r", file=stderr, flush=True)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
     try:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+    except ImportError:
         yield
-    finally:
-        done.set()
-        thread.join()
+        return
+    with Live(
+        get_renderable=lambda: Text(str(recording)),
+        console=Console(file=stderr),
+        refresh_per_second=5,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ):
+        yield

@@ -1,4 +1,4 @@
-"""sse-fast replay: a capture as an event stream, from a server on loopback."""
+"""sse-fast replay: serve a capture as an event stream on loopback."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from sse_fast._cli._server import Handler, Server
 from sse_fast._source import READ_SIZE
 
 Pieces: TypeAlias = Iterator[tuple[float, bytes]]
-"""Each with the seconds from the request on after which it is due."""
+"""Pieces of the body, each with the time at which it is due, in seconds after the request."""
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _MAX_SECONDS = 1e9
-"""What every clock can wait."""
+"""The longest sleep that every platform supports."""
 
 
 def add_to(commands: Any) -> None:
+    """Add the command's parser."""
     parser = commands.add_parser(
         "replay",
         help="serve a capture as an event stream, at the speed it was recorded",
-        description="Serve a capture as an event stream on 127.0.0.1, to any number of readers at "
-        "once, until Ctrl-C: each request, GET or POST and of whatever path, gets all of it from "
-        "the beginning on; Last-Event-ID is ignored. The URL is printed on standard output. The "
-        "chunks are those of the index that `record --timing` has written, FILE.timing, and come "
-        "when they came; without one they are of 64 KiB, and come as fast as they are read.",
+        description="Serve a capture as an event stream on 127.0.0.1 until Ctrl-C. Every request, "
+        "GET or POST and of any path, gets the whole capture from its beginning; Last-Event-ID is "
+        "ignored. The URL is printed on standard output. With the index that `record --timing` "
+        "wrote, FILE.timing, chunks are sent as they arrived; without one they have 64 KiB and "
+        "are sent as fast as the client reads.",
     )
     parser.add_argument("capture", metavar="FILE", type=Path, help="what to serve")
     parser.add_argument(
-        "--port", type=_port, default=0, help="the port to listen at (default: a free one)"
+        "--port", type=_port, default=0, help="the port to listen on (default: a free one)"
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--speed",
         metavar="FACTOR",
         type=_speed,
-        help="1: as recorded (default), 2: twice as fast, max: as fast as it is read",
+        help="1: as recorded (default), 2: twice as fast, max: as fast as the client reads",
     )
     pace.add_argument(
         "--rate",
         metavar="EVENTS",
-        type=_above_0,
-        help="so many events a second, one a chunk, whatever the index says",
+        type=_positive,
+        help="this many events a second, one in each chunk; the index is ignored",
     )
-    parser.add_argument(
-        "--once", action="store_true", help="answer one request, and exit when it is over"
-    )
+    parser.add_argument("--once", action="store_true", help="exit after answering one request")
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
     pieces = _pieces(arguments)
     try:
         server = _Replay(arguments.capture, pieces, arguments.port, once=arguments.once)
@@ -74,13 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
-    """How the capture is cut, and when each piece is due.
+    """Return the function that cuts the capture into pieces and says when each is due.
 
     Raises:
-        OSError: it cannot be read, or its index.
-        SSEError: the index is none, or does not fit.
+        OSError: the capture or its index cannot be read.
+        SSEError: the index is invalid, or belongs to another capture.
     """
-    # That there is something to serve is known before anybody asks.
+    # A missing capture is reported before the server starts.
     arguments.capture.open("rb").close()
     if arguments.rate is not None:
         return partial(_by_blocks, rate=arguments.rate)
@@ -89,25 +89,25 @@ def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
         timing = _timing_index.read(index, arguments.capture)
         rest = arguments.capture.stat().st_size - sum(timing.lengths)
         if rest > 0:
-            # Of a recording that was killed, or that goes on.
-            say(f"{index} is {rest:,} bytes short of the capture: they follow at its end")
+            # The recording was killed or is still running.
+            say(f"{index} does not cover the last {rest:,} bytes of the capture: sent at the end")
             timing.lengths.append(rest)
             timing.seconds.append(timing.seconds[-1] if timing.seconds else 0.0)
         return partial(_as_recorded, timing=timing, speed=arguments.speed or 1.0)
     if arguments.speed not in (None, math.inf):
         arguments.fail(
-            f"--speed goes with an index of arrival times, and there is no {index}: "
-            "`record --timing` writes one, --rate does without"
+            f"--speed needs an index of arrival times, but there is no {index}: "
+            "`record --timing` writes one; --rate works without"
         )
     if arguments.speed is None:
-        say(f"there is no {index}: as fast as it is read, unless --rate says how fast")
-    return _at_once
+        say(f"there is no {index}: sending as fast as the client reads (see --rate)")
+    return _undelayed
 
 
 def _as_recorded(file: BinaryIO, timing: _timing_index.Timing, speed: float) -> Pieces:
     for seconds, length in zip(timing.seconds, timing.lengths, strict=True):
         due, left = seconds / speed, length
-        # The last line has no bytes: only the end is due.
+        # The last line has no bytes: it delays the end of the body.
         yield due, b""
         while left and (piece := file.read(min(left, READ_SIZE))):
             left -= len(piece)
@@ -119,15 +119,15 @@ def _by_blocks(file: BinaryIO, rate: float) -> Pieces:
         yield number / rate, block
 
 
-def _at_once(file: BinaryIO) -> Pieces:
+def _undelayed(file: BinaryIO) -> Pieces:
     while piece := file.read(READ_SIZE):
         yield 0.0, piece
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """What ends with a blank line: an event, for the most part."""
+    """Yield blocks that end with a blank line; nearly all of them are events."""
     parts: list[bytes] = []
-    # The last byte, which may be where a blank line begins.
+    # The last byte is kept back, as a blank line may begin with it.
     kept = b""
     while piece := file.read(READ_SIZE):
         data = kept + piece
@@ -144,7 +144,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Replay(Server):
-    """Answers each request with the capture; `once`: the first, and takes no other."""
+    """A server that answers each request with the capture, or with `once` only the first."""
 
     def __init__(
         self, capture: Path, pieces: Callable[[BinaryIO], Pieces], port: int, *, once: bool
@@ -153,11 +153,12 @@ class _Replay(Server):
         self.capture = capture
         self.pieces = pieces
         self.once = once
-        # What answers the one request.
+        # The thread that answers the one request.
         self.only: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def takes_request(self) -> bool:
+        """Return whether to answer a request: with `once`, only the first."""
         if not self.once:
             return True
         with self._lock:
@@ -169,6 +170,8 @@ class _Replay(Server):
 
 
 class _Handler(Handler):
+    """Sends the capture."""
+
     server: _Replay
 
     def do_GET(self) -> None:  # noqa: N802
@@ -197,10 +200,10 @@ def _port(text: str) -> int:
 
 
 def _speed(text: str) -> float:
-    return math.inf if text == "max" else _above_0(text)
+    return math.inf if text == "max" else _positive(text)
 
 
-def _above_0(text: str) -> float:
+def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")

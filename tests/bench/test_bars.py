@@ -1,7 +1,4 @@
-"""The benchmarks: who has no number, what the bars say of which figures, times that are replayed.
-
-That each of them runs is tested with the README, whose command it is.
-"""
+"""The benchmarks: wrong parsers get no number, bars say what was reached, times are replayed."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ PURE = "sse_fast, plain Python"
 EVENTS = [("message", "1", ""), ("tick", "2", "7")]
 
 
-# -- Who has no number -----------------------------------------------------------------------------
+# -- Wrong parsers -----------------------------------------------------------------------------
 
 
 def fail() -> Any:
@@ -52,7 +49,9 @@ def take_long() -> Any:
         (take_long, "a pass takes more than 0.05 s"),
     ],
 )
-def test_a_rival_that_is_wrong(monkeypatch: pytest.MonkeyPatch, read: Any, said: str) -> None:
+def test_check_wrong_rival_is_xfailed(
+    monkeypatch: pytest.MonkeyPatch, read: Any, said: str
+) -> None:
     if read is take_long and not hasattr(signal, "setitimer"):
         pytest.skip("no signals")
     monkeypatch.setattr(bench_feed, "PATIENCE", 0.05)
@@ -60,12 +59,12 @@ def test_a_rival_that_is_wrong(monkeypatch: pytest.MonkeyPatch, read: Any, said:
     with pytest.raises(pytest.xfail.Exception, match="no number: any, a stream: "):
         bench_feed.check("any", read, EVENTS, "a stream", notes)
     assert notes == [f"any, a stream: {said}"]
-    # Nothing rings later.
+    # The alarm is off.
     time.sleep(0.06)
 
 
 @pytest.mark.parametrize("name", [OURS, PURE])
-def test_ours_must_not_be_wrong(name: str) -> None:
+def test_check_own_parser_wrong_fails(name: str) -> None:
     notes: list[str] = []
     bench_feed.check(name, lambda: EVENTS, EVENTS, "a stream", notes)
     assert not notes
@@ -75,7 +74,7 @@ def test_ours_must_not_be_wrong(name: str) -> None:
         bench_feed.check(name, fail, EVENTS, "a stream", notes)
 
 
-# A plugin, loaded before the benchmarks are: another parser in place of one of the table.
+# A plugin, loaded before the benchmarks, that replaces a parser of the table.
 CHANGED = """
 from sse_fast._bench.rivals import RIVALS
 
@@ -90,19 +89,19 @@ RIVALS[{name!r}] = RIVALS[{name!r}]._replace(make={load})
 
 
 def run(folder: Path, test: str, *options: str) -> tuple[int, str]:
-    # Of several processes that test, this one is none: they do not measure.
+    # Benchmarks do not measure within a worker of pytest-xdist, which this process is not.
     environment = {name: os.environ[name] for name in os.environ if "XDIST" not in name}
-    path = os.pathsep.join((str(folder), str(ROOT / "bench")))
     done = subprocess.run(
         [Path(sys.executable).with_name("pytest"), test, "-q", *options],
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": path},
+        env={**environment, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
     )
     return done.returncode, done.stdout
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize(
     ("test", "name", "load", "code", "said"),
     [
@@ -112,7 +111,9 @@ def run(folder: Path, test: str, *options: str) -> tuple[int, str]:
         ("bench_bars.py::test_bars[1-c-one event]", OURS, "wrong", 1, "1 failed"),
     ],
 )
-def test_a_run(tmp_path: Path, test: str, name: str, load: str, code: int, said: str) -> None:
+def test_benchmark_run_with_changed_parser(
+    tmp_path: Path, test: str, name: str, load: str, code: int, said: str
+) -> None:
     (tmp_path / "changed.py").write_text(CHANGED.format(name=name, load=load))
     options = ("--benchmark-disable", "-p", "changed")
     got, out = run(tmp_path, f"bench/{test.format(name)}", *options)
@@ -129,7 +130,7 @@ def test_a_run(tmp_path: Path, test: str, name: str, load: str, code: int, said:
 
 
 def cells(**times: float) -> bench_bars.Cells:
-    """Every parser in 100 ns an event, the floor in 90, a call in 1; or as `times` says."""
+    """Return cells with 100 ns an event for each parser, 90 for the floor, 1 for a call."""
     found = {}
     for at, names in bench_bars.CELLS.items():
         all_names = dict.fromkeys(names, 100.0) | {FLOOR: 90.0, LINES: 8.0, CALLS: 1.0}
@@ -148,7 +149,7 @@ def verdicts(found: bench_bars.Cells) -> dict[str, str]:
     }
 
 
-def test_what_is_reached_and_what_is_not() -> None:
+def test_bars_say_reached_or_missed() -> None:
     found = cells()
     found["a", "one event"].times |= {HTTPX: 1800.0, "launchdarkly-eventsource": 800.0}
     found["a", "64 KiB"].times |= {HTTPX: 1999.0, FLOOR: 74.9}
@@ -159,16 +160,16 @@ def test_what_is_reached_and_what_is_not() -> None:
     assert said[f"a, one event: {HTTPX}"] == "reached"
     assert said["a, one event: launchdarkly-eventsource"] == "binding part only"
     assert said[f"a, 64 KiB: {HTTPX}"] == "MISSED"
-    # Of a share, all is binding.
+    # A share of the floor is binding as a whole.
     assert said["a, 64 KiB: share of the floor"] == "MISSED"
     assert said["b, 64 KiB: share of the floor"] == "reached"
     assert said["a, one event: share of the floor and empty calls"] == "reached"
-    assert said["e1, 16 bytes: what it adds to 64 KiB, in empty calls"] == "MISSED"
+    assert said["e1, 16 bytes: extra time over 64 KiB, in empty calls"] == "MISSED"
     assert said["memory of an idle parser"] == "reached"
     assert said[f"plain Python, b, 64 KiB: {HTTPX}"] == "reached"
 
 
-def test_one_of_two_ways_is_enough() -> None:
+def test_bar_with_two_targets_needs_one() -> None:
     (what,) = [bar.what for bar in bench_bars.BARS if "or share" in bar.what]
     found = cells()
     cell = found["au", "64 KiB"]
@@ -182,7 +183,7 @@ def test_one_of_two_ways_is_enough() -> None:
         assert verdicts(found)[what] == verdict
 
 
-def test_what_was_not_measured() -> None:
+def test_bars_without_number_say_not_measured() -> None:
     found = cells()
     del found["a", "one event"].times[HTTPX]
     del found["b", "64 KiB"]
@@ -195,6 +196,8 @@ def test_what_was_not_measured() -> None:
 # -- Replayed --------------------------------------------------------------------------------------
 
 REPLAYED = """
+import sys
+sys.path.append({root!r})
 from bench import replayed
 
 @replayed.MARK
@@ -203,9 +206,10 @@ def test_replayed(benchmark):
 """
 
 
-def test_times_that_were_measured_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.bench
+def test_replayed_times_reach_the_report(tmp_path: Path) -> None:
     test, file = tmp_path / "test_it.py", tmp_path / "it.json"
-    test.write_text(REPLAYED)
+    test.write_text(REPLAYED.format(root=str(ROOT)))
     code, out = run(tmp_path, str(test), f"--benchmark-json={file}", f"--rootdir={tmp_path}")
     assert code == 0, out
     (benchmark,) = json.loads(file.read_text())["benchmarks"]

@@ -1,4 +1,4 @@
-"""What a measurement tells, by parsers that are slow, wrong or missing on purpose."""
+"""Measurements of parsers that are slow, wrong or missing on purpose."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def rival(monkeypatch: pytest.MonkeyPatch, name: str, parse: Any) -> None:
 
 
 class Clock:
-    """Time that only passes in what is measured."""
+    """A clock on which time passes only in the measured functions."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0
         monkeypatch.setattr("time.perf_counter_ns", lambda: self.now)
 
     def work(self, *times: int) -> Callable[[], None]:
-        """Takes the given times one after the other, then the last one for good."""
+        """Return a function that takes the given times in turn, then always the last one."""
         left = list(times)
 
         def work() -> None:
@@ -53,13 +53,13 @@ class Clock:
 # -- least --------------------------------------------------------------------------------------
 
 
-def test_the_least_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_returns_fastest_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     works = {"a": clock.work(9_000_000, 5_000_000, 7_000_000), "b": clock.work(4_000_000)}
     assert least(works, 0.001) == {"a": 5_000_000, "b": 4_000_000}
 
 
-def test_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_alternates_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     order: list[str] = []
     slow, fast = clock.work(20_000_000), clock.work(2_000_000)
@@ -68,11 +68,11 @@ def test_they_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         "fast": lambda: (order.append("f"), fast()),
     }
     least(works, 0.03)
-    # One pass each to begin with; then, of 10 ms, one pass or five; three turns in all.
+    # One pass each first, then three turns of 10 ms, which fit one pass or five.
     assert "".join(order) == "sf" + 3 * ("s" + 5 * "f")
 
 
-def test_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_spends_given_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     shares: list[float] = []
     least({"a": clock.work(10_000_000)}, 0.1, progress=shares.append)
@@ -80,7 +80,7 @@ def test_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == pytest.approx([number / 10 for number in range(1, 11)])
 
 
-def test_three_turns_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_least_makes_three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     shares: list[float] = []
     least({"a": clock.work(1_000_000_000)}, 0.001, progress=shares.append)
@@ -88,13 +88,13 @@ def test_three_turns_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == pytest.approx([1 / 3, 2 / 3, 1])
 
 
-def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such times are divided by."""
+def test_least_never_returns_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios divide by the times, also on a clock of coarse resolution."""
     clock = Clock(monkeypatch)
     assert least({"a": clock.work(0), "b": clock.work(1000)}, 3e-6) == {"a": 1, "b": 1000}
 
 
-def test_the_heap_is_quiet() -> None:
+def test_quiet_heap_freezes_objects() -> None:
     before = gc.get_freeze_count()
     with quiet_heap():
         assert gc.get_freeze_count() > before
@@ -108,7 +108,7 @@ def test_the_heap_is_quiet() -> None:
 # -- measure ------------------------------------------------------------------------------------
 
 
-def test_a_cell() -> None:
+def test_cell_per_event_and_ratio() -> None:
     cell = Cell("a", "one event", 4, 100, {"sse_fast": 200.0, "other": 900.0})
     assert cell.per_event("other") == 225
     assert cell.ratio("other") == 4.5
@@ -117,7 +117,7 @@ def test_a_cell() -> None:
         cell.per_event("none")
 
 
-def test_who_is_right_has_a_time() -> None:
+def test_measure_right_parser_has_time() -> None:
     shares: list[float] = []
     names = ["sse_fast, plain Python"]
     cell = measure(STREAM, "4 KiB", names, 0.0001, progress=shares.append)
@@ -145,7 +145,9 @@ def broken(chunks: Iterable[bytes], keep: bool) -> Events:
         (broken, "raises ArithmeticError('of its own')"),
     ],
 )
-def test_who_is_wrong_has_none(monkeypatch: pytest.MonkeyPatch, parse: Any, said: str) -> None:
+def test_measure_wrong_parser_has_no_time(
+    monkeypatch: pytest.MonkeyPatch, parse: Any, said: str
+) -> None:
     rival(monkeypatch, "other", parse)
     cell = measure(STREAM, "one event", ["other", "sse_fast, plain Python"], 0.0001)
     assert list(cell.times) == ["sse_fast, plain Python"]
@@ -154,15 +156,14 @@ def test_who_is_wrong_has_none(monkeypatch: pytest.MonkeyPatch, parse: Any, said
     assert not cell.missing
 
 
-def test_nobody_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_without_right_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     rival(monkeypatch, "other", lost)
     shares: list[float] = []
     cell = measure(STREAM, "one event", ["other"], 0.0001, progress=shares.append)
     assert (cell.times, list(cell.wrong), shares) == ({}, ["other"], [1.0])
 
 
-def test_those_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By way of `javascript`, and each by itself."""
+def test_measure_times_node_parsers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     name, other = javascript.JAVASCRIPT
     asked: list[Any] = []
 
@@ -183,15 +184,14 @@ def test_those_of_node(monkeypatch: pytest.MonkeyPatch) -> None:
         folder=Path("any"),
         progress=shares.append,
     )
-    # No less than half a second: before, Node has not compiled everything.
+    # At least half a second, since Node has not compiled everything before.
     timed = [(10, 0.5, Path("any"))] * 5
     assert asked == [(name, 10, Path("any")), (other, 10, Path("any")), *timed]
     assert (cell.per_event(name), cell.missing) == (5, {other: "no such package"})
     assert (shares, shares[-1]) == (sorted(shares), 1)
 
 
-def test_node_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It costs the others nothing."""
+def test_measure_node_failure_spares_others(monkeypatch: pytest.MonkeyPatch) -> None:
     name, _ = javascript.JAVASCRIPT
     monkeypatch.setattr(javascript, "read", lambda *_: STREAM.events)
     answers = iter([50.0])
@@ -202,7 +202,7 @@ def test_node_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("script", ["echo too old >&2; exit 1", "exit 0", "echo oh"])
-def test_node_that_does_not_work(
+def test_broken_node_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
 ) -> None:
     node = tmp_path / "node"
@@ -210,13 +210,13 @@ def test_node_that_does_not_work(
     node.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     name, _ = javascript.JAVASCRIPT
-    with pytest.raises(ImportError, match=r"Expected Node .* to run .*: it may be too old"):
+    with pytest.raises(ImportError, match=r"Node .* failed to run .*: it may be too old"):
         javascript.find(name)
-    with pytest.raises(RuntimeError, match=r"Expected Node .* to run .*: it may be too old"):
+    with pytest.raises(RuntimeError, match=r"Node .* failed to run .*: it may be too old"):
         javascript.read(name, [b""])
 
 
-def test_the_floor() -> None:
+def test_floors_make_same_objects() -> None:
     pytest.importorskip("sse_fast._core.parser_c")
     chunks = STREAM.chunks("4 KiB")
     assert set(floors(chunks)) == {FLOOR, LINES, CALLS}
@@ -242,11 +242,11 @@ def test_the_floor() -> None:
         (EVENTS, "no difference"),
     ],
 )
-def test_the_first_difference(given: Events, said: str) -> None:
+def test_difference_names_first_wrong_event(given: Events, said: str) -> None:
     assert difference(EVENTS, given) == said
 
 
-def test_what_differs_in_a_long_text_is_seen() -> None:
+def test_difference_in_long_text_is_shown() -> None:
     right: Event = ("message", "x" * 1000 + "1" + "y" * 1000, "")
     wrong: Event = ("message", "x" * 1000 + "2" + "y" * 1000, "")
     line = difference([right], [wrong])
@@ -256,7 +256,7 @@ def test_what_differs_in_a_long_text_is_seen() -> None:
         f"event 1: expected ('message', {expected.format(1)}, ''), "
         f"got ('message', {expected.format(2)}, '')"
     )
-    # The one may be the beginning of the other; what is the same is shown from its own beginning.
+    # One text may be a prefix of the other; equal texts are shown from their beginning.
     line = difference([("message", "x" * 100, "i" * 50)], [("message", "x" * 90, "i" * 50)])
     same = f"'{'i' * 40}'..."
     assert line == (

@@ -1,4 +1,4 @@
-"""The parsers beside ours: each gives the events of the streams, or is reported to give others."""
+"""Other parsers: each returns the events of the streams, or is reported to return others."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def loaded(name: str) -> Parse:
 @pytest.mark.parametrize("chunking", ["one event", "4 KiB", "16 bytes"])
 @pytest.mark.parametrize("stream", ["a", "b", "c", "d"])
 @pytest.mark.parametrize("name", RIVALS)
-def test_the_events_or_a_report(name: str, stream: str, chunking: str) -> None:
+def test_rival_gives_events_or_is_reported(name: str, stream: str, chunking: str) -> None:
     parse = loaded(name)
     sent = make(stream, 20)
     chunks = sent.chunks(chunking)
     right = parse(chunks, True) == sent.events
-    # Without `keep`, the same work; and parsers of before leave nothing behind.
+    # Without `keep` the same chunks are read, and earlier parsers leave no state.
     assert parse(chunks, False) == []
     assert (parse(chunks, True) == sent.events) == right
     cell = measure(sent, chunking, [name], 0.0001)
@@ -44,8 +44,7 @@ def test_the_events_or_a_report(name: str, stream: str, chunking: str) -> None:
         assert right
 
 
-def test_most_are_right() -> None:
-    """Else there would be nothing to compare with."""
+def test_most_rivals_are_right() -> None:
     names = [rival.name for rival in OTHERS if _is_there(rival)]
     for stream in ("a", "b", "c", "d"):
         cell = measure(make(stream, 20), "one event", names, 0.0001)
@@ -61,8 +60,8 @@ def _is_there(rival: Rival) -> bool:
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_every_chunk_is_read(name: str) -> None:
-    """Also where no event is kept: one that reads on demand only would seem to be fast."""
+def test_rival_reads_every_chunk(name: str) -> None:
+    """A rival that parses on demand would seem fast if its events were dropped unread."""
     parse = loaded(name)
     chunks = make("b", 5).chunks("one event")
     taken: list[bytes] = []
@@ -77,7 +76,7 @@ def test_every_chunk_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("rival", OTHERS, ids=lambda rival: rival.name)
-def test_a_missing_library(rival: Rival, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_the_extra(rival: Rival, monkeypatch: pytest.MonkeyPatch) -> None:
     modules = {
         "launchdarkly-eventsource": "ld_eventsource",
         "httpx-sse": "httpx_sse",
@@ -88,7 +87,7 @@ def test_a_missing_library(rival: Rival, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     package = re.escape(rival.requirement.partition(";")[0])
-    with pytest.raises(ImportError, match=f"^Expected {package}.*, got none \\(.*\\): pip install"):
+    with pytest.raises(ImportError, match=f"^{package}.* is not available \\(.*\\): pip install"):
         rival.load()
     cell = measure(make("d", 5), "one event", [rival.name], 0.0001)
     assert "pip install 'sse-fast[bench]'" in cell.missing[rival.name]
@@ -96,27 +95,27 @@ def test_a_missing_library(rival: Rival, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not cell.wrong
 
 
-def test_a_version_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_version_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("httpx_sse")
     monkeypatch.delattr("httpx_sse._decoders.SSELineDecoder")
     with pytest.raises(ImportError, match=r"'httpx_sse\._decoders' has no 'SSELineDecoder'"):
         RIVALS["httpx-sse"].load()
 
 
-def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extension_missing_plain_python_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sse_fast._core.parser_c", None)
-    with pytest.raises(ImportError, match=r"^Expected sse_fast, got none .*not built"):
+    with pytest.raises(ImportError, match=r"^sse_fast is not available .*not built"):
         RIVALS["sse_fast"].load()
     RIVALS["sse_fast, plain Python"].load()
 
 
 @pytest.mark.parametrize("rival", OTHERS, ids=lambda rival: rival.name)
-def test_the_requirement_is_that_of_the_extra(rival: Rival) -> None:
+def test_requirement_matches_extra(rival: Rival) -> None:
     assert f'"{rival.requirement}"' in PYPROJECT
 
 
 @pytest.mark.parametrize("rival", RIVALS.values(), ids=RIVALS)
-def test_the_version(rival: Rival) -> None:
+def test_version_is_the_installed_one(rival: Rival) -> None:
     if not rival.requirement:
         assert rival.version() == sse_fast.__version__
         return
@@ -125,8 +124,7 @@ def test_the_version(rival: Rival) -> None:
     assert rival.version() == metadata.version(rival.name)
 
 
-def test_events_are_told_apart() -> None:
-    """That a rival gives the wrong ones would be seen."""
+def test_different_events_are_reported() -> None:
     events: Events = make("c", 3).events
     for name in RIVALS:
         given = loaded(name)(make("c", 4).chunks("one event"), True)

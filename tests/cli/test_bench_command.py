@@ -1,4 +1,4 @@
-"""`sse-fast bench`: table, JSON and picture, with parsers that are right, wrong and missing."""
+"""`sse-fast bench`: table, JSON and plot, with parsers that are right, wrong and missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support import ROOT
 PLAIN = "sse_fast, plain Python"
 OURS = [name for name in ("sse_fast", PLAIN) if name == PLAIN or sse_fast.ACCELERATED]
 SCRIPT, OTHER_SCRIPT = javascript.JAVASCRIPT
-DOMINATES = "In a real program the parser is the small part: the HTTP library takes"
+DOMINATES = "In a real program the parser is a small part: the HTTP library takes"
 
 
 def parse(chunks: Iterable[bytes], keep: bool) -> Events:
@@ -43,7 +43,7 @@ def nothing() -> Any:
 
 @pytest.fixture(autouse=True)
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few events, three rivals, no Node; the command's own options are what tests give it."""
+    """Few events, three rivals, no Node, and a command line that is the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(streams, "_SIZES", dict.fromkeys(streams.STREAMS, 20))
     monkeypatch.setattr(bench, "SIZES", {})
@@ -57,7 +57,7 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(RIVALS, name, Rival(name, f"{name}==1.0", make))
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
     monkeypatch.setenv("PATH", "")
-    # What the command is printed from.
+    # The report prints the command.
     monkeypatch.setattr(sys, "argv", ["a/path/sse-fast", "bench", "--any"])
 
 
@@ -82,13 +82,13 @@ def rows(lines: list[str]) -> dict[str, list[str]]:
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A Node that has the first of the two packages; gives the folders that it is asked about."""
+    """A stand-in for Node with the first of the two packages; returns the folders looked in."""
     asked: list[Any] = []
 
     def find(name: str, folder: Path | None) -> javascript.Found:
         asked.append(folder)
         if name == OTHER_SCRIPT:
-            raise ImportError("Expected the npm package: npm install")
+            raise ImportError("The npm package is missing: npm install")
         return javascript.Found("9.8.7", "99.1.0")
 
     def read(name: str, chunks: Iterable[bytes], folder: Path | None) -> Events:
@@ -104,7 +104,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_parsers_and_floors(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     output, error = capsys.readouterr()
     assert error == ""
@@ -117,7 +117,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert third.strip().startswith(title)
         assert third.split()[-5:] == ["event", "KiB", "event", "event", "event"]
         assert set(rule.strip()) <= {"─", "-"}
-        # Its columns fit the narrowest of terminals.
+        # The table fits a terminal of 80 columns.
         assert max(map(len, table.splitlines())) <= 80
     labels = [f"{name} {sse_fast.__version__}" for name in OURS] + ["right 1.0", "wrong 1.0"]
     floors = [FLOOR, "lines only", "empty calls"] if sse_fast.ACCELERATED else []
@@ -128,14 +128,14 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert ratios[labels[0]] == ["1.0"] * 5
     for label in labels[:-1] + floors[:1]:
         assert all(int(number.replace(",", "")) > 0 for number in numbers[label])
-    # What it gets wrong has no number.
+    # A parser whose events are wrong has no number.
     for found in (numbers, ratios):
         assert found["wrong 1.0"][3] == "wrong"
         assert found["wrong 1.0"].count("wrong") == 1
     assert [line.split()[0] for line in streams_.splitlines()[:4]] == ["a", "b", "c", "d"]
 
 
-def test_what_is_said_below(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_explains_wrong_and_missing_parsers(capsys: pytest.CaptureFixture[str]) -> None:
     run("--streams", "c")
     lines = capsys.readouterr().out.splitlines()
     (wrong,) = [line for line in lines if line.startswith("wrong: ")]
@@ -144,9 +144,9 @@ def test_what_is_said_below(capsys: pytest.CaptureFixture[str]) -> None:
     missing = dict(line.split(": ", 2)[1:] for line in lines if line.startswith("missing: "))
     assert list(missing) == ["absent", SCRIPT, OTHER_SCRIPT]
     assert missing["absent"] == (
-        "Expected absent==1.0, got none (No module named 'absent'): pip install 'sse-fast[bench]'"
+        "absent==1.0 is not available (No module named 'absent'): pip install 'sse-fast[bench]'"
     )
-    assert missing[SCRIPT].startswith("Expected Node (node) on the PATH, got none")
+    assert missing[SCRIPT].startswith("Node (node) is not on the PATH")
     about = machine.describe()
     for part in ("cpu", "os", "python"):
         assert about[part] in lines
@@ -154,11 +154,10 @@ def test_what_is_said_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert DOMINATES in lines
 
 
-@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="the first row is another one")
-def test_what_was_measured(
+@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="the first row is the plain Python core")
+def test_table_shows_measured_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The numbers are those of the cells, in full."""
 
     def measured(stream: Any, chunking: str, names: Iterable[str], *_: Any, **options: Any) -> Cell:
         assert options["floor"] == ("sse_fast" in RIVALS)
@@ -175,7 +174,7 @@ def test_what_was_measured(
     assert found == [[[values[name][column]] for name in order] for column in (0, 1)]
 
 
-def test_a_parser_of_ours_that_is_wrong(
+def test_own_parser_wrong_exits_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(RIVALS, OURS[0], Rival(OURS[0], "", lambda: lose_the_ids))
@@ -187,7 +186,7 @@ def test_a_parser_of_ours_that_is_wrong(
     }
 
 
-def test_without_the_extension(
+def test_without_extension_measures_plain_python(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "sse_fast._core.parser_c", None)
@@ -197,7 +196,7 @@ def test_without_the_extension(
     ratios = rows(output.split("\n\n")[1].splitlines()[4:])
     assert ratios[f"{PLAIN} {sse_fast.__version__}"] == ["1.0"]
     assert FLOOR not in output
-    assert "missing: sse_fast: Expected sse_fast, got none" in output
+    assert "missing: sse_fast: sse_fast is not available" in output
     assert FLOOR not in Path("p.svg").read_text()
 
 
@@ -213,7 +212,7 @@ def test_without_the_extension(
         ((), list(bench.COLUMNS)),
     ],
 )
-def test_the_columns(
+def test_options_choose_columns(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], columns: list[tuple[str, str]]
 ) -> None:
     run(*arguments, "--json")
@@ -221,17 +220,19 @@ def test_the_columns(
     assert [(cell["stream"], cell["chunks"]) for cell in cells] == columns
 
 
-def test_javascript(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_javascript_parsers_from_given_folder(
+    node: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     run("--streams", "d", "--node-modules", "any", "--plot", "p.svg")
     lines = capsys.readouterr().out.splitlines()
     assert re.search(r"  7,000$", next(line for line in lines if f"{SCRIPT} 9.8.7" in line))
-    assert f"missing: {OTHER_SCRIPT}: Expected the npm package: npm install" in lines
+    assert f"missing: {OTHER_SCRIPT}: The npm package is missing: npm install" in lines
     assert "Node 99.1.0" in lines
     assert set(node) == {Path("any")}
     assert "Hatched: JavaScript" in Path("p.svg").read_text()
 
 
-def test_javascript_of_the_current_folder(node: list[Any]) -> None:
+def test_javascript_parsers_from_current_folder(node: list[Any]) -> None:
     run("--streams", "d")
     assert set(node) == {None}
 
@@ -239,7 +240,7 @@ def test_javascript_of_the_current_folder(node: list[Any]) -> None:
 # -- JSON ---------------------------------------------------------------------------------------
 
 
-def test_json(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_all_measurements(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--json", "--streams", "c", "d") == 0
     output, error = capsys.readouterr()
     assert error == ""
@@ -261,24 +262,24 @@ def test_json(node: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert c["wrong"]["wrong"].startswith("event 1: expected (")
 
 
-# -- the picture --------------------------------------------------------------------------------
+# -- the plot --------------------------------------------------------------------------------
 
 
-def test_png() -> None:
+def test_plot_png_is_opaque() -> None:
     assert run("--plot", "p.png", "--streams", "c", "d") == 0
     pixels = imread("p.png")
     height, width, _ = pixels.shape
     assert width > 1000
     assert height > 300
-    # Its own background, opaque: the page may be dark.
+    # The background is opaque, as the page may be dark.
     assert (pixels[..., 3] == 1).all()
     light = pixels[..., :3].min(axis=2) > 0.97
     assert 0.8 < light.mean() < 1
-    # Ours is the darkest of the bars, by far.
+    # The bar of sse_fast is much darker than the others.
     assert pixels[..., :3].mean(axis=2).min() < 0.35
 
 
-def test_svg(node: list[Any]) -> None:
+def test_plot_svg_is_reproducible(node: list[Any]) -> None:
     settings = dict(rcParams)
     cells = [
         Cell(
@@ -290,7 +291,7 @@ def test_svg(node: list[Any]) -> None:
     for name in ("1.svg", "2.svg"):
         plot.draw(Path(name), cells, labels, {"a": "some <stream>"}, ["a note", "", "a date"])
     assert dict(rcParams) == settings
-    # The same bytes for the same numbers.
+    # The same numbers give the same bytes.
     assert Path("1.svg").read_bytes() == Path("2.svg").read_bytes()
     text = Path("1.svg").read_text()
     texts = re.findall(r"<text[^>]*>(.*?)</text>", text)
@@ -311,25 +312,25 @@ def test_svg(node: list[Any]) -> None:
         assert texts.count(expected) == (2 if expected == FLOOR else 1), expected
     assert texts.count("a: some &lt;stream&gt;") == 2
     assert texts.count("script 3") == 2
-    # Who has no number anywhere has no row.
+    # A parser without any number has no row.
     assert "none 4" not in texts
     assert "<dc:date>" not in text
     assert "matplotlib" not in text.lower().replace("matplotlib.axis", "")
     assert str(Path.cwd()) not in text
 
 
-def test_the_picture_is_small() -> None:
+def test_plot_file_is_small() -> None:
     assert run("--plot", "p.svg") == 0
     assert 10_000 < Path("p.svg").stat().st_size < 100_000
 
 
-def test_nobody_is_right() -> None:
+def test_plot_without_any_number() -> None:
     cells = [Cell("a", "whole", 1, 1, {}, {"sse_fast": "event 1"})]
     plot.draw(Path("p.svg"), cells, {"sse_fast": "sse_fast 1"}, {"a": "any"}, [])
     assert "Nanoseconds" in Path("p.svg").read_text()
 
 
-# -- what goes wrong, and before anything is measured ------------------------------------------
+# -- failures, reported before anything is measured ------------------------------------------
 
 
 @pytest.fixture
@@ -344,9 +345,12 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--plot", "p.pdf"), "expected --plot with a .png or .svg, got 'p.pdf'"),
-        (("--plot", "png"), "expected --plot with a .png or .svg, got 'png'"),
-        (("--streams", "z"), "expected --streams of 'a', 'au', 'b', 'c', 'd', 'e1', 'e2', got 'z'"),
+        (("--plot", "p.pdf"), "--plot writes .png or .svg, not 'p.pdf'"),
+        (("--plot", "png"), "--plot writes .png or .svg, not 'png'"),
+        (
+            ("--streams", "z"),
+            "--streams: expected one of 'a', 'au', 'b', 'c', 'd', 'e1', 'e2', got 'z'",
+        ),
         (("--chunks", "2 KiB"), "'16 bytes', '1 byte', got '2 KiB'"),
         (("--seconds", "0"), "expected --seconds above 0, got 0"),
         (("--seconds", "inf"), "expected --seconds above 0, got inf"),
@@ -354,7 +358,7 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
         (("any",), "unrecognized arguments: any"),
     ],
 )
-def test_a_wrong_command_line(
+def test_wrong_options_exit_2(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in refused(capsys, *arguments)
@@ -362,7 +366,7 @@ def test_a_wrong_command_line(
 
 
 @pytest.mark.usefixtures("_unmeasured")
-def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_missing_folder_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--plot", "no/p.png") == 1
     output, error = capsys.readouterr()
     assert output == ""
@@ -370,14 +374,14 @@ def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("_unmeasured")
-def test_a_file_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_unwritable_file_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     Path("p.png").mkdir()
     assert run("--plot", "p.png") == 1
     assert capsys.readouterr().err.startswith("sse-fast: p.png: ")
 
 
 @pytest.mark.usefixtures("_unmeasured")
-def test_a_picture_of_before_stays_until_there_is_another() -> None:
+def test_plot_keeps_old_file_until_measured() -> None:
     Path("p.png").write_bytes(b"before")
     for _ in range(2):
         with pytest.raises(AssertionError, match="measured"):
@@ -386,7 +390,7 @@ def test_a_picture_of_before_stays_until_there_is_another() -> None:
     with pytest.raises(AssertionError, match="measured"):
         run("--plot", "other.png")
     assert not Path("other.png").exists()
-    # A link to where there is nothing yet.
+    # A link to a file that does not exist stays.
     Path("link.png").symlink_to("target.png")
     with pytest.raises(AssertionError, match="measured"):
         run("--plot", "link.png")
@@ -394,13 +398,13 @@ def test_a_picture_of_before_stays_until_there_is_another() -> None:
     assert not Path("target.png").exists()
 
 
-def test_an_ending_in_capitals() -> None:
+def test_plot_ending_ignores_case() -> None:
     assert run("--streams", "d", "--plot", "P.SVG") == 0
     assert "<svg" in Path("P.SVG").read_text()
 
 
-def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it was closed."""
+def test_without_standard_error_exits_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python sets sys.stderr to None where it was closed."""
     monkeypatch.setattr(sys, "stderr", None)
     assert run("--streams", "d") == 0
 
@@ -409,7 +413,7 @@ def test_without_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("library", "arguments"), [("rich", ()), ("matplotlib", ("--plot", "p.png"))]
 )
-def test_without_the_extra(
+def test_missing_library_names_the_extra(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     library: str,
@@ -420,12 +424,12 @@ def test_without_the_extra(
     output, error = capsys.readouterr()
     assert output == ""
     assert re.fullmatch(
-        f"sse-fast: Expected {library}, .*: pip install 'sse-fast\\[bench\\]'\n", error
+        f"sse-fast: `sse-fast bench` needs {library} .*: pip install 'sse-fast\\[bench\\]'\n", error
     )
     assert not list(Path.cwd().iterdir())
 
 
-def test_without_matplotlib_there_is_a_table(
+def test_without_matplotlib_prints_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -433,7 +437,7 @@ def test_without_matplotlib_there_is_a_table(
     assert DOMINATES in capsys.readouterr().out
 
 
-# -- as a user runs it --------------------------------------------------------------------------
+# -- in a process of its own -------------------------------------------------------------------
 
 
 COMMAND = [sys.executable, "-m", "sse_fast", "bench", "--seconds", "0.0001", "--streams", "c"]
@@ -442,18 +446,18 @@ COMMAND = [sys.executable, "-m", "sse_fast", "bench", "--seconds", "0.0001", "--
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     monkeypatch.undo()
-    # Two that take seconds to import.
+    # Stand-ins for two libraries that take seconds to import.
     for name in ("anthropic", "openai"):
         (tmp_path / f"{name}.py").touch()
     return {**os.environ, "COLUMNS": "40", "PYTHONIOENCODING": "utf-8"}
 
 
-def test_piped(environment: dict[str, str], tmp_path: Path) -> None:
+def test_piped_output_is_plain_text(environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         COMMAND, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # No bar, no colour; and nothing is cut, however narrow it is.
+    # No progress bar, no colour, and no number is cut in a narrow terminal.
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     assert "…" not in done.stdout
@@ -461,13 +465,13 @@ def test_piped(environment: dict[str, str], tmp_path: Path) -> None:
     for name, rival in RIVALS.items():
         if f"missing: {name}: " not in done.stdout:
             assert re.fullmatch(r"[\d,]+", numbers[f"{name} {rival.version()}"][0])
-    assert "missing: openai: Expected openai==" in done.stdout
+    assert "missing: openai: openai==" in done.stdout
     assert PLAIN in done.stdout.split("\n\n")[0]
     assert done.stdout.count("(JS)") >= 2
 
 
-def test_on_a_terminal(environment: dict[str, str], tmp_path: Path) -> None:
-    """A bar on standard error, while it lasts."""
+def test_terminal_shows_progress_bar(environment: dict[str, str], tmp_path: Path) -> None:
+    """A progress bar on standard error, removed at the end."""
     pty = pytest.importorskip("pty")
     near, far = pty.openpty()
     environment.update(TERM="xterm", COLUMNS="80")
@@ -490,19 +494,21 @@ def test_on_a_terminal(environment: dict[str, str], tmp_path: Path) -> None:
     assert process.returncode == 0
     assert b"c, one event" in shown
     assert b"100%" in shown
-    # Gone at the end.
+    # The bar is removed at the end.
     assert shown.rstrip().endswith((b"\x1b[2K", b"\x1b[?25h")), shown[-40:]
 
 
-def test_an_encoding_of_before(environment: dict[str, str], tmp_path: Path) -> None:
+def test_ascii_output_encoding(environment: dict[str, str], tmp_path: Path) -> None:
     environment["PYTHONIOENCODING"] = "ascii"
     done = subprocess.run(COMMAND, cwd=tmp_path, env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert DOMINATES.encode() in done.stdout
 
 
-def test_real_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of npm, where this checkout has them."""
+def test_real_npm_packages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The npm packages, if they are installed in this checkout."""
     monkeypatch.undo()
     try:
         javascript.find(SCRIPT, ROOT)
@@ -517,7 +523,7 @@ def test_real_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 # -- the machine --------------------------------------------------------------------------------
 
 
-def test_the_machine() -> None:
+def test_describe_machine() -> None:
     about = machine.describe()
     assert list(about) == ["cpu", "os", "python", "date"]
     assert re.fullmatch(r".+, \d+ logical cores, \S+", about["cpu"])
@@ -527,9 +533,9 @@ def test_the_machine() -> None:
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin", "Windows", "Plan 9"])
-def test_a_processor_that_nothing_tells(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_describe_unknown_processor(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr(Path, "read_text", lambda self: "processor\t: 0\n")
-    # PATH is empty: there is no sysctl.
+    # PATH is empty, so sysctl is not found.
     assert machine._processor() == "unknown processor"

@@ -1,4 +1,4 @@
-"""`sse-fast doctor` in a process of its own, with libraries there, not there and unknown."""
+"""`sse-fast doctor` in a process of its own, with installed, missing and unknown libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Blocker:
         if name.partition(".")[0] in BLOCKED:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
-    # Asked for metadata too.
+    # Meta path finders are asked for metadata too.
     def find_distributions(self, context=None):
         return ()
 
@@ -47,7 +47,7 @@ FASTER = re.compile(
 
 
 def fake(directory: Path, name: str, version: str, files: dict[str, str]) -> None:
-    """A package of that name, with what pip would know of it, to be found before the real one."""
+    """Write a package with metadata that is found before the real one."""
     distribution = LIBRARIES[name].distribution
     info = directory / f"{distribution.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
@@ -63,7 +63,7 @@ def fake(directory: Path, name: str, version: str, files: dict[str, str]) -> Non
 def doctor(
     directory: Path, *arguments: str, blocked: tuple[str, ...] = (), pure: str | None = None
 ) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """Its first lines, and what it says of each library; what is blocked is not installed."""
+    """Run doctor without the blocked libraries; return its head and a row for each library."""
     if blocked:
         distributions = tuple(LIBRARIES[name].distribution for name in blocked)
         source = BLOCKER.format(blocked=blocked, distributions=distributions)
@@ -78,14 +78,14 @@ def doctor(
         text=True,
         timeout=60,
         env=environment,
-        # Away from the source tree.
+        # Outside of the source tree, so that the installed package runs.
         cwd=directory,
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     rows = [line.split(maxsplit=2) for line in lines[2:]]
     assert [row[0] for row in rows] == list(LIBRARIES)
-    # In columns.
+    # The verdicts are aligned.
     assert len({line.index(row[2], len(row[0])) for line, row in zip(lines[2:], rows)}) == 1  # noqa: B905
     return lines[:2], {row[0]: (row[1], row[2]) for row in rows}
 
@@ -94,7 +94,8 @@ def all_but(*names: str) -> tuple[str, ...]:
     return tuple(name for name in LIBRARIES if name not in names)
 
 
-def test_what_is_there(tmp_path: Path) -> None:
+@pytest.mark.bench
+def test_doctor_measures_installed_libraries(tmp_path: Path) -> None:
     (core, title), rows = doctor(tmp_path)
     assert core.startswith(f"sse_fast {sse_fast.__version__}, ")
     assert re.fullmatch("library +version +what install\\(\\) would do to its parsing", title)
@@ -107,14 +108,14 @@ def test_what_is_there(tmp_path: Path) -> None:
         assert found, verdict
         ratio, theirs, ours = map(float, found.groups())
         assert verdict.startswith("make it") == (theirs > ours) or theirs == ours
-        # A measurement, of which only the rounded numbers are seen.
+        # Only rounded numbers are printed.
         assert theirs > 0.1
         assert ours > 0.1
         assert (theirs - 0.01) / (ours + 0.01) - 0.1 < ratio < (theirs + 0.01) / (ours - 0.01) + 0.1
 
 
 @pytest.mark.parametrize("pure", ["0", "1"])
-def test_the_core(tmp_path: Path, pure: str) -> None:
+def test_doctor_names_the_core(tmp_path: Path, pure: str) -> None:
     (core, _), rows = doctor(tmp_path, blocked=all_but("httpx_sse"), pure=pure)
     plain = "plain Python core, which not every library gains by"
     names = {"1": {plain}, "0": {plain, "Cython core"}}[pure]
@@ -122,18 +123,18 @@ def test_the_core(tmp_path: Path, pure: str) -> None:
     assert FASTER.match(rows["httpx_sse"][1])
 
 
-def test_nothing_is_there(tmp_path: Path) -> None:
+def test_doctor_without_any_library(tmp_path: Path) -> None:
     _, rows = doctor(tmp_path, blocked=all_but())
     assert set(rows.values()) == {("-", "nothing: it is not installed")}
 
 
-def test_one_is_not_there(tmp_path: Path) -> None:
+def test_doctor_with_one_library(tmp_path: Path) -> None:
     _, rows = doctor(tmp_path, blocked=all_but("httpx_sse"))
     assert rows.pop("httpx_sse")[0] == importlib.metadata.version("httpx-sse")
     assert set(rows.values()) == {("-", "nothing: it is not installed")}
 
 
-def test_no_file_but_what_pip_knows(tmp_path: Path) -> None:
+def test_doctor_library_without_files(tmp_path: Path) -> None:
     fake(tmp_path, "cohere", "7.1.0", {})
     (tmp_path / "sitecustomize.py").write_text(
         BLOCKER.format(blocked=tuple(LIBRARIES), distributions=tuple(all_but("cohere")))
@@ -187,7 +188,7 @@ STREAMING = SDK["_streaming.py"]
         ({"_base_client": ""}, "openai._base_client.SSEDecoder", "nothing of that name"),
         ({"_base_client": None}, "a module openai._base_client", "none"),
         (
-            # Which the other module would not find either.
+            # The class is missing in both modules.
             {
                 "_streaming": STREAMING.replace("class SSEDecoder", "class LineDecoder"),
                 "_base_client": "",
@@ -209,7 +210,7 @@ STREAMING = SDK["_streaming.py"]
     ],
     ids=["no part", "no module", "another name", "a parameter", "one more", "other events"],
 )
-def test_an_unknown_layout(
+def test_doctor_unknown_layout_is_explained(
     tmp_path: Path, files: dict[str, str | None], expected: str, found: str
 ) -> None:
     fake(tmp_path, "openai", "3.999.0", sdk("openai", **files))
@@ -220,7 +221,7 @@ def test_an_unknown_layout(
     library = LIBRARIES["openai"]
     assert f", as openai {library.versions} has it, found {found}" in verdict
     assert verdict.endswith(" in openai 3.999.0: leave 'openai' out, or look for a newer sse_fast")
-    # One line each, and the others have theirs.
+    # The other libraries still have their lines.
     assert FASTER.match(rows["httpx_sse"][1])
 
 
@@ -235,8 +236,8 @@ def test_an_unknown_layout(
     ],
     ids=["TypeError", "ImportError", "a dependency", "SyntaxError", "two lines"],
 )
-def test_a_library_that_cannot_be_imported(tmp_path: Path, source: str) -> None:
-    """The others have their lines all the same."""
+def test_doctor_import_failure_is_one_line(tmp_path: Path, source: str) -> None:
+    """The other libraries still have their lines."""
     fake(tmp_path, "openai", "3.999.0", sdk("openai", __init__=source))
     _, rows = doctor(tmp_path, blocked=all_but("openai", "httpx_sse"))
     version, verdict = rows["openai"]
@@ -251,7 +252,7 @@ def test_a_library_that_cannot_be_imported(tmp_path: Path, source: str) -> None:
     assert FASTER.match(rows["httpx_sse"][1])
 
 
-def test_no_arguments(tmp_path: Path) -> None:
+def test_doctor_takes_no_arguments(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sse_fast", "doctor", "openai"], capture_output=True, cwd=tmp_path
     )

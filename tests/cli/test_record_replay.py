@@ -1,4 +1,4 @@
-"""The commands that record and replay a stream, as a user runs them: in processes of their own."""
+"""`sse-fast record` and `sse-fast replay`, run in processes of their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
 COMMAND = [sys.executable, "-m", "sse_fast"]
-# Whoever runs the tests may ignore the signal, which processes inherit.
+# Processes inherit an ignored signal from the shell or program that runs the tests.
 INTERRUPTIBLE = [
     sys.executable,
     "-c",
@@ -40,7 +40,7 @@ from sse_fast._cli import main
 sys.exit(main())
 """,
 ]
-# A BOM, each end-of-line, a cut CRLF and character, bytes that are no UTF-8, an unfinished event.
+# A BOM, each end of line, a split CRLF and character, invalid UTF-8, an unfinished event.
 CHUNKS = [
     b"\xef\xbb\xbfid: 1\r\ndata: \xe6",
     b"\x97\xa5\r",
@@ -50,7 +50,7 @@ CHUNKS = [
     b"data: e",
 ]
 BODY = b"".join(CHUNKS)
-# More than goes into buffers on the way: left unread, it would reset the connection.
+# More than socket buffers hold: if the server left it unread, closing would reset the connection.
 SENT = b"x" * 0x800000
 SENT_CHUNKED = b"3;x=y\r\nabc\r\n800000\r\n%b\r\n0\r\nTrailer: x\r\n\r\n" % SENT
 DATA = ["日", "\ufffd", "c", "d"]
@@ -65,7 +65,7 @@ def _away_from_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def capture() -> Path:
-    """Where it is to be."""
+    """The path of the capture, which does not exist yet."""
     return Path("capture.sse")
 
 
@@ -92,7 +92,7 @@ def wait_for(what: Any, seconds: float = 20) -> None:
 def replaying(
     *arguments: str, status: int | None = None, errors: bytes = b""
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The URL and the process; `status` is what it is to end with by itself."""
+    """Run `replay` and yield its URL and process; `status` is its exit code unless interrupted."""
     line = [*INTERRUPTIBLE, "replay", *arguments]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -108,7 +108,7 @@ def replaying(
 
 
 def bytes_of(url: str, request: bytes = b"GET / HTTP/1.0\r\n\r\n") -> bytes:
-    """The whole answer, over a bare socket."""
+    """Return the whole response, read from a bare socket."""
     host, _, port = url.removeprefix("http://").strip("/").partition(":")
     with socket.create_connection((host, int(port)), 20) as sock:
         sock.sendall(request)
@@ -116,7 +116,7 @@ def bytes_of(url: str, request: bytes = b"GET / HTTP/1.0\r\n\r\n") -> bytes:
 
 
 def pieces_of(answer: bytes) -> list[bytes]:
-    """What the chunks of an answer hold, the last one included."""
+    """Return the chunks of a response, including the empty last one."""
     _, _, rest = answer.partition(b"\r\n\r\n")
     pieces = []
     while rest:
@@ -128,9 +128,9 @@ def pieces_of(answer: bytes) -> list[bytes]:
 
 
 def arrivals(url: str) -> list[float]:
-    """When each event came, and the end, in seconds from before the request: none is too early."""
+    """Return when each event and the end arrived, in seconds since before the request."""
     began = time.monotonic()
-    with sse_fast.adapters.sockets.open_stream(url, idle_timeout=20) as stream:
+    with sse_fast.open_stream(url, idle_timeout=20) as stream:
         seen = [time.monotonic() - began for _ in stream]
     return [*seen, time.monotonic() - began]
 
@@ -143,7 +143,7 @@ def write_index(*lines: str, first: str = "# sse-fast timing 1, any, any") -> No
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
-def test_the_bytes_are_those_of_the_wire(server: Server, capture: Path, framing: str) -> None:
+def test_record_writes_body_byte_for_byte(server: Server, capture: Path, framing: str) -> None:
     body = BODY + b"\n\n"
     server.answers["/"] = Answer([*CHUNKS, b"\n\n"], framing)
     done = record(server.url)
@@ -156,7 +156,7 @@ def test_the_bytes_are_those_of_the_wire(server: Server, capture: Path, framing:
     assert os.listdir() == ["capture.sse"]
 
 
-def test_standard_output(server: Server) -> None:
+def test_record_to_standard_output(server: Server) -> None:
     server.answers["/"] = Answer([BODY, b"\n\n"])
     done = record(server.url, "-o", "-")
     assert (done.returncode, done.stdout) == (0, BODY + b"\n\n")
@@ -165,7 +165,7 @@ def test_standard_output(server: Server) -> None:
 
 
 @posix
-def test_without_standard_error_nothing_gets_into_the_capture(server: Server) -> None:
+def test_record_without_stderr_keeps_capture_clean(server: Server) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"])
     done = subprocess.run(
         ["sh", "-c", f'"$0" -m sse_fast record {server.url} -o - 2>&-', sys.executable],
@@ -176,7 +176,7 @@ def test_without_standard_error_nothing_gets_into_the_capture(server: Server) ->
     assert (done.returncode, done.stdout) == (0, b"data: a\n\n")
 
 
-def test_it_asks_as_cat_does(server: Server) -> None:
+def test_record_takes_request_options_of_cat(server: Server) -> None:
     server.answers["/a"] = Answer([b"data: a\n\n"])
     arguments = ["-d", "x=1", "-H", "X-A: b", "--last-event-id", "7", "-v"]
     done = record(f"{server.url}/a?secret", *arguments)
@@ -188,7 +188,7 @@ def test_it_asks_as_cat_does(server: Server) -> None:
     assert b"secret" not in done.stderr
 
 
-def test_it_stops_at_a_declared_end(server: Server, capture: Path) -> None:
+def test_record_until_stops_at_event(server: Server, capture: Path) -> None:
     hold = threading.Event()
     body = b"data: a\n\ndata: [DONE]\n\n"
     server.answers["/"] = Answer([body], hold=hold)
@@ -198,8 +198,7 @@ def test_it_stops_at_a_declared_end(server: Server, capture: Path) -> None:
     assert done.stderr.endswith(b"--until was met\n")
 
 
-def test_one_connection_is_one_capture(capture: Path) -> None:
-    """Neither an end nor a loss is followed by another request."""
+def test_record_never_reconnects(capture: Path) -> None:
     with serve_stage() as stage:
         stage.plays = [
             Play(body=[b"retry: 0\nid: 1\ndata: a\n\n"]),
@@ -219,15 +218,15 @@ def test_one_connection_is_one_capture(capture: Path) -> None:
     assert why.startswith("sse-fast: Expected the rest of the stream, got a connection that broke")
 
 
-def test_an_end_within_an_event_is_no_good_end(server: Server, capture: Path) -> None:
+def test_record_end_within_event_exits_1(server: Server, capture: Path) -> None:
     server.answers["/"] = Answer(CHUNKS)
     done = record(server.url)
     assert (done.returncode, capture.read_bytes()) == (1, BODY)
     assert b": broken off\nsse-fast: Expected the rest of an event, got the end" in done.stderr
 
 
-def test_an_event_of_any_size(server: Server, capture: Path) -> None:
-    """Which for `cat` is too large."""
+def test_record_accepts_17_mib_event(server: Server, capture: Path) -> None:
+    """`cat` refuses an event of this size."""
     body = b"data: " + b"x" * (17 * 2**20) + b"\n\n"
     server.answers["/"] = Answer([body])
     done = record(server.url)
@@ -235,14 +234,14 @@ def test_an_event_of_any_size(server: Server, capture: Path) -> None:
     assert capture.read_bytes() == body
 
 
-def test_a_refused_response_leaves_nothing(server: Server, capture: Path) -> None:
+def test_record_refused_response_writes_no_file(server: Server, capture: Path) -> None:
     server.answers["/"] = Answer([b'{"error": "no"}'], "length", 401, {})
     server.answers["/html"] = Answer([b"<p>"], headers={"Content-Type": "text/html"})
     server.answers["/none"] = Answer([], "length", 204, {})
     for path, said in (
         ("", f'Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'),
         ("/html", "Expected content type 'text/event-stream', got 'text/html': "),
-        ("/none", "Expected a stream to record, got status 204: the server has none\n"),
+        ("/none", "The server answered 204: it has no stream to record\n"),
     ):
         done = record(server.url + path, "--timing")
         assert done.returncode == 1
@@ -255,7 +254,7 @@ def test_a_refused_response_leaves_nothing(server: Server, capture: Path) -> Non
     with nobody() as origin:
         done = record(origin)
     assert (done.returncode, os.listdir()) == (1, [])
-    # What is there already is not lost to a refusal either.
+    # With --force, an existing file survives a refused response.
     capture.write_bytes(b"precious")
     assert record(server.url, "--force").returncode == 1
     assert capture.read_bytes() == b"precious"
@@ -263,22 +262,24 @@ def test_a_refused_response_leaves_nothing(server: Server, capture: Path) -> Non
 
 @pytest.mark.parametrize("there", ["capture.sse", "capture.sse.timing"])
 @pytest.mark.parametrize("timing", [[], ["--timing"]])
-def test_what_is_there_is_left_alone(server: Server, there: str, timing: list[str]) -> None:
+def test_record_keeps_existing_files_without_force(
+    server: Server, there: str, timing: list[str]
+) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"])
     Path(there).write_bytes(b"precious" * 100)
     done = record(server.url, *timing)
     assert (done.returncode, server.requests) == (1, [])
-    assert f"sse-fast: {there}: it is there already: " in done.stderr.decode()
+    assert f"sse-fast: {there}: it already exists; " in done.stderr.decode()
     assert (os.listdir(), Path(there).read_bytes()) == ([there], b"precious" * 100)
     done = record(server.url, *timing, "--force")
     assert (done.returncode, Path("capture.sse").read_bytes()) == (0, b"data: a\n\n")
-    # An index of another capture would be worse than none.
+    # The index of the earlier capture is gone, as it does not fit the new one.
     assert INDEX.exists() == bool(timing)
     assert not timing or [length for _, length in chunks_of(INDEX)] == [9, 0]
 
 
 @posix
-def test_a_device_is_neither_overwritten_nor_tried(server: Server) -> None:
+def test_record_to_device_or_pipe(server: Server) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"])
     done = record(server.url, "-o", "/dev/null")
     assert (done.returncode, b"/dev/null: 1 event, 9 bytes" in done.stderr) == (0, True)
@@ -292,14 +293,14 @@ def test_a_device_is_neither_overwritten_nor_tried(server: Server) -> None:
     ("arguments", "status", "message"),
     [
         (["{url}"], 2, "the following arguments are required: -o/--output"),
-        (["file", "-o", "x"], 2, "expected a URL of http or https, got none"),
-        (["ftp://host/", "-o", "x"], 2, "expected a URL of http or https, got one of 'ftp'"),
-        (["{url}", "-o", "-", "--timing"], 2, "--timing goes with a file"),
+        (["file", "-o", "x"], 2, "only an http or https URL can be recorded"),
+        (["ftp://host/", "-o", "x"], 2, "only http and https URLs are supported, not 'ftp'"),
+        (["{url}", "-o", "-", "--timing"], 2, "--timing needs a file"),
         (["{url}", "-o", "none/x"], 1, "sse-fast: none/x: No such file or directory"),
         (["{url}", "-o", ".", "--force"], 1, "sse-fast: .: "),
     ],
 )
-def test_what_cannot_be_is_not_asked_for(
+def test_record_wrong_arguments_send_no_request(
     server: Server, arguments: list[str], status: int, message: str
 ) -> None:
     line = [*COMMAND, "record", *(each.format(url=server.url) for each in arguments)]
@@ -310,14 +311,14 @@ def test_what_cannot_be_is_not_asked_for(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_of(server: Server) -> None:
+def test_record_full_disk_exits_1(server: Server) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"])
     done = record(server.url, "-o", "/dev/full")
     assert done.returncode == 1
     assert done.stderr.endswith(b"broken off\nsse-fast: /dev/full: No space left on device\n")
 
 
-def test_what_a_pipe_does_not_take_at_once_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_completes_partial_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     from sse_fast._cli import record
 
     write = os.write
@@ -328,7 +329,7 @@ def test_what_a_pipe_does_not_take_at_once_follows(monkeypatch: pytest.MonkeyPat
     assert Path("file").read_bytes() == b"0123456789"
 
 
-def test_the_index(server: Server, capture: Path) -> None:
+def test_record_timing_writes_index(server: Server, capture: Path) -> None:
     chunks = [b"data: %d\n\n" % number * (number + 1) for number in range(5)]
     server.answers["/a"] = Answer(chunks, delay=0.1)
     before = time.time()
@@ -345,17 +346,17 @@ def test_the_index(server: Server, capture: Path) -> None:
     assert nothing == 0
     times = [seconds for seconds, _ in chunks_of(INDEX)]
     assert times == sorted(times)
-    # The last is sent 0.4 s behind the head, which may be seen late.
+    # The last chunk is sent 0.4 s after the head, which may be read late.
     assert 0 <= times[0] < times[4] - 0.1
     assert 0.2 < times[4] < time.time() - before
 
 
 @posix
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_what_arrived_is_there_at_any_time(
+def test_record_interrupted_keeps_what_arrived(
     server: Server, capture: Path, how: signal.Signals
 ) -> None:
-    """For whoever reads along, after Ctrl-C, and after a crash."""
+    """The capture can be read while it grows, after Ctrl-C and after a crash."""
     hold = threading.Event()
     server.answers["/"] = Answer(CHUNKS[:3], hold=hold, delay=0.05)
     body = b"".join(CHUNKS[:3])
@@ -384,7 +385,7 @@ def test_what_arrived_is_there_at_any_time(
 
 
 @posix
-def test_an_interrupt_before_the_response_leaves_nothing() -> None:
+def test_record_interrupted_early_writes_no_file() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         line = [*INTERRUPTIBLE, "record", url, "-o", "capture.sse", "--timing"]
@@ -399,7 +400,7 @@ def test_an_interrupt_before_the_response_leaves_nothing() -> None:
 
 
 @posix
-def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(server: Server) -> None:
+def test_record_closed_pipe_exits_141(server: Server) -> None:
     server.answers["/"] = Answer([b"data: %d\n\n" % number for number in range(200)], delay=0.01)
     line = [*COMMAND, "record", server.url, "-o", "-"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -412,8 +413,8 @@ def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(server: Server) -> No
 
 
 @posix
-def test_on_a_terminal_it_says_how_far_it_is(server: Server) -> None:
-    """And nowhere else: other tests hold standard error against all that is said there."""
+def test_record_shows_progress_on_terminal(server: Server) -> None:
+    """Other tests check that nothing of it appears where standard error is no terminal."""
     import pty
 
     hold = threading.Event()
@@ -430,28 +431,28 @@ def test_on_a_terminal_it_says_how_far_it_is(server: Server) -> None:
             said += terminal.read(1000)
         assert process.poll() is None
         hold.set()
-        # A terminal whose other end is closed raises an error at its end.
+        # Reading a terminal whose other end is closed raises an error.
         try:
             while piece := terminal.read(1000):
                 said += piece
         except OSError:
             pass
         assert process.wait(20) == 0
-    *shown, last = said.decode().replace("\r\n", "\n").split("\r")
-    assert all(re.fullmatch(r"(0 events|1 event), \d bytes, \d\.\d s|\s*", each) for each in shown)
-    assert re.fullmatch(r"sse-fast: capture\.sse: 1 event, .*: the stream ended\n", last)
+    # Without the escape sequences of the live display.
+    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", said.decode())
+    *shown, last = [each for each in re.split(r"[\r\n]+", text) if each]
+    assert all(re.fullmatch(r"(0 events|1 event), \d bytes, \d\.\d s", each) for each in shown)
+    assert re.fullmatch(r"sse-fast: capture\.sse: 1 event, .*: the stream ended", last)
 
 
 # -- replay -------------------------------------------------------------------------------------
 
 NO_INDEX = (
-    b"sse-fast: there is no capture.sse.timing: as fast as it is read, unless --rate says how "
-    b"fast\n"
+    b"sse-fast: there is no capture.sse.timing: sending as fast as the client reads (see --rate)\n"
 )
 
 
-def test_a_round_trip(server: Server, capture: Path) -> None:
-    """Record, replay, record: the same bytes in the same chunks."""
+def test_record_of_replay_gives_same_chunks(server: Server, capture: Path) -> None:
     server.answers["/"] = Answer([*CHUNKS, b"\n\n"], delay=0.02)
     assert record(server.url, "--timing").returncode == 0
     with replaying("capture.sse", "--once", status=0) as (url, _):
@@ -462,11 +463,11 @@ def test_a_round_trip(server: Server, capture: Path) -> None:
     assert sum(length for _, length in chunks_of(Path("again.timing"))) == len(BODY) + 2
 
 
-def test_every_reader_sees_the_same_events(capture: Path) -> None:
+def test_replay_gives_every_client_same_events(capture: Path) -> None:
     capture.write_bytes(BODY)
     with replaying("capture.sse", errors=NO_INDEX) as (url, _):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
-        with sse_fast.adapters.sockets.open_stream(url) as stream:
+        with sse_fast.open_stream(url) as stream:
             assert [event.data for event in stream] == DATA
             assert stream.response is not None
             assert stream.response.headers["content-type"] == "text/event-stream"
@@ -476,7 +477,7 @@ def test_every_reader_sees_the_same_events(capture: Path) -> None:
         ):
             assert [event.data for event in sse_fast.iter_events(response)] == DATA
         seen = []
-        # One that comes back is told all of it again, whatever it asks to go on from.
+        # A client that reconnects gets the whole capture again, despite its Last-Event-ID.
         for event in sse_fast.EventSource(url, last_event_id="1"):
             seen.append(event.data)
             if len(seen) == 2 * len(DATA):
@@ -495,7 +496,7 @@ def test_every_reader_sees_the_same_events(capture: Path) -> None:
     ],
     ids=["get", "length", "chunked"],
 )
-def test_the_chunks_are_those_of_the_index(capture: Path, request_: bytes) -> None:
+def test_replay_sends_chunks_of_index(capture: Path, request_: bytes) -> None:
     capture.write_bytes(BODY)
     write_index(*(f"0.0{number}\t{len(chunk)}" for number, chunk in enumerate(CHUNKS)), "0.06\t0")
     with replaying("capture.sse", "--once", status=0) as (url, _):
@@ -503,7 +504,7 @@ def test_the_chunks_are_those_of_the_index(capture: Path, request_: bytes) -> No
     assert pieces_of(answer) == [*CHUNKS, b""]
 
 
-def test_the_speed(capture: Path) -> None:
+def test_replay_speed_scales_arrival_times(capture: Path) -> None:
     capture.write_bytes(b"data: a\n\n" * 3)
     write_index("0.1\t9", "# a remark", "1.0\t9", "2.0\t9", "2.5\t0")
     due = [0.1, 1.0, 2.0, 2.5]
@@ -516,13 +517,13 @@ def test_the_speed(capture: Path) -> None:
     assert [*map(len, (recorded, faster, fastest))] == [4, 4, 4]
     assert all(seen >= least for seen, least in zip(recorded, due, strict=True))
     assert all(seen >= least / 10 for seen, least in zip(faster, due, strict=True))
-    # None is kept back for the next: however busy the machine, that takes it some time.
+    # Each chunk is sent by itself, not together with the next.
     assert all(later - earlier > 0.1 for earlier, later in pairwise(recorded))
     assert max(faster[-1], fastest[-1]) < recorded[-1] / 1.5
 
 
-def test_delays_do_not_add_up(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock of its own, on which everything takes too long."""
+def test_replay_delays_do_not_accumulate(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulated clock on which every sleep and write takes too long."""
     from sse_fast._cli import _timing_index, replay
 
     capture.write_bytes(b"x" * 101)
@@ -553,51 +554,51 @@ def test_delays_do_not_add_up(capture: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(0 <= at - number / 2 < 0.5 for number, at in enumerate(sent))
 
 
-def test_each_reader_has_a_replay_of_its_own(capture: Path) -> None:
-    """Also beside readers that have not come to the end, or have left before it."""
+def test_replay_serves_clients_independently(capture: Path) -> None:
+    """Clients that are still reading, or left early, do not matter to the others."""
     capture.write_bytes(b"data: a\n\ndata: b\n\n")
     write_index("0.0\t9", "600.0\t9")
     with replaying("capture.sse") as (url, _):
         for _ in range(2):
-            streams = [sse_fast.adapters.sockets.open_stream(url) for _ in range(3)]
+            streams = [sse_fast.open_stream(url) for _ in range(3)]
             assert [next(stream).data for stream in streams] == ["a", "a", "a"]
             for stream in streams:
                 stream.close()
 
 
-def test_a_reader_that_leaves_is_no_traceback(capture: Path) -> None:
+def test_replay_client_disconnect_prints_nothing(capture: Path) -> None:
     capture.write_bytes(b"data: a\n\n" * 2_000_000)
     with replaying("capture.sse", "--speed", "max", "--once", status=0) as (url, _):
         host, _, port = url.removeprefix("http://").strip("/").partition(":")
-        # Neither is one that asks for nothing, nor is it the one request.
+        # A client that disconnects before its request is complete does not count as a request.
         with socket.create_connection((host, int(port)), 20) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.sendall(b"GET")
-        with sse_fast.adapters.sockets.open_stream(url) as stream:
+        with sse_fast.open_stream(url) as stream:
             assert next(stream).data == "a"
 
 
-def test_once(capture: Path) -> None:
+def test_replay_once_answers_one_request(capture: Path) -> None:
     capture.write_bytes(b"data: a\n\ndata: b\n\n")
     write_index("0.0\t9", "1.0\t9")
     with replaying("capture.sse", "--once", status=0) as (url, process):
         address = "127.0.0.1", int(re.findall(r"\d+", url)[-1])
         with (
             socket.create_connection(address, 20) as other,
-            sse_fast.adapters.sockets.open_stream(url) as stream,
+            sse_fast.open_stream(url) as stream,
         ):
             assert next(stream).data == "a"
-            # No other is taken, as long as it lasts and afterwards.
+            # New connections are refused while the response is sent.
             with pytest.raises(sse_fast.TransportError):
-                sse_fast.adapters.sockets.open_stream(url)
-            # Nor one that is connected already.
+                sse_fast.open_stream(url)
+            # A connection that was made before gets a 503.
             other.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert other.recv(12) == b"HTTP/1.1 503"
             assert [event.data for event in stream] == ["b"]
         process.wait(20)
 
 
-def test_the_port(capture: Path) -> None:
+def test_replay_port_in_use_exits_1(capture: Path) -> None:
     capture.write_bytes(BODY)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -610,8 +611,8 @@ def test_the_port(capture: Path) -> None:
         assert bytes_of(url).endswith(BODY)
 
 
-def test_the_rate(capture: Path) -> None:
-    """An event a chunk, whatever the index says, and whether it makes sense."""
+def test_replay_rate_sends_one_event_a_chunk(capture: Path) -> None:
+    """The index is not even read."""
     events = [b"data: a\n\n", b": c\r\rdata: b\r\n\r\n", b"data: c"]
     capture.write_bytes(b"".join(events))
     INDEX.write_bytes(b"nonsense")
@@ -630,7 +631,7 @@ def test_the_rate(capture: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 64])
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"], ids=["lf", "cr", "crlf"])
-def test_the_blocks_do_not_depend_on_the_reads(
+def test_replay_blocks_do_not_depend_on_read_size(
     size: int, end: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sse_fast._cli import replay
@@ -642,7 +643,7 @@ def test_the_blocks_do_not_depend_on_the_reads(
         file = io.BytesIO(b"".join([*blocks, *rest]))
         found = [*replay._blocks(file)]
         assert b"".join(found) == file.getvalue()
-        # An event is over with the CR of its blank line: where a read ends there, LF comes late.
+        # A block ends with the CR of its blank line; after a read that ends there, the LF follows.
         found = [each.removeprefix(b"\n").rstrip(b"\r\n") for each in found]
         wanted = [each.rstrip(b"\r\n") for each in [*blocks, *rest]]
         assert [each for each in found if each] == wanted
@@ -661,12 +662,12 @@ def test_the_blocks_do_not_depend_on_the_reads(
         (["inf\t9"], 2, "expected seconds, a TAB and a length, got 'inf\\t9'"),
         (["-0.1\t9"], 2, "expected seconds, a TAB and a length, got '-0.1\\t9'"),
         (["0.1\t-9"], 2, "expected seconds, a TAB and a length, got '0.1\\t-9'"),
-        (["0.2\t9", "0.1\t9"], 3, "expected a time not before 0.200000, that of a line above"),
+        (["0.2\t9", "0.1\t9"], 3, "expected a time of at least 0.200000, as in the line before"),
         (["0.1\t9", "0.2\t10"], 3, "expected chunks within the 18 bytes of the capture, got "),
         (["\0" * 1000 + "\t1"], 2, "expected seconds, a TAB and a length, got '" + "\\x00" * 80),
     ],
 )
-def test_an_index_that_does_not_fit(
+def test_replay_invalid_index_names_line(
     capture: Path, lines: list[str], number: int, message: str
 ) -> None:
     capture.write_bytes(b"data: a\n\n" * 2)
@@ -679,7 +680,7 @@ def test_an_index_that_does_not_fit(
 
 
 @pytest.mark.parametrize("first", ["", "0.1\t9", "# sse-fast timing 2, any, any"])
-def test_what_is_no_index(capture: Path, first: str) -> None:
+def test_replay_unknown_index_format_exits_1(capture: Path, first: str) -> None:
     capture.write_bytes(BODY)
     write_index(first=first)
     done = subprocess.run([*COMMAND, "replay", "capture.sse"], capture_output=True, timeout=60)
@@ -689,21 +690,22 @@ def test_what_is_no_index(capture: Path, first: str) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], ["0.0\t9"], ["0.0\t9", "0.1\t5", "0.1\t1"]])
-def test_an_index_that_was_cut_off(capture: Path, lines: list[str]) -> None:
-    """With the recording, behind any byte: what it does not know of is served all the same."""
+def test_replay_truncated_index_sends_rest_at_end(capture: Path, lines: list[str]) -> None:
+    """The recording was killed after any byte; the rest of the capture is sent at the end."""
     capture.write_bytes(b"data: a\n\n" * 3)
     write_index(*lines)
-    # This last line was to have another digit.
+    # The last line was cut off within its length.
     INDEX.write_bytes(INDEX.read_bytes().removesuffix(b"1\n") + b"0.1\t1")
     missing = {0: 27, 1: 18, 3: 13}[len(lines)]
     said = (
-        b"sse-fast: capture.sse.timing is %d bytes short of the capture: they follow at its end\n"
+        b"sse-fast: capture.sse.timing does not cover the last %d bytes of the capture: "
+        b"sent at the end\n"
     )
     with replaying("capture.sse", "--once", status=0, errors=said % missing) as (url, _):
         assert bytes_of(url).endswith(b"\r\n\r\n" + capture.read_bytes())
 
 
-def test_a_capture_that_grows_while_its_index_is_read() -> None:
+def test_read_index_of_growing_capture() -> None:
     from sse_fast._cli import _timing_index
 
     write_index("0.0\t9", "0.1\t9", "0.2\t9")
@@ -718,7 +720,7 @@ def test_a_capture_that_grows_while_its_index_is_read() -> None:
         ([], 2, "the following arguments are required: FILE"),
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
         (["."], 1, "sse-fast: .: "),
-        (["capture.sse", "--speed", "2"], 2, "and there is no capture.sse.timing: "),
+        (["capture.sse", "--speed", "2"], 2, "but there is no capture.sse.timing: "),
         (["capture.sse", "--speed", "0"], 2, "expected a number above 0, got 0"),
         (["capture.sse", "--speed", "nan"], 2, "expected a number above 0, got nan"),
         (["capture.sse", "--speed", "x"], 2, "argument --speed: "),
@@ -727,7 +729,7 @@ def test_a_capture_that_grows_while_its_index_is_read() -> None:
         (["capture.sse", "--port", "65536"], 2, "expected a port of 0 to 65535, got 65536"),
     ],
 )
-def test_what_cannot_be_served(
+def test_replay_wrong_arguments_name_the_fault(
     capture: Path, arguments: list[str], status: int, message: str
 ) -> None:
     capture.write_bytes(BODY)
@@ -737,7 +739,7 @@ def test_what_cannot_be_served(
     assert b"Traceback" not in done.stderr
 
 
-def test_an_empty_capture(server: Server, capture: Path) -> None:
+def test_record_and_replay_empty_stream(server: Server, capture: Path) -> None:
     server.answers["/"] = Answer([])
     assert record(server.url, "--timing").returncode == 0
     assert (capture.read_bytes(), [length for _, length in chunks_of(INDEX)]) == (b"", [0])
