@@ -36,7 +36,7 @@ class Way(NamedTuple):
 
 def _installed(name: str) -> Way:
     def read(chunks: list[bytes]) -> Iterator[Any]:
-        events: Iterator[Any] = import_module(f"sse_fast.compat.{name}").read(chunks)
+        events: Iterator[Any] = import_module(f"sse_fast.compat.{name}").read_events(chunks)
         return events
 
     return Way(read, read, name)

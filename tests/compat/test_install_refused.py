@@ -37,7 +37,7 @@ from tests.support.libraries import INSTALLED
 def test_no_name(before: Before) -> None:
     with pytest.raises(ValueError) as caught:
         install()
-    assert str(caught.value) == f"Expected what to install: some of {', '.join(LIBRARIES)}"
+    assert str(caught.value) == f"install() needs at least one name: {', '.join(LIBRARIES)}"
 
 
 @pytest.mark.parametrize("wrong", ["requests", "", "OpenAI", "httpx-sse", "_strict", "sseclient"])
@@ -45,7 +45,7 @@ def test_an_unknown_name(before: Before, wrong: str) -> None:
     for call in (install, uninstall):
         with pytest.raises(ValueError) as caught:
             call("httpx_sse", wrong)
-        assert str(caught.value) == f"Expected some of {', '.join(LIBRARIES)}, got {wrong!r}"
+        assert str(caught.value) == f"Unknown library {wrong!r}: choose from {', '.join(LIBRARIES)}"
         assert not changed(before)
     install("httpx_sse")
     with pytest.raises(ValueError):
@@ -84,7 +84,7 @@ for name in sorted(BLOCKED):
             assert not isinstance(error, sse_fast.SSEError)
             library = LIBRARIES[name]
             assert str(error) == (
-                f"Expected the library {{name!r}}, which is not installed: "
+                f"The library {{name!r}} is not installed: "
                 f"pip install '{{library.distribution}}{{library.versions}}'"
             ), error
         else:
@@ -178,7 +178,9 @@ EACH_CALLED = [
 
 @pytest.fixture
 def afresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has `install()` look at a library as if for the first time."""
+    """Make `install()` check a library as if for the first time."""
+    for name in INSTALLED:
+        import_module(f"sse_fast.compat.{name}")
 
     def forget(name: str) -> None:
         module = import_module(f"sse_fast.compat.{name}")
@@ -188,8 +190,8 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return forget
 
 
-def refusal(name: str, before: Before) -> str:
-    """Why a library is refused, alone and beside one that is known."""
+def refusal(name: str, before: Before) -> tuple[str, str]:
+    """Return what `install()` expected and found, alone and beside a library with a known layout."""
     other = "cohere" if name == "httpx_sse" else "httpx_sse"
     messages = set()
     for names in ((name,), (other, name), (name, other)):
@@ -201,10 +203,15 @@ def refusal(name: str, before: Before) -> str:
     (message,) = messages
     library = LIBRARIES[name]
     version = importlib.metadata.version(library.distribution)
-    assert f", as {library.distribution} {library.versions} has it, found " in message
-    end = f" in {library.distribution} {version}: leave {name!r} out, or look for a newer sse_fast"
+    start = f"Unknown layout of {library.distribution} {version}: expected "
+    end = f"; leave {name!r} out, or upgrade sse_fast"
+    assert message.startswith(start)
     assert message.endswith(end)
-    return message.removesuffix(end)
+    expected, known, found = message[len(start) : -len(end)].partition(
+        f" as in {library.distribution} {library.versions}, found "
+    )
+    assert known
+    return expected, found
 
 
 @pytest.mark.parametrize(("name", "path", "attribute", "parameters"), EACH_PART)
@@ -216,13 +223,10 @@ def test_a_part_is_missing(
     attribute: str,
     parameters: str | None,
 ) -> None:
-    import_module(f"sse_fast.compat.{name}")
     monkeypatch.delattr(find(path), attribute)
     afresh(name)
     found = everything("httpx_sse" if name == "cohere" else "cohere")
-    message = refusal(name, found)
-    assert message.startswith(f"Expected {path}.{attribute}, as ")
-    assert message.endswith(", found nothing of that name")
+    assert refusal(name, found) == (f"{path}.{attribute}", "no such attribute")
 
 
 @pytest.mark.parametrize(("name", "path", "attribute", "parameters"), EACH_CALLED)
@@ -242,21 +246,18 @@ def test_a_part_is_called_otherwise(
 
         # In place, as whoever else imported the class has it too.
         monkeypatch.setattr(original, "__init__", init)
-        found = "(renamed, more)"
     else:
 
         def other(renamed: object, *more: object) -> None:
             raise AssertionError
 
         monkeypatch.setattr(find(path), attribute, other)
-        found = "(renamed, more)"
     afresh(name)
-    before = everything()
-    message = refusal(name, before)
-    # Of one class by two names, the first is looked at first.
+    expected, found = refusal(name, everything())
+    # The two modules of an SDK share one decoder class, which is checked in _streaming first.
     owner = "_streaming" if attribute == "SSEDecoder" else path.rpartition(".")[2]
-    assert f"{owner}.{attribute}({parameters}), as " in message
-    assert message.endswith(f", found {found}")
+    assert f".{expected}".endswith(f".{owner}.{attribute}({parameters})")
+    assert found == "(renamed, more)"
 
 
 @pytest.mark.parametrize(("name", "path", "attribute", "parameters"), EACH_CALLED)
@@ -268,12 +269,9 @@ def test_a_part_cannot_be_called(
     attribute: str,
     parameters: str,
 ) -> None:
-    import_module(f"sse_fast.compat.{name}")
     monkeypatch.setattr(find(path), attribute, "text")
     afresh(name)
-    message = refusal(name, everything())
-    assert message.startswith(f"Expected {path}.{attribute}({parameters}), as ")
-    assert message.endswith(", found 'text'")
+    assert refusal(name, everything()) == (f"{path}.{attribute}({parameters})", "'text'")
 
 
 @pytest.mark.parametrize(
@@ -289,9 +287,7 @@ def test_a_module_is_missing(
     before = everything("httpx_sse" if name == "cohere" else "cohere")
     monkeypatch.setitem(sys.modules, module, None)
     afresh(name)
-    message = refusal(name, before)
-    assert message.startswith(f"Expected a module {module}, as ")
-    assert message.endswith(", found none")
+    assert refusal(name, before) == (f"a module {module}", "none")
 
 
 READING = {
@@ -318,12 +314,11 @@ def test_events_are_read_otherwise(monkeypatch: pytest.MonkeyPatch, name: str) -
 
     monkeypatch.setattr(find(path), attribute, without_the_first)
     before = everything()
-    message = refusal(name, before)
-    assert message.startswith("Expected the events [")
-    # What comes of it with sse_fast, what was fed, and what comes of it without.
-    expected, _, found = message.partition(", found ")
-    events, _, fed = expected.removeprefix("Expected the events ").partition("] of ")
-    assert fed.startswith(f"{compat._PROBE!r}, as ")
+    # The events with sse_fast, the stream, and the events without sse_fast.
+    expected, found = refusal(name, before)
+    assert expected.startswith("the events [")
+    events, _, fed = expected.removeprefix("the events ").partition("] of ")
+    assert fed == repr(compat._PROBE)
     first, *rest = ast.literal_eval(events + "]")
     assert rest == ast.literal_eval(found)
     assert "7" in str(first)
@@ -343,8 +338,8 @@ def test_events_have_more(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         object.__setattr__(self, "received", 1)
 
     monkeypatch.setattr(event_class, "__init__", init)
-    message = refusal(name, everything())
-    assert message.partition(", found ")[2].count("'received': 1") >= 4
+    _, found = refusal(name, everything())
+    assert found.count("'received': 1") >= 4
 
 
 @pytest.mark.parametrize("name", ["httpx_sse", "cohere"])
@@ -356,7 +351,6 @@ def test_a_part_is_inherited(
     owner = find(path)
     heir = type(owner.__name__, (owner,), {"__module__": owner.__module__})
     monkeypatch.setattr(find(path.rpartition(".")[0]), owner.__name__, heir)
-    import_module(f"sse_fast.compat.{name}")
     afresh(name)
     before = everything()
     with pytest.raises(UnknownLayout, match=f"{owner.__name__}.{attribute}"):
@@ -376,7 +370,7 @@ def test_reading_raises(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         yield
 
     monkeypatch.setattr(find(path), attribute, fails)
-    assert "unexpected" in refusal(name, everything())
+    assert "unexpected" in refusal(name, everything())[1]
 
 
 # -- Nothing by half -------------------------------------------------------------------------------
@@ -477,12 +471,11 @@ def test_somebody_else_on_top(
                 with pytest.raises(RuntimeError) as caught:
                     uninstall(*names)
                 message = str(caught.value)
-                assert message.startswith("Expected ")
-                assert f"{owner.__name__}.{attribute} as install() left it" in message
-                assert f", found {found}: take that back first" in message
+                assert f"{owner.__name__}.{attribute} was replaced by {found} after" in message
+                assert message.endswith(" install(): undo that first")
                 assert not changed(now)
             # Nor is it done once more.
-            with pytest.raises(UnknownLayout, match=rf"{attribute}\b.*, found "):
+            with pytest.raises(UnknownLayout, match=rf"{attribute}\b.*( replaced by |, found )"):
                 install(name)
             assert not changed(now)
     assert not changed(ours)
@@ -514,6 +507,6 @@ def test_somebody_else_who_hides_what_was_below(
         with monkeypatch.context() as patch:
             patch.setattr(OWNERS[name][path], attribute, len)
             now = everything()
-            with pytest.raises(UnknownLayout, match=rf"{attribute}\b.*, found "):
+            with pytest.raises(UnknownLayout, match=rf"{attribute}\b.*( replaced by |, found )"):
                 install(name)
             assert not changed(now)
