@@ -61,7 +61,7 @@ def original(request: pytest.FixtureRequest) -> Original:
     return library
 
 
-# -- The table ----------------------------------------------------------------------------------
+# -- The table -------------------------------------------------------------------------------------
 
 TABLE = {
     cells[0]: {name.split()[0] for name in cells[1].split(", ")}
@@ -406,7 +406,7 @@ def test_responses_of_requests(name: str, server: Server) -> None:
             assert sizes == [size]
 
 
-# -- The rest of the page -----------------------------------------------------------------------
+# -- The rest of the page --------------------------------------------------------------------------
 
 KEPT = {
     cells[0].removeprefix("the standard, "): cells[1:]
@@ -493,7 +493,7 @@ def test_the_code_of_the_page() -> None:
         assert type(client._make_sse_decoder()) is names["SSEDecoder"]
 
 
-# -- Everything else is the same ----------------------------------------------------------------
+# -- Everything else is the same -------------------------------------------------------------------
 
 LINES = [
     *(b"data: a", b"data:b", b"data", b"data:  c ", b'data: {"a": 1}', b"data: [DONE]"),

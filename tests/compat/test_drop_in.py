@@ -30,7 +30,7 @@ SDKS = ["openai", "anthropic"]
 STREAM = b"data: a\n\ndata: secret\n\n"
 
 
-# -- httpx-sse ----------------------------------------------------------------------------------
+# -- httpx-sse -------------------------------------------------------------------------------------
 
 
 class OnlyText:
@@ -104,7 +104,7 @@ def test_a_stand_in_for_a_response(response: str, how: str) -> None:
         sse_fast.uninstall()
 
 
-# -- sseclient-py -------------------------------------------------------------------------------
+# -- sseclient-py ----------------------------------------------------------------------------------
 
 
 class RedactingResponse(requests.Response):
@@ -155,7 +155,7 @@ def test_an_error_within_an_encoding_that_has_states() -> None:
             next(events)
 
 
-# -- The SDKs -----------------------------------------------------------------------------------
+# -- The SDKs --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -243,7 +243,7 @@ def test_a_decoder_of_mistral_that_leaves_events_out() -> None:
         assert read() == ["b"]
 
 
-# -- Imports ------------------------------------------------------------------------------------
+# -- Imports ---------------------------------------------------------------------------------------
 
 
 def run(tmp_path: Path, script: str) -> None:
