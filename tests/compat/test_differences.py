@@ -196,7 +196,7 @@ def test_cr_cr_lf_in_two_chunks_is_one_blank_line(name: str) -> None:
     assert original.read(whole, ours=False) == original.read(whole, ours=True)
 
 
-@row("mixed ends of line", "compat.sseclient")
+@row("mixed line ends", "compat.sseclient")
 def test_mixed_line_ends_each_end_an_event(name: str) -> None:
     original = ORIGINALS[name]
     for stream in (b"data: a\n\r\ndata: b\n\n", b"data: a\r\r\ndata: b\r\r"):
@@ -215,7 +215,7 @@ def ids(name: str, stream: bytes, ours: bool) -> list[str]:
     return [event["id"] for event in ORIGINALS[name].read([stream], ours=ours).attributes()]
 
 
-@row("where UTF-8 is invalid", "openai", "anthropic", "mistralai", "compat.sseclient")
+@row("position of invalid UTF-8", "openai", "anthropic", "mistralai", "compat.sseclient")
 def test_unicode_error_position_counts_from_chunk(name: str) -> None:
     original = ORIGINALS[name]
     chunks = [b"data: 1\n\n: a comm", b"ent\ndata: \xff\n\ndata: 2\n\n"]
@@ -242,7 +242,7 @@ def test_empty_event_type_counts_as_none(name: str) -> None:
     assert original.read([stream], ours=True).attributes() == [{"data": 1}]
 
 
-@row("a block of what does not count", "mistralai")
+@row("a block without a valid field", "mistralai")
 def test_block_without_valid_field_is_no_event(name: str) -> None:
     original = ORIGINALS[name]
     for line in (b"id: a\0b", b"retry: soon"):
@@ -251,7 +251,7 @@ def test_block_without_valid_field_is_no_event(name: str) -> None:
         assert original.read([stream], ours=True).attributes() == [{"data": 1}]
 
 
-@row("digits that are no number", "mistralai")
+@row("digits that `int()` rejects", "mistralai")
 def test_retry_that_int_refuses_is_ignored(name: str) -> None:
     original = ORIGINALS[name]
     for digits in ("²", "9" * 4301):
@@ -289,7 +289,7 @@ def test_httpx2_limit_counts_kept_bytes_only(name: str) -> None:
         parser = import_module("httpx2._sse")._SSEParser
 
 
-@row("a line without end", "cohere")
+@row("a very long line", "cohere")
 def test_cohere_line_limit_is_four_times_in_bytes(name: str) -> None:
     original = ORIGINALS[name]
     # One piece more than the original accepts, and one more than sse_fast accepts.
@@ -300,7 +300,7 @@ def test_cohere_line_limit_is_four_times_in_bytes(name: str) -> None:
         assert (ours.data, ours.error) == (expected, None if len(expected) == 2 else "SSEError")
 
 
-@row("an id within an event that is cut off", "openai", "anthropic", "cohere")
+@row("the id of a truncated event", "openai", "anthropic", "cohere")
 def test_id_of_truncated_event_is_dropped(name: str) -> None:
     first, second = [b"id: 1\ndata: a\n\nid: 2\ndata: half\n"], [b"data: b\n\n"]
 
@@ -333,7 +333,7 @@ def test_id_of_truncated_event_is_dropped(name: str) -> None:
     assert ours == (["1", None] if is_fixed else ["1", "1"])
 
 
-@row("header fields of the caller", "compat.httpx_sse")
+@row("headers of the caller", "compat.httpx_sse")
 def test_connect_sse_copies_headers_of_caller(name: str, server: Server) -> None:
     server.answers["/events"] = Answer([TWO])
     url = server.url + "/events"
@@ -360,7 +360,7 @@ def test_connect_sse_copies_headers_of_caller(name: str, server: Server) -> None
             assert it.response.request.headers["x-any"] == "1"
 
 
-@row("messages to `logging`", "compat.sseclient")
+@row("logging", "compat.sseclient")
 def test_sseclient_logs_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     assert len(ORIGINALS[name].read([TWO], ours=False).events) == 2
