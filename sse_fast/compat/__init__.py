@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIBRARIES", "Installation", "UnknownLayout", "install", "uninstall"]
 
-# A stream with every deviation of the originals that is preserved, and every end of line. It has
-# none of the deviations that docs/compat.md lists as not kept.
+# This stream has every preserved deviation of the originals and every line end, but none of the
+# deviations that docs/compat.md lists as not kept.
 _PROBE = (
     b": comment\nretry: +5\nid: 7\n\n\nevent: a\n\ndata: x\ndata: y\nunknown: z\n\nevent: b\r\n"
     b"retry: 0x\r\ndata\r\n\r\nid\n\n\nevent: c\rdata: \xc3\xa9\xe2\x80\xa8\r\rdata: the end\n"
@@ -104,7 +104,7 @@ def install(*names: str) -> Installation:
                 before = _installed.get(name, {})
                 if before and all(hook.is_in_place for hook in before):
                     continue
-                # Not installed yet, or a part of the library was reloaded since.
+                # The library is not installed yet, or a part of it was reloaded since.
                 done[name] = {}
                 _replace_parts(name, module, before, done[name])
         except BaseException:

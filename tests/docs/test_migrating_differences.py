@@ -243,6 +243,7 @@ def test_silent_connection_is_replaced() -> None:
 @BOTH
 def test_attempts_are_limited_before_first_response(ours: Any, waits: Waits) -> None:
     check_attempts(ours, waits)
+    assert ReconnectPolicy().max_attempts is None
 
 
 @shows("Waits", ALL)
