@@ -1,10 +1,10 @@
-"""The libraries that sse_fast.compat stands in for: their own parser, and ours in its place.
+"""The libraries that sse_fast.compat can replace, with their own parser and with sse_fast.
 
     pytest bench/bench_compat.py
 
-Each reads the same hot chunks in its own way, up to its own events, but without a connection: first
-by itself, then under `install()`; of those whose names are borrowed, also by the borrowed module.
-Some make a response of their HTTP library around the chunks, which is measured in either case.
+Each library reads the same chunks from memory into its own events: first alone, then with
+`install()`, or by the module that is imported in its place. Some libraries need a response of
+their HTTP library around the chunks, which is part of both measurements.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Way(NamedTuple):
     theirs: Read
     ours: Read
     installed: str | None = None
-    """What is to be installed for ours."""
+    """The library to install before `ours` is measured."""
 
 
 def _installed(name: str) -> Way:
     def read(chunks: list[bytes]) -> Iterator[Any]:
-        events: Iterator[Any] = import_module(f"sse_fast.compat.{name}").read(chunks)
+        events: Iterator[Any] = import_module(f"sse_fast.compat.{name}").read_events(chunks)
         return events
 
     return Way(read, read, name)
@@ -68,10 +68,10 @@ WAYS = {
 
 
 def as_sent(event: Any) -> tuple[str, str, str]:
-    """The events of all libraries, as `Stream` has them."""
+    """Return an event of any library as `Stream` has it: type, data and id."""
     values = event if isinstance(event, dict) else {n: getattr(event, n) for n in FIELDS}
     data = values["data"]
-    # Of Mistral's SDK, which decodes it.
+    # Mistral's SDK decodes the data as JSON.
     text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
     return values.get("event") or "message", text, values.get("id") or ""
 

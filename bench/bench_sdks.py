@@ -1,22 +1,22 @@
-"""The SDKs of OpenAI and Anthropic over loopback, before and after `install`.
+"""The SDKs of OpenAI and Anthropic over loopback, before and after `install()`.
 
     pytest bench/bench_sdks.py
 
-A server in a process of its own answers what an SDK asks for with the same events over and over
-(stream a, or Anthropic's of the same words). A total is the whole request: the client made, the
-connection, every object handed over, all of it closed. Of that there is measured alone:
+A server in a process of its own answers with the same events over and over (stream a, or
+Anthropic's events with the same words). A total is a whole request: making the client, connecting,
+delivering every object, closing. Two parts of it are also measured alone:
 
-- the HTTP library: the same request by the client that the SDK uses, its bytes read by nobody;
-- the parser: the SDK's decoder, theirs and ours, over the chunks which that gave.
+- the HTTP library: the same request with the HTTP client of the SDK, whose bytes are not parsed;
+- the parser: the SDK's decoder and that of sse_fast, over the chunks which that client gave.
 
-JSON and the SDK's own models are the rest: what is left of the total after, where the parser is the
-smaller part. A parser alone is faster than one among the models (the caches, most likely; it is not
-the garbage collector): a total may lose more than the parsers differ by.
+The rest is JSON and the SDK's models. It is computed from the total after `install()`, in which
+the parser is the smaller part. A parser runs faster alone than among the models, probably because
+of CPU caches, so a total may shrink by more than the parsers differ.
 
-CPU is user and system time of this process, without the server's; the best of three, all taking
-their turn, so none is measured without the others. A round of pytest-benchmark is one request.
-Outside are the imports and a request before and after, of which every object is compared with what
-was sent: an SDK that gives others gets no number.
+CPU is the user and system time of this process, without the server's: the best of three rounds in
+which all measurements take turns. A round of pytest-benchmark is one request. Imports are not
+measured. Before measuring, every object of one request is compared with the objects that were
+sent: an SDK that gives other objects gets no number.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -47,14 +48,22 @@ from sse_fast._bench.streams import openai_chunks
 ROUNDS = 3
 MEASURED = 20_000  # events
 CHECKED = 2_000
-# What the server writes: in words, and whether the client finds the same in each read, however
-# slow it is.
+# How the server writes: a description, and whether every read of the client returns the same bytes
+# however slow the client is.
 WRITES = {
     "block": ("64 KiB an HTTP chunk, and a write", True),
     "chunks": ("one event an HTTP chunk, 64 KiB and more a write", True),
     "event": ("one event an HTTP chunk, and a write", False),
 }
 BLOCK = 65536
+ROOT = Path(__file__).resolve().parent.parent
+# Like the conftest.py of the root: the installed sse_fast comes before the sources.
+SERVER = """
+import sys
+sys.path[:] = [*filter(None, sys.path), sys.argv[1]]
+from bench.bench_sdks import main
+main()
+"""
 
 
 # -- What is sent ----------------------------------------------------------------------------------
@@ -64,12 +73,12 @@ class Body(NamedTuple):
     blocks: list[bytes]
     """The bytes of one event each."""
     objects: list[Any]
-    """Of each event that the SDK makes an object of."""
+    """The objects that the SDK makes of the events."""
 
 
 @cache
 def body(sdk: str, count: int) -> Body:
-    """`count` events that are objects, and what an API sends around them."""
+    """Return `count` events that are objects, and the events that an API sends around them."""
     if sdk == "openai":
         stream = openai_chunks(DISTINCT)
         objects = [json.loads(data) for _, data, _ in stream.events]
@@ -122,10 +131,10 @@ def cycled(things: list[Any], count: int) -> list[Any]:
 
 @contextmanager
 def start() -> Iterator[str]:
-    """Its origin."""
-    # It ends with its standard input, so also if this process is killed.
+    """Start the server in a process of its own, and yield its origin."""
+    # The server ends when its standard input is closed, also if this process is killed.
     with subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", SERVER, str(ROOT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
@@ -153,7 +162,7 @@ def answer(sock: socket.socket) -> None:
         received += sock.recv(65536)
     head, _, rest = received.partition(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-    # Closed with something unread, the connection would be reset under the client.
+    # Closing with unread bytes would reset the connection before the client has read all.
     missing = int(fields[b"content-length"]) - len(rest)
     while missing:
         missing -= len(sock.recv(missing))
@@ -191,7 +200,7 @@ ASKED = {
 }
 PATHS = {"openai": "/chat/completions", "anthropic": "/v1/messages"}
 CLIENTS = {"openai": ("OpenAI", "AsyncOpenAI"), "anthropic": ("Anthropic", "AsyncAnthropic")}
-# There is no TLS here, and every client would read the authorities of the web.
+# The server has no TLS, and loading the system's authorities for each client takes time.
 UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -207,7 +216,7 @@ class Row:
 
     @property
     def library(self) -> str:
-        """Httpx or httpx2."""
+        """The HTTP library of the SDK: httpx or httpx2."""
         client = import_module(self.sdk).DefaultHttpxClient
         module: str = client.__mro__[1].__module__
         return module.partition(".")[0]
@@ -225,7 +234,7 @@ class Row:
         return make(api_key="any", base_url=base, http_client=http, max_retries=0)
 
     def objects(self, base: str, keep: list[Any] | None = None) -> int:
-        """The whole request; how many objects came."""
+        """Send a request with the SDK, and return the number of objects."""
         if self.is_async:
             return asyncio.run(self._aobjects(base, keep))
         count = 0
@@ -252,7 +261,7 @@ class Row:
         return count
 
     def bytes(self, base: str, keep: list[bytes] | None = None) -> int:
-        """The same request without the SDK; how many bytes came."""
+        """Send the same request without the SDK, and return the number of bytes."""
         if self.is_async:
             return asyncio.run(self._abytes(base, keep))
         size = 0
@@ -279,7 +288,7 @@ class Row:
         return size
 
     def events(self, chunks: list[bytes]) -> int:
-        """The decoder that a client would use now, alone; how many events came."""
+        """Parse chunks with the current decoder of the SDK, and return the number of events."""
         decoder = import_module(f"{self.sdk}._base_client").SSEDecoder()
         if self.is_async:
             return asyncio.run(_aevents(decoder, chunks))
@@ -320,7 +329,7 @@ class Measured(NamedTuple):
     sdk: str
     write: str
     costs: dict[Row, Cost]
-    """Without a measurement none."""
+    """Empty if nothing is measured."""
 
 
 @pytest.fixture(
@@ -344,12 +353,12 @@ def measured(
         return Measured(sdk, write, {})
     what, is_steady = WRITES[write]
     title = f"SDKs: CPU us an event; {MEASURED:,} events, {what}"
-    note = "a slower client finds more events in a read: nothing is to be subtracted here"
+    note = "a slower client finds more events per read, so the parts cannot be subtracted here"
     lines = tables.setdefault(title, [header()] if is_steady else [note, header()])
     costs = measure(rows, origin, write)
     lines.extend(line(row, costs[row], is_steady) for row in rows)
     if is_steady:
-        lines.extend(said(row, costs[row]) for row in rows)
+        lines.extend(explain(row, costs[row]) for row in rows)
     return Measured(sdk, write, costs)
 
 
@@ -365,7 +374,7 @@ def test_end_to_end_of_sdks(benchmark: Any, measured: Measured, is_async: bool, 
 
 
 def check(row: Row, origin: str, write: str, count: int) -> None:
-    """A request of which everything is compared with what was sent."""
+    """Send a request and compare its objects, bytes and events with those that were sent."""
     kept: list[Any] = []
     base = row.base(origin, write, count)
     row.objects(base, kept)
@@ -382,7 +391,7 @@ def check(row: Row, origin: str, write: str, count: int) -> None:
 
 @dataclass
 class Cost:
-    """Microseconds of CPU an event: the best of each."""
+    """Microseconds of CPU per event, the best of each measurement."""
 
     http: float = float("inf")
     theirs: float = float("inf")
@@ -399,7 +408,7 @@ class Cost:
 
     @property
     def rest(self) -> float:
-        """JSON and models."""
+        """The time for JSON and models."""
         return self.after - self.http - self.ours
 
 
@@ -417,16 +426,16 @@ def measure(rows: list[Row], origin: str, write: str) -> dict[Row, Cost]:
             size = sum(map(len, recorded[row]))
             parse = partial(row.events, recorded[row])
             ask = partial(row.objects, base)
-            cost.http = min(cost.http, took(partial(row.bytes, base), size))
-            cost.theirs = min(cost.theirs, took(parse, events))
-            cost.rounds["before"].append(took(ask, MEASURED))
+            cost.http = min(cost.http, measure_cpu(partial(row.bytes, base), size))
+            cost.theirs = min(cost.theirs, measure_cpu(parse, events))
+            cost.rounds["before"].append(measure_cpu(ask, MEASURED))
             with sse_fast.install(row.sdk):
-                cost.ours = min(cost.ours, took(parse, events))
-                cost.rounds["after"].append(took(ask, MEASURED))
+                cost.ours = min(cost.ours, measure_cpu(parse, events))
+                cost.rounds["after"].append(measure_cpu(ask, MEASURED))
     return costs
 
 
-def took(work: Callable[[], int], expected: int) -> float:
+def measure_cpu(work: Callable[[], int], expected: int) -> float:
     gc.collect()
     begun = time.process_time()
     got = work()
@@ -454,16 +463,12 @@ def line(row: Row, cost: Cost, is_steady: bool) -> str:
     return f"{row.name:<26}" + "".join(f"{cell:>14}" for cell in cells)
 
 
-def said(row: Row, cost: Cost) -> str:
-    """Where the time goes, and what no parser can change."""
+def explain(row: Row, cost: Cost) -> str:
+    """Return a line that tells where the time goes, and how much a parser could change."""
     shares = [part / cost.after * 100 for part in (cost.rest, cost.http, cost.ours)]
     return (
         f"   {row.name}: {cost.before - cost.after:.2f} less (the parsers alone: "
-        f"{cost.theirs - cost.ours:.2f}). What is left is {shares[0]:.0f} % JSON and models, "
-        f"{shares[1]:.0f} % {row.library}, {shares[2]:.0f} % parser: no parser could make it "
-        f"more than {cost.before / (cost.after - cost.ours):.2f} times as fast"
+        f"{cost.theirs - cost.ours:.2f}). The rest is {shares[0]:.0f} % JSON and models, "
+        f"{shares[1]:.0f} % {row.library}, {shares[2]:.0f} % parser: an infinitely fast parser "
+        f"would make it {cost.before / (cost.after - cost.ours):.2f} times as fast"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine(name: str) -> tuple[str, str]:
     """Return the version of a library, and what install() would do to its parsing."""
-    version = LIBRARIES[name].version()
+    version = LIBRARIES[name].find_version()
     if version is None:
         return "-", "nothing: it is not installed"
     try:
@@ -89,7 +89,7 @@ def without_collections() -> Iterator[None]:
 def cpu(module: Any, chunks: list[bytes]) -> float:
     """Return the CPU time of an event in microseconds, over one pass of a library."""
     started = time.process_time()
-    events = list(module.read(chunks))
+    events = list(module.read_events(chunks))
     spent = time.process_time() - started
     if len(events) != EVENTS:
         raise SSEError(f"Expected {EVENTS} events, got {len(events)} from {module.LIBRARY.name}")

@@ -1,10 +1,10 @@
-"""Names and decoders of other libraries, with the parser of sse_fast.
+"""Drop-in replacements for the event stream parsers of other libraries.
 
-- `httpx_sse` and `sseclient` are modules to be imported in place of httpx-sse and sseclient-py;
-- `openai` and `anthropic` have an `SSEDecoder` for the SDK of that name;
-- `install()` has libraries that are there use this parser, and `uninstall()` takes it back.
+- Import the modules `httpx_sse` and `sseclient` in place of httpx-sse and sseclient-py.
+- The modules `openai` and `anthropic` define an `SSEDecoder` for the SDK of that name.
+- `install()` makes installed libraries parse with sse_fast, and `uninstall()` reverts it.
 
-What the originals do otherwise than the standard is kept, but for what loses data: docs/compat.md.
+Each library's deviations from the standard are preserved, unless they lose data: docs/compat.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIBRARIES", "Installation", "UnknownLayout", "install", "uninstall"]
 
-# Each way in which the originals differ from the standard, and each end-of-line; nothing that this
-# package reads otherwise.
+# This stream has every preserved deviation of the originals and every line end, but none of the
+# deviations that docs/compat.md lists as not kept.
 _PROBE = (
     b": comment\nretry: +5\nid: 7\n\n\nevent: a\n\ndata: x\ndata: y\nunknown: z\n\nevent: b\r\n"
     b"retry: 0x\r\ndata\r\n\r\nid\n\n\nevent: c\rdata: \xc3\xa9\xe2\x80\xa8\r\rdata: the end\n"
@@ -31,17 +31,17 @@ _PROBE = (
 
 _lock = threading.RLock()
 _installed: dict[str, dict[Hook, Any]] = {}
-"""By library, each hook with what it replaced."""
+"""By library: each hook with the object that it replaced."""
 
 
 class Installation:
-    """What one `install()` has put in place; as a context manager it takes that away again.
+    """The libraries that one call of `install()` replaced.
 
-    Also from blocks within that came later, in another thread say: whoever wants to keep a library
-    installed for the whole program installs it before.
+    As a context manager, it uninstalls them on exit, even if nested or concurrent blocks still want
+    them: call `install()` outside of any block to keep a library installed for the process.
 
     Attributes:
-        names: the libraries; those are not among them that had been installed before.
+        names: the libraries that this call installed, without those that already were.
     """
 
     names: tuple[str, ...]
@@ -60,9 +60,9 @@ class Installation:
         traceback: TracebackType | None,
     ) -> None:
         with _lock:
-            # Not what was taken away meanwhile, and perhaps installed anew.
+            # A library that was uninstalled in the meantime may belong to another installation now.
             names = [name for name in self.names if _installed.get(name) is self._replaced[name]]
-            # What is raised already says more than that somebody else is in the way.
+            # The exception from the block matters more than a failure to uninstall.
             with suppress(RuntimeError) if error is not None else nullcontext():
                 if names:
                     uninstall(*names)
@@ -72,30 +72,30 @@ class Installation:
 
 
 def install(*names: str) -> Installation:
-    """Have libraries parse event streams with sse_fast, in this process, from now on.
+    """Make libraries parse event streams with sse_fast, in this process, from now on.
 
-    Streams that are being read go on as they began. All of the names or none: if one is refused,
-    nothing is changed. A name that is installed stays so.
+    Streams that are already being read keep their parser. The call is atomic: if one name is
+    refused, nothing changes. Names that are already installed stay installed.
 
     Args:
-        names: of `LIBRARIES`.
+        names: Keys of `LIBRARIES`.
 
     Returns:
-        What was installed: a context manager, if it is to be for a while only.
+        The installation. Use it as a context manager to uninstall at the end of a block.
 
     Raises:
-        ValueError: no name, or one that is not of `LIBRARIES`.
-        ImportError: a library is not there.
-        UnknownLayout: it is there, but a part is missing, is called otherwise, reads a stream
-            otherwise, or is somebody else's. A wrapper by `functools.wraps` cannot be told from the
-            original: it is passed by until `uninstall()`.
+        ValueError: No name was given, or one that is not in `LIBRARIES`.
+        ImportError: A library is not installed.
+        UnknownLayout: A part of a library is missing, has other parameters, reads a test stream
+            differently, or was replaced by a third party. A wrapper made with `functools.wraps`
+            looks like the original: it is replaced too, and restored by `uninstall()`.
     """
     _check_names(names)
     if not names:
-        raise ValueError(f"Expected what to install: some of {', '.join(LIBRARIES)}")
-    # Before the lock is taken, the libraries first: what hangs on their import may come here too.
+        raise ValueError(f"install() needs at least one name: {', '.join(LIBRARIES)}")
+    # Import before taking the lock, libraries first: import hooks may call install() themselves.
     for name in names:
-        LIBRARIES[name].module(name)
+        LIBRARIES[name].load_module(name)
     modules = {name: import_module(f"sse_fast.compat.{name}") for name in names}
     with _lock:
         done: dict[str, dict[Hook, Any]] = {}
@@ -104,26 +104,27 @@ def install(*names: str) -> Installation:
                 before = _installed.get(name, {})
                 if before and all(hook.is_in_place for hook in before):
                     continue
-                # For the first time, or anew as a part of the library was loaded anew.
+                # The library is not installed yet, or a part of it was reloaded since.
                 done[name] = {}
-                _put_in_place(name, module, before, done[name])
+                _replace_parts(name, module, before, done[name])
         except BaseException:
             for replaced in done.values():
-                _put_back(replaced)
+                _restore_parts(replaced)
             raise
         _installed.update(done)
         return Installation(done)
 
 
 def uninstall(*names: str) -> None:
-    """Take back what `install()` did.
+    """Revert `install()`.
 
     Args:
-        names: of `LIBRARIES`; none: all of them. What is not installed stays so.
+        names: Keys of `LIBRARIES`; by default every installed library. Libraries that are not
+            installed are ignored.
 
     Raises:
-        ValueError: a name that is not of `LIBRARIES`.
-        RuntimeError: somebody else has replaced the same part since; nothing is changed.
+        ValueError: A name is not in `LIBRARIES`.
+        RuntimeError: Other code has replaced the same part since; nothing changes.
     """
     _check_names(names)
     with _lock:
@@ -132,50 +133,49 @@ def uninstall(*names: str) -> None:
             for hook in _installed[name]:
                 if not hook.is_in_place and not hook.is_original:
                     raise RuntimeError(
-                        f"Expected {hook} as install() left it, found {hook.found!r}: "
-                        "take that back first"
+                        f"{hook} was replaced by {hook.current!r} after install(): undo that first"
                     )
         for name in wanted:
-            _put_back(_installed.pop(name))
+            _restore_parts(_installed.pop(name))
 
 
 def _check_names(names: tuple[str, ...]) -> None:
     for name in names:
         if name not in LIBRARIES:
-            raise ValueError(f"Expected some of {', '.join(LIBRARIES)}, got {name!r}")
+            raise ValueError(f"Unknown library {name!r}: choose from {', '.join(LIBRARIES)}")
 
 
-def _put_in_place(
+def _replace_parts(
     name: str, module: Any, earlier: dict[Hook, Any], replaced: dict[Hook, Any]
 ) -> None:
-    hooks: list[Hook] = module.hooks()
+    hooks: list[Hook] = module.find_hooks()
     for hook in hooks:
         if not hook.is_in_place and not hook.is_original:
             raise UnknownLayout(
-                f"Expected {hook} as {LIBRARIES[name].distribution} made it, found somebody else's "
-                f"{hook.found!r}: take that back first, or leave {name!r} out"
+                f"{hook} was replaced by {hook.current!r}, which is no part of "
+                f"{LIBRARIES[name].distribution}: undo that first, or leave {name!r} out"
             )
-    before = _read(name, module)
+    before = _read_probe(name, module)
     for hook in hooks:
-        replaced[hook] = earlier.get(hook, hook.found) if hook.is_in_place else hook.found
+        replaced[hook] = earlier.get(hook, hook.current) if hook.is_in_place else hook.current
         setattr(hook.owner, hook.name, hook.replacement)
-    after = _read(name, module)
+    after = _read_probe(name, module)
     if before != after:
-        raise LIBRARIES[name].unknown(f"the events {after} of {_PROBE!r}", str(before))
+        raise LIBRARIES[name].unknown_layout(f"the events {after} of {_PROBE!r}", str(before))
 
 
-def _put_back(replaced: dict[Hook, Any]) -> None:
+def _restore_parts(replaced: dict[Hook, Any]) -> None:
     for hook, original in replaced.items():
         if hook.is_in_place:
             setattr(hook.owner, hook.name, original)
 
 
-def _read(name: str, module: Any) -> list[Any]:
-    """The events of `_PROBE`, to be compared: some classes of events only equal themselves."""
+def _read_probe(name: str, module: Any) -> list[Any]:
+    """Read `_PROBE` and return its events as values, since some event classes lack `__eq__`."""
     try:
         return [
             event if isinstance(event, dict) else (type(event).__name__, dict(vars(event)))
-            for event in module.read([_PROBE])
+            for event in module.read_events([_PROBE])
         ]
     except Exception as error:
-        raise LIBRARIES[name].unknown(f"the events of {_PROBE!r}", repr(error)) from error
+        raise LIBRARIES[name].unknown_layout(f"the events of {_PROBE!r}", repr(error)) from error

@@ -1,4 +1,4 @@
-"""The parts of another library: looked up, held against what is known of them, replaced."""
+"""The parts of other libraries that `install()` replaces, and checks of their layout."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ __all__ = ["LIBRARIES", "Hook", "Library", "UnknownLayout"]
 
 
 class UnknownLayout(SSEError):
-    """The installed version of a library is not laid out as any that sse_fast knows."""
+    """The installed version of a library has a layout that sse_fast does not know."""
 
 
 class Hook(NamedTuple):
-    """What `install()` puts in place of a part of a library."""
+    """A part of a library, and the replacement that `install()` puts in its place."""
 
     owner: Any
-    """The module or class."""
+    """The module or class that has the part."""
     name: str
     replacement: Any
 
     @property
-    def found(self) -> Any:
-        """What is in that place now."""
+    def current(self) -> Any:
+        """The object in that place now, or None."""
         return vars(self.owner).get(self.name)
 
     @property
     def is_in_place(self) -> bool:
-        return self.found is self.replacement
+        """Whether the replacement is installed."""
+        return self.current is self.replacement
 
     @property
     def is_original(self) -> bool:
-        """What is there is the library's own: neither ours nor anybody else's."""
-        return _package_of(self.found) == _package_of(self.owner)
+        """Whether the current object comes from the library itself."""
+        return _package_of(self.current) == _package_of(self.owner)
 
     def __str__(self) -> str:
         return f"{_path_of(self.owner)}.{self.name}"
@@ -52,73 +53,80 @@ def _package_of(part: Any) -> str:
 
 
 class Library(NamedTuple):
-    """A library as it is known here.
+    """A library whose layout is known.
 
     Attributes:
-        name: what `install()` calls it.
-        distribution: what pip calls it.
-        versions: those that have the layout, as pip would write them.
+        name: Its name for `install()`, and of its top-level package.
+        distribution: Its name for pip.
+        versions: The versions known to have this layout, as a pip specifier.
     """
 
     name: str
     distribution: str
     versions: str
 
-    def version(self) -> str | None:
-        """The version that is installed; None: none is."""
+    def find_version(self) -> str | None:
+        """Return the installed version, or None if the library is not installed."""
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
             return None
 
-    def module(self, path: str) -> Any:
-        """Import a module of the library.
+    def load_module(self, path: str) -> Any:
+        """Import and return a module of the library.
 
         Raises:
-            ImportError: the library is not installed.
-            UnknownLayout: it is, without this module.
+            ImportError: The library is not installed.
+            UnknownLayout: It is installed, but has no such module.
         """
         package = path.partition(".")[0]
         try:
-            # The package first, as everybody else imports it: a thread that is at it meanwhile
-            # would find its parts half done otherwise.
+            # Import the package first, as other code does: if another thread is importing it right
+            # now, importing a submodule alone would find half-initialized modules.
             import_module(package)
             return import_module(path)
         except ModuleNotFoundError as error:
             if error.name == package:
                 raise ImportError(
-                    f"Expected the library {package!r}, which is not installed: "
+                    f"The library {package!r} is not installed: "
                     f"pip install '{self.distribution}{self.versions}'"
                 ) from None
             if error.name is None or not error.name.startswith(f"{package}."):
                 raise
-            raise self.unknown(f"a module {path}", "none") from None
+            raise self.unknown_layout(f"a module {path}", "none") from None
 
-    def part(self, owner: Any, name: str, parameters: str | None = None) -> Any:
-        """Return a part of a module or class; if it is to be called, with these parameters.
+    def find_part(self, owner: Any, name: str, parameters: str | None = None) -> Any:
+        """Return a part of a module or class after checking its signature.
+
+        Args:
+            owner: The module or class.
+            name: The attribute.
+            parameters: The expected names of its parameters, separated by ", "; None skips the
+                check.
 
         Raises:
-            UnknownLayout: it is not there, or is called otherwise.
+            UnknownLayout: The part is missing, or has other parameters.
         """
-        what = f"{_path_of(owner)}.{name}"
+        path = f"{_path_of(owner)}.{name}"
         try:
             found = inspect.getattr_static(owner, name)
         except AttributeError:
-            raise self.unknown(what, "nothing of that name") from None
+            raise self.unknown_layout(path, "no such attribute") from None
         if parameters is not None:
             try:
                 names = ", ".join(inspect.signature(found).parameters)
             except (TypeError, ValueError):
-                raise self.unknown(f"{what}({parameters})", repr(found)) from None
+                raise self.unknown_layout(f"{path}({parameters})", repr(found)) from None
             if names != parameters:
-                raise self.unknown(f"{what}({parameters})", f"({names})")
+                raise self.unknown_layout(f"{path}({parameters})", f"({names})")
         return found
 
-    def unknown(self, expected: str, found: str) -> UnknownLayout:
+    def unknown_layout(self, expected: str, found: str) -> UnknownLayout:
+        """Return the error for a part that differs from the known layout."""
         return UnknownLayout(
-            f"Expected {expected}, as {self.distribution} {self.versions} has it, "
-            f"found {found} in {self.distribution} {self.version()}: "
-            f"leave {self.name!r} out, or look for a newer sse_fast"
+            f"Unknown layout of {self.distribution} {self.find_version()}: "
+            f"expected {expected} as in {self.distribution} {self.versions}, found {found}; "
+            f"leave {self.name!r} out, or upgrade sse_fast"
         )
 
 
@@ -133,4 +141,4 @@ LIBRARIES = {
         Library("mistralai", "mistralai", ">=2.4.7,<4"),
     )
 }
-"""What `install()` takes, by name."""
+"""The libraries that `install()` accepts, by name."""

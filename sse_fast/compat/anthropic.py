@@ -1,6 +1,6 @@
-"""The decoder of the Anthropic SDK.
+"""The decoder of the Anthropic SDK, with the parser of sse_fast.
 
-`sse_fast.install("anthropic")` has every client use it. For one client alone:
+`sse_fast.compat.install("anthropic")` makes every client use it. For a single client:
 
     from sse_fast.compat.anthropic import SSEDecoder
 
@@ -19,8 +19,8 @@ __all__ = ["SSEDecoder"]
 
 LIBRARY = LIBRARIES["anthropic"]
 _sdk = Sdk.find(LIBRARY)
-_event_class = LIBRARY.part(_sdk.streaming, "ServerSentEvent")
-# Since version 1 an event has the lines that it was read from.
+_event_class = LIBRARY.find_part(_sdk.streaming, "ServerSentEvent")
+# Since version 1, an event also keeps the lines that it was parsed from.
 _HAS_LINES = hasattr(_event_class, "raw")
 
 
@@ -39,8 +39,9 @@ class SSEDecoder(BytesDecoder, _sdk.original):  # type: ignore[misc, name-define
     )
 
 
-read = _sdk.read
+read_events = _sdk.read_events
 
 
-def hooks() -> list[Hook]:
-    return _sdk.hooks(SSEDecoder)
+def find_hooks() -> list[Hook]:
+    """Return the hooks for `install()`."""
+    return _sdk.find_hooks(SSEDecoder)

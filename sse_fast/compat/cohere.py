@@ -1,4 +1,4 @@
-"""The decoding of responses within Cohere's SDK."""
+"""The decoding of responses in Cohere's SDK, replaced by the parser of sse_fast."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sse_fast.compat._hooks import LIBRARIES, Hook
 __all__: list[str] = []
 
 LIBRARY = LIBRARIES["cohere"]
-_api = LIBRARY.module("cohere.core.http_sse._api")
-_original = LIBRARY.part(_api, "EventSource")
+_api = LIBRARY.load_module("cohere.core.http_sse._api")
+_original = LIBRARY.find_part(_api, "EventSource")
 _PARAMETERS = "self, response, decoder, text_decoder"
-LIBRARY.part(_original, "_decode_response", _PARAMETERS)
-LIBRARY.part(_original, "_adecode_response", _PARAMETERS)
-LIBRARY.part(_api, "MAX_LINE_SIZE")
-LIBRARY.part(_api, "SSEError")
+LIBRARY.find_part(_original, "_decode_response", _PARAMETERS)
+LIBRARY.find_part(_original, "_adecode_response", _PARAMETERS)
+LIBRARY.find_part(_api, "MAX_LINE_SIZE")
+LIBRARY.find_part(_api, "SSEError")
 _DIALECT = Dialect(
-    LIBRARY.part(_api, "ServerSentEvent", "event, data, id, retry"),
+    LIBRARY.find_part(_api, "ServerSentEvent", "event, data, id, retry"),
     default_event="",
     dispatch_values=True,
     read_retry=int,
@@ -31,7 +31,7 @@ _UTF8: Any = codecs.getincrementaldecoder("utf-8")
 
 
 class _Feeder:
-    """One response: what the sync and the async function share."""
+    """Feeds the parser with one response, for both the sync and the async function."""
 
     def __init__(self, decoder: Any, text_decoder: Any) -> None:
         self._decoder = decoder
@@ -44,10 +44,10 @@ class _Feeder:
         if self._text_decoder is not None:
             chunk = self._text_decoder.decode(chunk).encode("utf-8", "surrogatepass")
         yield from self._parser.feed(chunk)
-        # Theirs is a limit of characters, which have up to four bytes.
+        # The original limits characters, which take up to four bytes each.
         if self._parser.unfinished > 4 * _api.MAX_LINE_SIZE:
             raise _api.SSEError(
-                f"Expected the end of a line within {4 * _api.MAX_LINE_SIZE} bytes, got none"
+                f"A line of the stream is longer than {4 * _api.MAX_LINE_SIZE} bytes"
             )
 
     def end(self) -> None:
@@ -75,16 +75,17 @@ async def _adecode_response(
         feeder.end()
 
 
-def hooks() -> list[Hook]:
+def find_hooks() -> list[Hook]:
+    """Return the hooks for `install()`."""
     return [
         Hook(_original, "_decode_response", _decode_response),
         Hook(_original, "_adecode_response", _adecode_response),
     ]
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """The events of a stream, by whichever decoding is in place now."""
-    response = LIBRARY.module("httpx").Response(
+def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
+    """Read a stream with the functions that are in place now."""
+    response = LIBRARY.load_module("httpx").Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
     events: Iterator[Any] = _original(response).iter_sse()

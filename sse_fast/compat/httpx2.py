@@ -1,4 +1,4 @@
-"""The parser within httpx2's `EventSource`, which MCP's SDK reads by."""
+"""The parser in httpx2's `EventSource`, which the MCP SDK uses, replaced by that of sse_fast."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from sse_fast.compat._hooks import LIBRARIES, Hook
 __all__: list[str] = []
 
 LIBRARY = LIBRARIES["httpx2"]
-_sse = LIBRARY.module("httpx2._sse")
-_original = LIBRARY.part(_sse, "_SSEParser", "max_event_size")
-LIBRARY.part(_original, "decode", "self, text")
-LIBRARY.part(_original, "flush", "self")
-_SSEError = LIBRARY.part(_sse, "SSEError")
+_sse = LIBRARY.load_module("httpx2._sse")
+_original = LIBRARY.find_part(_sse, "_SSEParser", "max_event_size")
+LIBRARY.find_part(_original, "decode", "self, text")
+LIBRARY.find_part(_original, "flush", "self")
+_SSEError = LIBRARY.find_part(_sse, "SSEError")
 _DIALECT = Dialect(
-    LIBRARY.part(_sse, "ServerSentEvent", "event, data, id, retry"),
+    LIBRARY.find_part(_sse, "ServerSentEvent", "event, data, id, retry"),
     dispatch_fields=True,
     read_retry=int,
 )
 
 
 class SSEParser:
-    """`httpx2._sse._SSEParser`: text in pieces in, events out."""
+    """A replacement for `httpx2._sse._SSEParser`: takes text in chunks, yields events."""
 
     def __init__(self, max_event_size: float | None = None) -> None:
         self._limit = max_event_size
-        # Theirs compares with whatever number it gets; below 1, nothing passes but blank lines.
+        # The original accepts any number; with a limit below 1 it only lets blank lines pass.
         limit = sys.maxsize if max_event_size is None else min(max_event_size, sys.maxsize)
         self._parser = DialectParser(_DIALECT, max_event_size=max(1, int(limit)))
         self._is_after_cr = False
@@ -40,30 +40,32 @@ class SSEParser:
         """Yield the events that the text completes.
 
         Raises:
-            httpx2.SSEError: an event over `max_event_size` bytes, behind the events before it.
+            httpx2.SSEError: An event exceeds `max_event_size` bytes. Earlier events are yielded
+                first.
         """
         if text:
             self._is_after_cr = text.endswith("\r")
         try:
-            # Lone surrogates are what some encodings can hold: the parser replaces them.
+            # Some encodings can yield lone surrogates, which the parser then replaces.
             yield from self._parser.feed(text.encode("utf-8", "surrogatepass"))
         except EventTooLarge as error:
             yield from error.events
             raise _SSEError(f"Server-sent event exceeded the {self._limit} byte limit.") from error
 
     def flush(self) -> Iterator[Any]:
-        """Yield the event that the stream ends within, if it ends with a CR: the original does."""
-        # The first LF belongs to that CR.
+        """Yield the unfinished event at the end of a stream that ends with CR, as the original."""
+        # The first LF belongs to that CR, the second one is the blank line.
         return self.decode("\n\n" if self._is_after_cr else "")
 
 
-def hooks() -> list[Hook]:
+def find_hooks() -> list[Hook]:
+    """Return the hook for `install()`."""
     return [Hook(_sse, "_SSEParser", SSEParser)]
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """The events of a stream, by whichever parser is in place now."""
-    httpx2 = LIBRARY.module("httpx2")
+def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
+    """Read a stream with the parser that is in place now."""
+    httpx2 = LIBRARY.load_module("httpx2")
     response = httpx2.Response(
         200,
         headers={"content-type": "text/event-stream"},

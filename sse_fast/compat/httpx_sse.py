@@ -1,6 +1,6 @@
-"""The names of httpx-sse 0.4: `import sse_fast.compat.httpx_sse as httpx_sse`.
+"""Drop-in for httpx-sse 0.4: `import sse_fast.compat.httpx_sse as httpx_sse`.
 
-What differs from the original is in docs/compat.md.
+docs/compat.md lists the differences from the original.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ try:
     import httpx
 except ModuleNotFoundError:
     raise ImportError(
-        "Expected the library 'httpx', which is not installed: pip install 'sse-fast[httpx]'"
+        "The library 'httpx' is not installed: pip install 'sse-fast[httpx]'"
     ) from None
 
 from sse_fast._core.parser import DialectParser
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 __version__ = "0.4.3"
-"""Of the original whose names these are."""
+"""The version of httpx-sse whose API this module has."""
 
 LIBRARY = LIBRARIES["httpx_sse"]
 
@@ -47,10 +47,10 @@ class ServerSentEvent:
     """One event.
 
     Attributes:
-        event: the event type; "message" where the stream names none.
-        data: the values of the data lines joined with LF.
-        id: the last event ID in force; "" if there is none.
-        retry: the reconnection time that the lines of this event set, in ms, or None.
+        event: The event type; "message" if the stream names none.
+        data: The values of the data lines, joined with LF.
+        id: The last event ID in force, or "".
+        retry: The reconnection time in ms that this event sets, or None.
     """
 
     def __init__(
@@ -67,22 +67,26 @@ class ServerSentEvent:
 
     @property
     def event(self) -> str:
+        """The event type."""
         return self._event
 
     @property
     def data(self) -> str:
+        """The data."""
         return self._data
 
     @property
     def id(self) -> str:
+        """The last event ID."""
         return self._id
 
     @property
     def retry(self) -> int | None:
+        """The reconnection time in ms, or None."""
         return self._retry
 
     def json(self) -> Any:
-        """Return what `json.loads` makes of the data."""
+        """Parse the data as JSON."""
         return json.loads(self.data)
 
     def __repr__(self) -> str:
@@ -106,17 +110,17 @@ def _dialect(event_class: type) -> Dialect:
 
 
 def _parser(dialect: Dialect) -> DialectParser:
-    # As with the original, an event may be of any size.
+    # The original does not limit the size of an event.
     return DialectParser(dialect, max_event_size=sys.maxsize)
 
 
 def _has_bytes(response: Any, method: str) -> bool:
-    """Whether the bytes of the body are those of its text, which is what is asked for otherwise.
+    """Whether the bytes of a response may be parsed instead of the text that `method` would yield.
 
-    They are not of a stand-in, of a subclass with a text of its own, of another charset.
+    They may not if the response is a stand-in, overrides `method`, or has another charset.
     """
-    own = getattr(getattr(response, method, None), "__module__", None)
-    if own not in ("httpx._models", "httpx2._models"):
+    defined_in = getattr(getattr(response, method, None), "__module__", None)
+    if defined_in not in ("httpx._models", "httpx2._models"):
         return False
     return codecs.lookup(response.encoding or "utf-8").name == "utf-8"
 
@@ -144,10 +148,10 @@ async def _aiter_events(response: Any, dialect: Dialect) -> AsyncGenerator[Any, 
 
 
 class EventSource:
-    """The events of a response.
+    """Reads the events of a response.
 
     Args:
-        response: of `httpx`, or anything like it, with its body not read yet or read.
+        response: A response of `httpx`, or a stand-in. Its body may have been read already.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -155,6 +159,7 @@ class EventSource:
 
     @property
     def response(self) -> httpx.Response:
+        """The response that is read."""
         return self._response
 
     def _check_content_type(self) -> None:
@@ -169,14 +174,14 @@ class EventSource:
         """Yield the events of a response of `httpx.Client`.
 
         Raises:
-            SSEError: the content type is another.
-            httpx.HTTPError: what reading the body raises.
+            SSEError: The response has another content type.
+            httpx.HTTPError: Reading the body failed.
         """
         self._check_content_type()
         yield from _iter_events(self._response, _DIALECT)
 
     async def aiter_sse(self) -> AsyncGenerator[ServerSentEvent, None]:
-        """The same for a response of `httpx.AsyncClient`."""
+        """Yield the events of a response of `httpx.AsyncClient`, like `iter_sse`."""
         self._check_content_type()
         events = _aiter_events(self._response, _DIALECT)
         try:
@@ -190,7 +195,7 @@ _DIALECT = _dialect(ServerSentEvent)
 
 
 def _event_stream_headers(headers: Any) -> httpx.Headers:
-    """A copy of the caller's, which stay as they are."""
+    """Return a copy of the caller's headers with those for an event stream."""
     fields = httpx.Headers(headers)
     fields["Accept"] = "text/event-stream"
     fields["Cache-Control"] = "no-store"
@@ -201,12 +206,13 @@ def _event_stream_headers(headers: Any) -> httpx.Headers:
 def connect_sse(
     client: httpx.Client, method: str, url: str | httpx.URL, **kwargs: Any
 ) -> Iterator[EventSource]:
-    """Send a request for an event stream, and give the response as an `EventSource`.
+    """Request an event stream, and yield the response as an `EventSource`.
 
     Args:
-        client: sends it, by its `stream()`, which gets `kwargs`.
-        method: "GET", "POST" ...
-        url: absolute, or relative to the client's `base_url`.
+        client: Sends the request.
+        method: The request method, for example "GET".
+        url: The URL, absolute or relative to the client's `base_url`.
+        kwargs: Further arguments of `client.stream()`.
     """
     headers = _event_stream_headers(kwargs.pop("headers", None))
     with client.stream(method, url, headers=headers, **kwargs) as response:
@@ -217,7 +223,7 @@ def connect_sse(
 async def aconnect_sse(
     client: httpx.AsyncClient, method: str, url: str | httpx.URL, **kwargs: Any
 ) -> AsyncIterator[EventSource]:
-    """The same by an `httpx.AsyncClient`."""
+    """Request an event stream with an `httpx.AsyncClient`, like `connect_sse`."""
     headers = _event_stream_headers(kwargs.pop("headers", None))
     async with client.stream(method, url, headers=headers, **kwargs) as response:
         yield EventSource(response)
@@ -225,7 +231,10 @@ async def aconnect_sse(
 
 @cache
 def _methods(event_class: type) -> tuple[Any, Any]:
-    """`iter_sse` and `aiter_sse` of an `EventSource` with these events; the same ones each time."""
+    """Return `iter_sse` and `aiter_sse` that make events of this class.
+
+    Cached, because a hook is recognized by the identity of its replacement.
+    """
     dialect = _dialect(event_class)
 
     def iter_sse(self: Any) -> Iterator[Any]:
@@ -244,21 +253,23 @@ def _methods(event_class: type) -> tuple[Any, Any]:
     return iter_sse, aiter_sse
 
 
-def hooks() -> list[Hook]:
-    """Of the original, for `install()`: its own classes, with this parser."""
-    api = LIBRARY.module("httpx_sse._api")
-    original = LIBRARY.part(api, "EventSource", "response")
-    LIBRARY.part(original, "_check_content_type", "self")
-    LIBRARY.part(original, "iter_sse", "self")
-    LIBRARY.part(original, "aiter_sse", "self")
-    iter_sse, aiter_sse = _methods(LIBRARY.part(api, "ServerSentEvent", "event, data, id, retry"))
+def find_hooks() -> list[Hook]:
+    """Return the hooks for `install()`, which keep the original's own classes."""
+    api = LIBRARY.load_module("httpx_sse._api")
+    original = LIBRARY.find_part(api, "EventSource", "response")
+    LIBRARY.find_part(original, "_check_content_type", "self")
+    LIBRARY.find_part(original, "iter_sse", "self")
+    LIBRARY.find_part(original, "aiter_sse", "self")
+    iter_sse, aiter_sse = _methods(
+        LIBRARY.find_part(api, "ServerSentEvent", "event, data, id, retry")
+    )
     return [Hook(original, "iter_sse", iter_sse), Hook(original, "aiter_sse", aiter_sse)]
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """The events of a stream, by the original as it is now."""
+def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
+    """Read a stream with the original library as it is now."""
     response = httpx.Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
-    events: Iterator[Any] = LIBRARY.module("httpx_sse").EventSource(response).iter_sse()
+    events: Iterator[Any] = LIBRARY.load_module("httpx_sse").EventSource(response).iter_sse()
     return events

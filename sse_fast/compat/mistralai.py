@@ -1,4 +1,4 @@
-"""The functions by which Mistral's SDK, for its own service, Azure and GCP, reads responses."""
+"""The functions with which Mistral's SDK reads responses of its own service, Azure and GCP."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any
 from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
 from sse_fast.compat._hooks import LIBRARIES, Hook, UnknownLayout
-from sse_fast.compat._strict_utf8 import Strict
+from sse_fast.compat._strict_utf8 import StrictFeeder
 
 __all__: list[str] = []
 
 LIBRARY = LIBRARIES["mistralai"]
 _PARAMETERS = "response, decoder, sentinel, data_required"
-_modules = [LIBRARY.module("mistralai.client.utils.eventstreaming")]
+_modules = [LIBRARY.load_module("mistralai.client.utils.eventstreaming")]
 for _service in ("azure", "gcp"):
-    # What they need beside the SDK (google-auth, say) may not be there: then nobody uses them.
+    # If their dependencies (google-auth, for example) are not installed, they are not used.
     with suppress(ImportError, UnknownLayout):
-        _modules.append(LIBRARY.module(f"mistralai.{_service}.client.utils.eventstreaming"))
+        _modules.append(LIBRARY.load_module(f"mistralai.{_service}.client.utils.eventstreaming"))
 for _module in _modules:
-    LIBRARY.part(_module, "stream_events", _PARAMETERS)
-    LIBRARY.part(_module, "stream_events_async", _PARAMETERS)
+    LIBRARY.find_part(_module, "stream_events", _PARAMETERS)
+    LIBRARY.find_part(_module, "stream_events_async", _PARAMETERS)
 
 
-def _retry(value: str) -> int:
+def _parse_retry(value: str) -> int:
     if not value.isdigit():
         raise ValueError(value)
     return int(value)
 
 
 class _Event:
-    """What goes to the SDK's decoder, as JSON."""
+    """The fields that the SDK's decoder receives as JSON."""
 
     event: str | None
     data: str
@@ -43,14 +43,14 @@ class _Event:
     lines: list[str]
 
 
-_DIALECT = Dialect(_Event, default_event=None, none_before_id=True, read_retry=_retry)
+_DIALECT = Dialect(_Event, default_event=None, none_before_id=True, read_retry=_parse_retry)
 _WITHOUT_DATA = _DIALECT._replace(
     attributes=("event", "data", "id", "retry", "lines"), dispatch_fields=True, keep_lines=True
 )
 
 
-class _Stream:
-    """One response: what the sync and the async function share."""
+class _EventDecoder:
+    """Parses and decodes one response, for both the sync and the async function."""
 
     def __init__(self, decoder: Callable[[str], Any], sentinel: str | None, data_required: bool):
         self._decoder = decoder
@@ -58,20 +58,20 @@ class _Stream:
         self._data_required = data_required
         dialect = _DIALECT if data_required else _WITHOUT_DATA
         self._parser = DialectParser(dialect, max_event_size=sys.maxsize)
-        self._strict = Strict(self._parser)
+        self._feeder = StrictFeeder(self._parser)
         self.done = False
 
     def feed(self, chunk: bytes) -> Iterator[Any]:
-        return self._decode(self._strict.feed(chunk))
+        return self._decode(self._feeder.feed(chunk))
 
     def end(self) -> Iterator[Any]:
-        self._strict.end()
-        # An event that the stream ends within is one.
+        self._feeder.end()
+        # The original also delivers an unfinished event at the end of the stream.
         return self._decode(self._parser.feed(b"\n\n") if self._parser.pending else [])
 
     def _decode(self, events: Iterable[Any]) -> Iterator[Any]:
         for event in events:
-            # "" may be the value of a data line, or mean that there was none.
+            # The data "" is ambiguous: it is either an empty data line or no data line at all.
             has_data = (
                 self._data_required
                 or event.data != ""
@@ -84,15 +84,15 @@ class _Stream:
             if event.event is not None:
                 values["event"] = event.event
             if has_data:
-                values["data"] = _data(event.data)
+                values["data"] = _parse_data(event.data)
             if event.retry is not None:
                 values["retry"] = event.retry
-            made = self._decoder(json.dumps(values))
-            if made is not None:
-                yield made
+            decoded = self._decoder(json.dumps(values))
+            if decoded is not None:
+                yield decoded
 
 
-def _data(text: str) -> Any:
+def _parse_data(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -105,14 +105,14 @@ def stream_events(
     sentinel: str | None = None,
     data_required: bool = True,
 ) -> Iterator[Any]:
-    """Yield what `decoder` makes of each event, and close the response."""
-    stream = _Stream(decoder, sentinel, data_required)
+    """Yield the results of `decoder` for each event that are not None, then close the response."""
+    events = _EventDecoder(decoder, sentinel, data_required)
     try:
         for chunk in response.iter_bytes():
-            yield from stream.feed(chunk)
-            if stream.done:
+            yield from events.feed(chunk)
+            if events.done:
                 return
-        yield from stream.end()
+        yield from events.end()
     finally:
         response.close()
 
@@ -123,21 +123,22 @@ async def stream_events_async(
     sentinel: str | None = None,
     data_required: bool = True,
 ) -> AsyncIterator[Any]:
-    """The same for an async response."""
-    stream = _Stream(decoder, sentinel, data_required)
+    """Yield the decoded events of an async response, like `stream_events`."""
+    events = _EventDecoder(decoder, sentinel, data_required)
     try:
         async for chunk in response.aiter_bytes():
-            for event in stream.feed(chunk):
+            for event in events.feed(chunk):
                 yield event
-            if stream.done:
+            if events.done:
                 return
-        for event in stream.end():
+        for event in events.end():
             yield event
     finally:
         await response.aclose()
 
 
-def hooks() -> list[Hook]:
+def find_hooks() -> list[Hook]:
+    """Return the hooks for `install()`."""
     return [
         Hook(module, function.__name__, function)
         for module in _modules
@@ -145,8 +146,8 @@ def hooks() -> list[Hook]:
     ]
 
 
-def read(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """What a decoder gets of the events of a stream, by whichever function is in place now."""
+def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
+    """Read a stream with the function that is in place now, each event as the decoder gets it."""
     module = _modules[0]
     response = module.httpx.Response(200, content=iter(chunks))
     events: Iterator[Any] = module.stream_events(response, json.loads, data_required=False)

@@ -1,6 +1,6 @@
-"""The decoder of the OpenAI SDK.
+"""The decoder of the OpenAI SDK, with the parser of sse_fast.
 
-`sse_fast.install("openai")` has every client use it. For one client alone:
+`sse_fast.compat.install("openai")` makes every client use it. For a single client:
 
     from sse_fast.compat.openai import SSEDecoder
 
@@ -26,7 +26,7 @@ class SSEDecoder(BytesDecoder, _sdk.original):  # type: ignore[misc, name-define
 
     _original = _sdk.original
     _dialect = Dialect(
-        LIBRARY.part(_sdk.streaming, "ServerSentEvent", "event, data, id, retry"),
+        LIBRARY.find_part(_sdk.streaming, "ServerSentEvent", "event, data, id, retry"),
         ("_event", "_data", "_id", "_retry"),
         default_event=None,
         dispatch_values=True,
@@ -35,8 +35,9 @@ class SSEDecoder(BytesDecoder, _sdk.original):  # type: ignore[misc, name-define
     )
 
 
-read = _sdk.read
+read_events = _sdk.read_events
 
 
-def hooks() -> list[Hook]:
-    return _sdk.hooks(SSEDecoder)
+def find_hooks() -> list[Hook]:
+    """Return the hooks for `install()`."""
+    return _sdk.find_hooks(SSEDecoder)

@@ -1,6 +1,6 @@
-"""The names of sseclient-py 1.9: `import sse_fast.compat.sseclient as sseclient`.
+"""Drop-in for sseclient-py 1.9: `import sse_fast.compat.sseclient as sseclient`.
 
-What differs from the original is in docs/compat.md.
+docs/compat.md lists the differences from the original.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
-from sse_fast.compat._strict_utf8 import Strict
+from sse_fast.compat._strict_utf8 import StrictFeeder
 
 __all__ = ["Event", "SSEClient"]
 
@@ -20,10 +20,10 @@ class Event:
     """One event.
 
     Attributes:
-        id: the last id that this event's own lines set, or None.
-        event: the event type; "message" where the stream names none.
-        data: the values of the data lines joined with LF.
-        retry: the value of this event's last retry line, as text, or None.
+        id: The id that this event's own lines set, or None.
+        event: The event type; "message" if the stream names none.
+        data: The values of the data lines, joined with LF.
+        retry: The value of this event's last retry line, as text, or None.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ _DIALECT = Dialect(Event, forget_id=True, read_retry=str)
 
 
 class SSEClient:
-    """The events of a response that is there already.
+    """Reads the events of a response.
 
     Args:
-        event_source: iterable by chunks of bytes, with a `close()`: a response of requests with
-            `stream=True`, of urllib3 with `preload_content=False`, of `urlopen()`.
-        char_enc: of the bytes; a stream in accordance with the standard is UTF-8.
+        event_source: An iterable of chunks of bytes with a `close()` method: a response of
+            requests with `stream=True`, of urllib3 with `preload_content=False`, or of `urlopen()`.
+        char_enc: The encoding of the bytes. The standard says UTF-8.
     """
 
     def __init__(self, event_source: Any, char_enc: str = "utf-8") -> None:
@@ -66,16 +66,16 @@ class SSEClient:
         self._char_enc = char_enc
 
     def events(self) -> Generator[Event, None, None]:
-        """Yield the events, at last the one that the stream ends within.
+        """Yield the events, including an unfinished one at the end of the stream.
 
         Raises:
-            UnicodeDecodeError: bytes that are not of `char_enc`, behind the events before them.
+            UnicodeDecodeError: Bytes are invalid in `char_enc`. Earlier events are yielded first.
         """
         parser = DialectParser(_DIALECT, max_event_size=sys.maxsize)
-        strict = Strict(parser, self._char_enc)
-        for chunk in _chunks(self._event_source):
-            yield from strict.feed(chunk)
-        strict.end()
+        feeder = StrictFeeder(parser, self._char_enc)
+        for chunk in _iter_chunks(self._event_source):
+            yield from feeder.feed(chunk)
+        feeder.end()
         if parser.pending:
             rest: list[Any] = parser.feed(b"\n\n")
             yield from rest
@@ -85,9 +85,9 @@ class SSEClient:
         self._event_source.close()
 
 
-def _chunks(event_source: Any) -> Iterable[bytes]:
-    # requests iterates its responses in pieces of 128 bytes. Where the server says how long each
-    # chunk is, larger ones do not wait for more than has come.
+def _iter_chunks(event_source: Any) -> Iterable[bytes]:
+    # Iterating a response of requests yields 128 bytes at a time. Larger reads do not delay events
+    # if the server uses chunked framing.
     requests = sys.modules.get("requests")
     if (
         requests is not None

@@ -144,7 +144,7 @@ def test_doctor_library_without_files(tmp_path: Path) -> None:
     assert version == "7.1.0"
     assert verdict.startswith("nothing: ")
     assert "cohere" in verdict
-    assert "which is not installed: pip install" in verdict
+    assert "is not installed: pip install" in verdict
 
 
 SDK = {
@@ -185,7 +185,7 @@ STREAMING = SDK["_streaming.py"]
 @pytest.mark.parametrize(
     ("files", "expected", "found"),
     [
-        ({"_base_client": ""}, "openai._base_client.SSEDecoder", "nothing of that name"),
+        ({"_base_client": ""}, "openai._base_client.SSEDecoder", "no such attribute"),
         ({"_base_client": None}, "a module openai._base_client", "none"),
         (
             # The class is missing in both modules.
@@ -194,7 +194,7 @@ STREAMING = SDK["_streaming.py"]
                 "_base_client": "",
             },
             "openai._streaming.SSEDecoder",
-            "nothing of that name",
+            "no such attribute",
         ),
         (
             {"_streaming": STREAMING.replace("iterator", "source")},
@@ -217,10 +217,10 @@ def test_doctor_unknown_layout_is_explained(
     _, rows = doctor(tmp_path, blocked=all_but("openai", "httpx_sse"))
     version, verdict = rows["openai"]
     assert version == "3.999.0"
-    assert verdict.startswith(f"nothing: Expected {expected}")
+    assert verdict.startswith(f"nothing: Unknown layout of openai 3.999.0: expected {expected}")
     library = LIBRARIES["openai"]
-    assert f", as openai {library.versions} has it, found {found}" in verdict
-    assert verdict.endswith(" in openai 3.999.0: leave 'openai' out, or look for a newer sse_fast")
+    assert f" as in openai {library.versions}, found {found}" in verdict
+    assert verdict.endswith("; leave 'openai' out, or upgrade sse_fast")
     # The other libraries still have their lines.
     assert FASTER.match(rows["httpx_sse"][1])
 

@@ -1,4 +1,4 @@
-"""`compat.httpx_sse` beside the original: its names, its events, and how it reads a response."""
+"""`compat.httpx_sse` and the original have the same names, events and ways to read a response."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from tests.support.compat_pairs import (
     Fault,
     assert_alike,
     chunks,
-    of_each,
+    compare_httpx_sse,
     raised,
     run,
     values,
 )
 
-# -- What can be named -----------------------------------------------------------------------------
+# -- Names and events ------------------------------------------------------------------------------
 
 
-def test_the_names_of_httpx_sse() -> None:
+def test_module_has_the_original_api() -> None:
     theirs, ours = HTTPX_SSE
     assert set(ours.__all__) == set(theirs.__all__)
     assert ours.__version__ == theirs.__version__
-    # The one name of neither a class nor a function.
+    # __version__ is neither a class nor a function.
     names = set(ours.__all__) - {"__version__"}
     compared = sum(assert_alike(getattr(theirs, name), getattr(ours, name)) for name in names)
     # Two functions, three constructors, and json(), iter_sse(), aiter_sse().
@@ -48,12 +48,12 @@ def test_the_names_of_httpx_sse() -> None:
         assert getattr(ours, name).__module__ == "sse_fast.compat.httpx_sse"
 
 
-def test_the_error_is_one_of_httpx() -> None:
+def test_error_is_a_transport_error() -> None:
     for module in HTTPX_SSE:
         assert module.SSEError.__bases__ == (httpx.TransportError,)
         error = module.SSEError("any", request=httpx.Request("GET", "http://localhost"))
         assert (str(error), str(error.request.url)) == ("any", "http://localhost")
-    assert of_each(lambda module: raised(lambda: module.SSEError("any").request))
+    assert compare_httpx_sse(lambda module: raised(lambda: module.SSEError("any").request))
 
 
 texts = st.none() | st.text()
@@ -61,7 +61,7 @@ retries = st.none() | st.integers()
 
 
 @given(texts, texts, texts, retries)
-def test_an_event_made_by_hand(
+def test_event_constructor_copy_and_pickle(
     event: str | None, data: str | None, id: str | None, retry: int | None
 ) -> None:
     def shown(module: Any) -> Any:
@@ -73,13 +73,13 @@ def test_an_event_made_by_hand(
         assert {type(each) for each in made} == {module.ServerSentEvent}
         return values(made), [repr(each) for each in made], [str(each) for each in made]
 
-    seen, _, _ = of_each(shown)
+    seen, _, _ = compare_httpx_sse(shown)
     assert len(set(seen)) == 1
 
 
 @pytest.mark.parametrize("arguments", [{}, {"data": "x"}, {"id": "1"}, {"retry": 0}])
-def test_some_arguments(arguments: dict[str, Any]) -> None:
-    of_each(
+def test_event_with_one_argument(arguments: dict[str, Any]) -> None:
+    compare_httpx_sse(
         lambda module: (
             repr(module.ServerSentEvent(**arguments)),
             values([module.ServerSentEvent(**arguments)]),
@@ -88,11 +88,11 @@ def test_some_arguments(arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [0, b"", [], False], ids=repr)
-def test_what_is_no_text(value: Any) -> None:
-    of_each(lambda module: repr(module.ServerSentEvent("a", value, value, value)))
+def test_event_repr_of_values_that_are_not_text(value: Any) -> None:
+    compare_httpx_sse(lambda module: repr(module.ServerSentEvent("a", value, value, value)))
 
 
-def test_events_equal_only_themselves() -> None:
+def test_events_compare_by_identity() -> None:
     for module in HTTPX_SSE:
         one, two = module.ServerSentEvent("a"), module.ServerSentEvent("a")
         assert one != two
@@ -100,7 +100,7 @@ def test_events_equal_only_themselves() -> None:
 
 
 @pytest.mark.parametrize("name", ["event", "data", "id", "retry", "other"])
-def test_setting_an_attribute(name: str) -> None:
+def test_event_attributes_are_read_only(name: str) -> None:
     def set_it(module: Any) -> Any:
         event = module.ServerSentEvent("a")
         try:
@@ -109,11 +109,11 @@ def test_setting_an_attribute(name: str) -> None:
             return "refused"
         return getattr(event, name)
 
-    assert of_each(set_it) == ("x" if name == "other" else "refused")
+    assert compare_httpx_sse(set_it) == ("x" if name == "other" else "refused")
 
 
 @pytest.mark.parametrize("data", ['{"a": 1}', "[]", "1", "", "{", "NaN", '"\\ud800"', None])
-def test_json(data: str | None) -> None:
+def test_event_json_result_or_error(data: str | None) -> None:
     def read(module: Any) -> str:
         event = module.ServerSentEvent(data=data)
         try:
@@ -121,10 +121,10 @@ def test_json(data: str | None) -> None:
         except json.JSONDecodeError as error:
             return f"{error}"
 
-    of_each(read)
+    compare_httpx_sse(read)
 
 
-def test_a_subclass_with_other_properties() -> None:
+def test_event_subclass_properties_are_used() -> None:
     def shown(module: Any) -> Any:
         class Own(module.ServerSentEvent):  # type: ignore[misc]
             @property
@@ -133,7 +133,7 @@ def test_a_subclass_with_other_properties() -> None:
 
         return Own(data="x").json(), repr(Own(data="x"))
 
-    of_each(shown)
+    compare_httpx_sse(shown)
 
 
 # -- Reading ---------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ async def collect(events: AsyncIterator[Any]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_response_in_chunks(size: int) -> None:
+def test_iter_sse_reads_any_chunks(size: int) -> None:
     for module in HTTPX_SSE:
         source = module.EventSource(response(iter(chunks(size=size))))
         events = list(source.iter_sse())
@@ -166,7 +166,7 @@ def test_a_response_in_chunks(size: int) -> None:
 
 
 @BACKENDS
-def test_a_response_in_chunks_async(backend: str) -> None:
+def test_aiter_sse_reads_any_chunks(backend: str) -> None:
     for module in HTTPX_SSE:
 
         async def read(module: Any = module) -> list[Any]:
@@ -175,7 +175,7 @@ def test_a_response_in_chunks_async(backend: str) -> None:
         assert run(backend, read) == EVENTS
 
 
-def test_the_response_cannot_be_replaced() -> None:
+def test_event_source_response_is_read_only() -> None:
     for module in HTTPX_SSE:
         with pytest.raises(AttributeError):
             module.EventSource(response()).response = None
@@ -189,10 +189,10 @@ def test_the_response_cannot_be_replaced() -> None:
         *("text/html", "", "text/html; text/event-stream", ";text/event-stream"),
     ],
 )
-def test_the_content_type_is_looked_at_when_it_is_read(content_type: str) -> None:
+def test_content_type_is_checked_when_read(content_type: str) -> None:
     def read(module: Any) -> Any:
         source = module.EventSource(response(iter(chunks()), content_type))
-        # Not yet.
+        # The call itself does not raise.
         events = source.iter_sse()
         try:
             return values(events)
@@ -207,20 +207,20 @@ def test_the_content_type_is_looked_at_when_it_is_read(content_type: str) -> Non
         except module.SSEError as error:
             return str(error)
 
-    seen = of_each(read)
-    assert of_each(lambda module: run("asyncio", lambda: aread(module))) == seen
+    seen = compare_httpx_sse(read)
+    assert compare_httpx_sse(lambda module: run("asyncio", lambda: aread(module))) == seen
     good = "text/event-stream" in content_type.partition(";")[0]
     assert (seen == EVENTS) is good
 
 
-def test_no_content_type() -> None:
+def test_missing_content_type_raises() -> None:
     def read(module: Any) -> Any:
         return raised(lambda: next(module.EventSource(httpx.Response(200)).iter_sse()))
 
-    assert of_each(read)[0] == "SSEError"
+    assert compare_httpx_sse(read)[0] == "SSEError"
 
 
-def test_a_check_of_the_users_own() -> None:
+def test_subclass_content_type_check_is_used() -> None:
     def read(module: Any) -> Any:
         class Lenient(module.EventSource):  # type: ignore[misc]
             def _check_content_type(self) -> None:
@@ -231,35 +231,35 @@ def test_a_check_of_the_users_own() -> None:
 
         return values(Lenient(response(STREAM, "any")).iter_sse()), run("asyncio", aread)
 
-    assert of_each(read) == (EVENTS, EVENTS)
+    assert compare_httpx_sse(read) == (EVENTS, EVENTS)
 
 
-def test_a_response_that_was_read() -> None:
+def test_iter_sse_after_response_was_read() -> None:
     def read(module: Any) -> Any:
         answer = response(iter(chunks()))
         assert answer.read() == STREAM
         source = module.EventSource(answer)
-        # As often as one likes.
+        # A body that was read can be parsed repeatedly.
         return values(source.iter_sse()), values(source.iter_sse())
 
-    assert of_each(read) == (EVENTS, EVENTS)
+    assert compare_httpx_sse(read) == (EVENTS, EVENTS)
 
 
-def test_a_response_that_was_read_async() -> None:
+def test_aiter_sse_after_response_was_read() -> None:
     def read(module: Any) -> Any:
         async def aread() -> Any:
             answer = response(asynchronous(chunks()))
             await answer.aread()
             source = module.EventSource(answer)
-            # Which can be read in either way.
+            # A body that was read can be parsed either way.
             return await collect(source.aiter_sse()), values(source.iter_sse())
 
         return run("asyncio", aread)
 
-    assert of_each(read) == (EVENTS, EVENTS)
+    assert compare_httpx_sse(read) == (EVENTS, EVENTS)
 
 
-def test_what_cannot_be_read() -> None:
+def test_unreadable_response_raises_as_httpx_does() -> None:
     def read(module: Any) -> Any:
         consumed, closed = response(iter(chunks())), response(iter(chunks()))
         for _ in consumed.iter_raw():
@@ -280,7 +280,7 @@ def test_what_cannot_be_read() -> None:
             run("asyncio", aread),
         ]
 
-    seen = of_each(read)
+    seen = compare_httpx_sse(read)
     assert [each[0] for each in seen[:3]] == ["StreamConsumed", "StreamClosed", "RuntimeError"]
 
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_read() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_another_charset(charset: str, encoded: str, size: int) -> None:
+def test_charset_of_content_type_is_used(charset: str, encoded: str, size: int) -> None:
     word = "日本" if "j" in encoded else "£"
     stream = f"event: {word}\r\ndata: {word}{word}\r\n\r\ndata: {word}\n\n".encode(encoded)
     parts = chunks(stream, size)
@@ -308,7 +308,7 @@ def test_another_charset(charset: str, encoded: str, size: int) -> None:
         source = module.EventSource(response(iter(parts), content_type))
         return values(source.iter_sse()), run("asyncio", aread)
 
-    seen, aseen = of_each(read)
+    seen, aseen = compare_httpx_sse(read)
     assert seen == aseen
     assert len(seen) == 2
     if (charset, encoded) not in (("utf-8", "latin-1"), ("us-ascii", "utf-8")):
@@ -316,7 +316,7 @@ def test_another_charset(charset: str, encoded: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8", lambda content: "latin-1"])
-def test_a_default_encoding(encoding: Any) -> None:
+def test_default_encoding_of_response_is_used(encoding: Any) -> None:
     stream = "data: £\n\n".encode("latin-1")
 
     def read(module: Any) -> Any:
@@ -326,12 +326,12 @@ def test_a_default_encoding(encoding: Any) -> None:
         chosen.encoding = "latin-1"
         return [values(module.EventSource(each).iter_sse()) for each in (unread, whole, chosen)]
 
-    seen = of_each(read)
+    seen = compare_httpx_sse(read)
     assert seen[2] == [("message", "£", "", None)]
     assert seen[1] == ([("message", "\ufffd", "", None)] if encoding == "utf-8" else seen[2])
 
 
-def test_invalid_bytes() -> None:
+def test_invalid_utf8_is_replaced() -> None:
     def read(module: Any) -> Any:
         stream = b"data: a\xff\xe2\x82b\nid: \xed\xa0\x80\n\n"
         return [
@@ -339,13 +339,13 @@ def test_invalid_bytes() -> None:
             for size in (1, 2, 100)
         ]
 
-    assert of_each(read)[0] == [("message", "a\ufffd\ufffdb", "\ufffd\ufffd\ufffd", None)]
+    assert compare_httpx_sse(read)[0] == [("message", "a\ufffd\ufffdb", "\ufffd\ufffd\ufffd", None)]
 
 
 # -- Ends ------------------------------------------------------------------------------------------
 
 
-def test_a_generator_that_is_closed() -> None:
+def test_iter_sse_closed_generator_ends() -> None:
     def read(module: Any) -> Any:
         source = module.EventSource(response(iter(chunks())))
         events = source.iter_sse()
@@ -354,11 +354,11 @@ def test_a_generator_that_is_closed() -> None:
         events.close()
         return first, list(events), source.response.is_closed, source.response.is_stream_consumed
 
-    assert of_each(read)[:2] == (EVENTS[:1], [])
+    assert compare_httpx_sse(read)[:2] == (EVENTS[:1], [])
 
 
 @BACKENDS
-def test_an_async_generator_that_is_closed(backend: str) -> None:
+def test_aiter_sse_closed_generator_ends(backend: str) -> None:
     def read(module: Any) -> Any:
         async def aread() -> Any:
             answer = response(asynchronous(chunks()))
@@ -372,12 +372,12 @@ def test_an_async_generator_that_is_closed(backend: str) -> None:
 
         return run(backend, aread)
 
-    assert of_each(read) == (EVENTS[:1], [], True, True)
+    assert compare_httpx_sse(read) == (EVENTS[:1], [], True, True)
 
 
 @pytest.mark.parametrize("which", ["theirs", "ours", "installed"])
-def test_no_generator_of_its_own_is_left_to_the_collector(which: str) -> None:
-    """Those of httpx are, with the original too."""
+def test_aiter_sse_closes_its_own_generators(which: str) -> None:
+    """Generators inside httpx are left to the collector, also with the original."""
     module: Any = HTTPX_SSE[which == "ours"]
     left = []
 
@@ -396,13 +396,13 @@ def test_no_generator_of_its_own_is_left_to_the_collector(which: str) -> None:
     with sse_fast.install("httpx_sse") if which == "installed" else nullcontext():
         run("asyncio", read)
     directory = str(Path(httpx.__file__).parent)
-    # And that which this test makes.
+    # The generator that this test makes is one more.
     assert {path for path in left if not path.startswith(directory)} <= {__file__}
     assert left
 
 
-def test_what_is_thrown_in() -> None:
-    """And what the source raises: it comes out, and ends it."""
+def test_iter_sse_passes_errors_on() -> None:
+    """Errors of the source and of the user end the generator."""
 
     def read(module: Any) -> Any:
         def failing() -> Iterator[bytes]:
@@ -416,7 +416,7 @@ def test_what_is_thrown_in() -> None:
         next(thrown)
         return seen, error, list(events), raised(lambda: thrown.throw(Fault("user"))), list(thrown)
 
-    assert of_each(read) == (
+    assert compare_httpx_sse(read) == (
         [("message", "a", "", None)],
         *(("Fault", "source"), [], ("Fault", "user"), []),
     )

@@ -1,4 +1,4 @@
-"""`compat.httpx_sse` beside the original, over servers and transports."""
+"""`compat.httpx_sse` and the original behave alike over servers and transports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.compat_pairs import (
     STREAM,
     Fault,
     chunks,
-    of_each,
+    compare_httpx_sse,
     raised,
     run,
     values,
@@ -26,7 +26,7 @@ from tests.support.threaded_reader import OF_TRIO
 
 
 def sync_events(module: Any, url: str, **options: Any) -> Any:
-    """What comes of the body, and what is raised behind it."""
+    """Return the events of the body and the error after them."""
     client = options.pop("client", {})
     with (
         httpx.Client(timeout=5, **client) as http,
@@ -66,21 +66,21 @@ WAYS = pytest.mark.parametrize("way", ["sync", "asyncio", pytest.param("trio", m
 
 
 def over_http(way: str, url: str, **options: Any) -> Any:
-    """The same by both modules."""
+    """Read with both modules, and return the result if it is the same."""
     if way == "sync":
-        return of_each(lambda module: sync_events(module, url, **options))
-    return of_each(lambda module: run(way, lambda: async_events(module, url, **options)))
+        return compare_httpx_sse(lambda module: sync_events(module, url, **options))
+    return compare_httpx_sse(lambda module: run(way, lambda: async_events(module, url, **options)))
 
 
 @WAYS
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
-def test_over_http(server: Server, way: str, framing: str) -> None:
+def test_events_over_http_framings(server: Server, way: str, framing: str) -> None:
     server.answers["/events"] = Answer(chunks(), framing)
     assert over_http(way, f"{server.url}/events") == (EVENTS, None)
 
 
 @WAYS
-def test_what_is_sent(server: Server, way: str) -> None:
+def test_request_is_the_same(server: Server, way: str) -> None:
     server.answers["/events"] = Answer([STREAM])
     options = {
         "method": "POST",
@@ -92,7 +92,7 @@ def test_what_is_sent(server: Server, way: str) -> None:
     }
     of_way = sync_events if way == "sync" else async_events
     for module in HTTPX_SSE:
-        # Which the original writes to.
+        # A copy for each, since the original changes the dict.
         given_to = {**options, "headers": dict(options["headers"])}  # type: ignore[call-overload]
         result = of_way(module, "/events", **given_to)
         assert (result if way == "sync" else run(way, lambda r=result: r)) == (EVENTS, None)
@@ -110,7 +110,7 @@ def test_what_is_sent(server: Server, way: str) -> None:
 
 
 @WAYS
-def test_a_body_that_is_cut_off(server: Server, way: str) -> None:
+def test_truncated_body_raises_after_events(server: Server, way: str) -> None:
     server.answers["/events"] = Answer(chunks(), "cut")
     events, error = over_http(way, f"{server.url}/events")
     assert events == EVENTS
@@ -118,7 +118,7 @@ def test_a_body_that_is_cut_off(server: Server, way: str) -> None:
 
 
 @WAYS
-def test_a_body_that_does_not_come(server: Server, way: str) -> None:
+def test_read_timeout_raises_after_events(server: Server, way: str) -> None:
     held = threading.Event()
     server.answers["/events"] = Answer([STREAM], hold=held)
     timeout = httpx.Timeout(5, read=0.1)
@@ -129,7 +129,7 @@ def test_a_body_that_does_not_come(server: Server, way: str) -> None:
 
 
 @WAYS
-def test_compressed(server: Server, way: str) -> None:
+def test_gzip_body_and_wrong_coding(server: Server, way: str) -> None:
     server.answers["/events"] = Answer(chunks(), gzip=True)
     assert over_http(way, f"{server.url}/events") == (EVENTS, None)
     wrong = {**Answer([]).headers, "Content-Encoding": "gzip"}
@@ -140,8 +140,8 @@ def test_compressed(server: Server, way: str) -> None:
 
 @WAYS
 @pytest.mark.parametrize("status", [200, 404])
-def test_another_content_type(server: Server, way: str, status: int) -> None:
-    """The status is for the user to look at."""
+def test_other_content_type_raises_sse_error(server: Server, way: str, status: int) -> None:
+    """Only the content type is checked, not the status."""
     server.answers["/events"] = Answer([STREAM], status=status, headers={"Content-Type": "a/b"})
     url = f"{server.url}/events"
     calls = {
@@ -150,14 +150,14 @@ def test_another_content_type(server: Server, way: str, status: int) -> None:
     call = calls.get(
         way, lambda module: raised(lambda: run(way, lambda: async_events(module, url)))
     )
-    # An error before any request is sent has none.
-    assert of_each(call)[0] == "RuntimeError"
+    # The error has no request, so accessing it raises RuntimeError.
+    assert compare_httpx_sse(call)[0] == "RuntimeError"
     server.answers["/events"] = Answer([STREAM], status=status)
     assert over_http(way, url) == (EVENTS, None)
 
 
 @WAYS
-def test_left_early(server: Server, way: str) -> None:
+def test_leaving_early_closes_response(server: Server, way: str) -> None:
     held = threading.Event()
     server.answers["/events"] = Answer([STREAM], hold=held)
     url = f"{server.url}/events"
@@ -174,13 +174,15 @@ def test_left_early(server: Server, way: str) -> None:
             await events.aclose()
         return values([event]), source.response.is_closed
 
-    seen = of_each(read if way == "sync" else lambda module: run(way, lambda: aread(module)))
+    seen = compare_httpx_sse(
+        read if way == "sync" else lambda module: run(way, lambda: aread(module))
+    )
     held.set()
     assert seen == (EVENTS[:1], True)
 
 
 @WAYS
-def test_an_exception_of_the_user(server: Server, way: str) -> None:
+def test_exception_in_block_closes_response(server: Server, way: str) -> None:
     server.answers["/events"] = Answer([STREAM])
     url = f"{server.url}/events"
     for module in HTTPX_SSE:
@@ -205,7 +207,7 @@ def test_an_exception_of_the_user(server: Server, way: str) -> None:
 
 
 @BACKENDS
-def test_over_asgi(backend: str) -> None:
+def test_events_over_asgi(backend: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert dict(scope["headers"])[b"accept"] == b"text/event-stream"
         headers = [(b"content-type", b"text/event-stream")]
@@ -219,7 +221,7 @@ def test_over_asgi(backend: str) -> None:
     assert seen == (EVENTS, None)
 
 
-def test_over_wsgi_and_mock_transports() -> None:
+def test_events_over_wsgi_and_mock_transports() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers=EVENT_STREAM, content=STREAM)
 

@@ -1,4 +1,4 @@
-"""`compat.sseclient` beside the original: all that a program can see of it."""
+"""`compat.sseclient` and the original have the same names, events and behaviour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sse_fast.compat.sseclient
-from tests.support.compat_pairs import STREAM, assert_alike, chunks, of_both, raised, values
+from tests.support.compat_pairs import STREAM, assert_alike, chunks, compare_both, raised, values
 from tests.support.libraries import Body
 from tests.support.server import Answer, Server
 
@@ -29,13 +29,13 @@ FULL = [("greeting", "café\n🚀", "1", "250"), ("message", '{"a": [1, null]}',
 FULL += [("message", "", "", None), ("message", "not complete", None, None)]
 
 
-def of_sseclient(call: Callable[[Any], Any]) -> Any:
-    return of_both(SSECLIENT, call)
+def compare_sseclient(call: Callable[[Any], Any]) -> Any:
+    return compare_both(SSECLIENT, call)
 
 
-def test_the_names_of_sseclient() -> None:
+def test_module_has_the_original_api() -> None:
     theirs, ours = SSECLIENT
-    # The original forgets one.
+    # The original leaves Event out of its __all__.
     assert set(ours.__all__) == {*theirs.__all__, "Event"}
     compared = sum(
         assert_alike(getattr(theirs, name), getattr(ours, name))
@@ -47,7 +47,9 @@ def test_the_names_of_sseclient() -> None:
 
 
 @given(texts, st.text(), st.text(), texts)
-def test_an_event_of_sseclient(id: str | None, event: str, data: str, retry: str | None) -> None:
+def test_event_constructor_copy_and_pickle(
+    id: str | None, event: str, data: str, retry: str | None
+) -> None:
     def shown(module: Any) -> Any:
         made = [
             module.Event(id, event, data, retry),
@@ -57,12 +59,12 @@ def test_an_event_of_sseclient(id: str | None, event: str, data: str, retry: str
         assert {type(each) for each in made} == {module.Event}
         return [(str(each), list(vars(each).items())) for each in made]
 
-    shown_values = of_sseclient(shown)
+    shown_values = compare_sseclient(shown)
     assert all(each == shown_values[0] for each in shown_values)
 
 
-def test_an_event_without_arguments() -> None:
-    assert of_sseclient(lambda module: vars(module.Event()))["event"] == "message"
+def test_event_defaults_and_attributes_can_be_set() -> None:
+    assert compare_sseclient(lambda module: vars(module.Event()))["event"] == "message"
 
     def set_it(module: Any) -> str:
         event = module.Event()
@@ -70,16 +72,18 @@ def test_an_event_without_arguments() -> None:
         event.other = 1
         return str(event)
 
-    assert of_sseclient(set_it) == "message event, 1 byte" + "s"
+    assert compare_sseclient(set_it) == "message event, 1 byte" + "s"
 
 
 @pytest.mark.parametrize("data", [None, 0])
-def test_an_event_whose_data_is_no_text(data: Any) -> None:
-    assert of_sseclient(lambda module: str(module.Event(data=data))) == "message event, no data"
+def test_event_str_without_text_data(data: Any) -> None:
+    assert (
+        compare_sseclient(lambda module: str(module.Event(data=data))) == "message event, no data"
+    )
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_source_in_chunks(size: int) -> None:
+def test_events_reads_any_chunks(size: int) -> None:
     def read(module: Any) -> Any:
         body = Body(chunks(size=size))
         client = module.SSEClient(body)
@@ -92,11 +96,11 @@ def test_a_source_in_chunks(size: int) -> None:
         assert body.closed
         return values(seen)
 
-    assert of_sseclient(read) == FULL
+    assert compare_sseclient(read) == FULL
 
 
-def test_events_again() -> None:
-    """Whoever asks again gets what the source still has."""
+def test_events_called_again_continues() -> None:
+    """A second call of events() continues with the rest of the source."""
 
     def read(module: Any) -> Any:
         body = Body(iter([b"data: 1\n\ndata: lost\n\n", b"data: 2\n\n", b"data: 3\n\n"]))
@@ -105,10 +109,10 @@ def test_events_again() -> None:
         second, third = client.events(), client.events()
         return first, next(second).data, next(third).data, list(second)
 
-    assert of_sseclient(read) == ("1", "2", "3", [])
+    assert compare_sseclient(read) == ("1", "2", "3", [])
 
 
-def test_nothing_is_read_before_it_is_asked_for() -> None:
+def test_events_reads_lazily() -> None:
     def read(module: Any) -> Any:
         asked = []
 
@@ -123,7 +127,7 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
         next(events)
         return before, len(asked)
 
-    assert of_sseclient(read) == (0, 1)
+    assert compare_sseclient(read) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 1000])
-def test_another_encoding(encoding: str, size: int) -> None:
+def test_char_enc_is_used(encoding: str, size: int) -> None:
     word = {"shift_jis": "日本", "euc_jp": "日本", "iso2022_jp": "日本", "big5": "中文"}.get(
         encoding, {"ascii": "a", "koi8-r": "да"}.get(encoding, "£é")
     )
@@ -144,14 +148,14 @@ def test_another_encoding(encoding: str, size: int) -> None:
         parts = chunks(stream.encode(encoding), size)
         return values(module.SSEClient(Body(parts), encoding).events())
 
-    assert of_sseclient(read) == [
+    assert compare_sseclient(read) == [
         (word, f"{word}\n{word}", None, None),
         ("message", "b", word, None),
     ]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "shift_jis"])
-def test_bytes_that_are_of_another(encoding: str) -> None:
+def test_invalid_bytes_raise_after_events(encoding: str) -> None:
     def read(module: Any) -> Any:
         events = module.SSEClient(
             Body([b"data: a\n\n", b"data: b\n\ndata: \xfd\xff\n\n", b"data: c\n\n"]), encoding
@@ -161,15 +165,15 @@ def test_bytes_that_are_of_another(encoding: str) -> None:
             next(events)
         return seen, caught.value.encoding, list(events)
 
-    assert of_sseclient(read)[2] == []
+    assert compare_sseclient(read)[2] == []
 
 
-def test_an_encoding_that_nobody_knows() -> None:
+def test_unknown_encoding_raises_lookup_error() -> None:
     def read(module: Any) -> Any:
         events = module.SSEClient(Body([b"data: a\n\n"]), "bogus").events()
         return raised(lambda: next(events))
 
-    assert of_sseclient(read) == ("LookupError", "unknown encoding: bogus")
+    assert compare_sseclient(read) == ("LookupError", "unknown encoding: bogus")
 
 
 def over_requests(url: str, read: Callable[[Any], Any]) -> Any:
@@ -195,7 +199,7 @@ CLIENTS = pytest.mark.parametrize("client", [over_requests, over_urllib3, over_u
 
 @CLIENTS
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
-def test_clients(server: Server, client: Any, framing: str) -> None:
+def test_events_over_clients_and_framings(server: Server, client: Any, framing: str) -> None:
     server.answers["/events"] = Answer(chunks(), framing)
 
     def read(module: Any) -> Any:
@@ -207,22 +211,22 @@ def test_clients(server: Server, client: Any, framing: str) -> None:
 
         return client(f"{server.url}/events", use)
 
-    assert of_sseclient(read) == FULL
+    assert compare_sseclient(read) == FULL
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-def test_a_response_of_requests_that_was_read(server: Server, gzip: bool) -> None:
+def test_requests_response_read_before_is_parsed(server: Server, gzip: bool) -> None:
     server.answers["/events"] = Answer(chunks(), gzip=gzip)
 
     def read(module: Any) -> Any:
         answer = requests.get(f"{server.url}/events", timeout=5)
         return values(module.SSEClient(answer).events()), values(module.SSEClient(answer).events())
 
-    assert of_sseclient(read) == (FULL, FULL)
+    assert compare_sseclient(read) == (FULL, FULL)
 
 
 @pytest.mark.parametrize("client", [over_requests, over_urllib3])
-def test_a_client_whose_body_is_cut_off(server: Server, client: Any) -> None:
+def test_truncated_body_raises_after_events(server: Server, client: Any) -> None:
     server.answers["/events"] = Answer([STREAM], "cut")
 
     def read(module: Any) -> Any:
@@ -237,28 +241,28 @@ def test_a_client_whose_body_is_cut_off(server: Server, client: Any) -> None:
 
         return client(f"{server.url}/events", use), seen
 
-    error, seen = of_sseclient(read)
+    error, seen = compare_sseclient(read)
     assert error == ("ChunkedEncodingError" if client is over_requests else "ProtocolError")
     assert seen[:3] == FULL[:3]
 
 
 @CLIENTS
-def test_a_client_that_is_closed_early(server: Server, client: Any) -> None:
+def test_close_early_does_not_wait(server: Server, client: Any) -> None:
     held = threading.Event()
-    # More than what any of them reads at once.
+    # Larger than one read of any of the clients.
     server.answers["/events"] = Answer([STREAM + b": " + b"x" * 1000 + b"\n"], hold=held)
 
     def read(module: Any) -> Any:
         def use(answer: Any) -> Any:
             sse = module.SSEClient(answer)
             first = values([next(sse.events())])
-            # The server sends no more: this waits for nothing.
+            # The server sends nothing more, so close() must not wait for data.
             sse.close()
             return first
 
         return client(f"{server.url}/events", use)
 
     try:
-        assert of_sseclient(read) == FULL[:1]
+        assert compare_sseclient(read) == FULL[:1]
     finally:
         held.set()

@@ -1,21 +1,16 @@
-"""The originals beside ours: the same events, but for the rows of "What is not kept".
+"""The rows of "What is not kept" in docs/compat.md: how sse_fast differs from each original.
 
-Each library that `compat` stands in for reads streams by its own code and by ours: those that
-hypothesis makes of what the libraries differ in, and those recorded from browsers. `is_a_row`
-leaves out the streams that a row of the table is about. Each row has a test of its own, which runs
-the original too: one that is no longer true fails.
+Each row has a test that runs the original too, so a row that is no longer true fails. The tests in
+test_same_events.py show that there are no other differences.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, pairwise
 from typing import Any
 
 import httpx
@@ -24,23 +19,18 @@ import openai._streaming
 import pytest
 import requests
 import sseclient
-from hypothesis import given
-from hypothesis import strategies as st
 
 import sse_fast
 import sse_fast.compat.httpx_sse
 import sse_fast.compat.sseclient
 from sse_fast.compat import LIBRARIES
-from tests.support import DATA, ROOT
-from tests.support.examples import examples
+from tests.support import ROOT
 from tests.support.libraries import (
     ASYNC,
     EVENT_STREAM,
-    INSTALLED,
     ORIGINALS,
     Original,
     Reader,
-    mistralai,
     state,
 )
 from tests.support.reference import cut
@@ -48,20 +38,14 @@ from tests.support.server import Answer, Server
 
 PAGE = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
 BOM = b"\xef\xbb\xbf"
-# Those that cut the stream into blocks before they look at lines.
+# Originals that split the stream into blocks before they split it into lines.
 BLOCKWISE = {"anthropic", "compat.sseclient"}
 if not hasattr(openai._streaming, "_SSELineDecoder"):
-    # Before 3.4.
+    # openai before 3.4.
     BLOCKWISE |= {"openai"}
 
 
-@pytest.fixture(params=ORIGINALS.values(), ids=list(ORIGINALS), scope="session")
-def original(request: pytest.FixtureRequest) -> Original:
-    library: Original = request.param
-    return library
-
-
-# -- The table ----------------------------------------------------------------------------------
+# -- The table -------------------------------------------------------------------------------------
 
 TABLE = {
     cells[0]: {name.split()[0] for name in cells[1].split(", ")}
@@ -75,12 +59,12 @@ ROWS: dict[str, set[str]] = {}
 
 
 def row(name: str, *libraries: str) -> Callable[[Any], Any]:
-    """Of a test: it asserts that row of the table, for these libraries."""
+    """Mark a test as asserting this row of the table for these libraries."""
     ROWS.setdefault(name, set()).update(each.removeprefix("compat.") for each in libraries)
     return pytest.mark.parametrize("name", libraries)
 
 
-def test_every_row_has_its_assertion() -> None:
+def test_page_every_row_has_a_test() -> None:
     absent = {"httpx2"} - set(ORIGINALS)
     expected = {name: libraries - absent for name, libraries in TABLE.items()}
     assert {name: found - absent for name, found in ROWS.items()} == expected
@@ -99,9 +83,9 @@ TWO = lines(b"data: 1", b"", b"data: 2", b"")
     *("openai", "anthropic", "httpx2", "httpx_sse", "cohere"),
     *("compat.httpx_sse", "compat.sseclient"),
 )
-def test_byte_order_mark(name: str) -> None:
+def test_bom_loses_no_event(name: str) -> None:
     if name not in ORIGINALS:
-        pytest.skip("is not for this Python")
+        pytest.skip("httpx2 does not support this Python")
     original = ORIGINALS[name]
     stream = BOM + TWO
     assert original.read([stream], ours=False).data == ["2"]
@@ -110,7 +94,7 @@ def test_byte_order_mark(name: str) -> None:
         assert original.read(chunks, ours=True) == original.read([TWO], ours=False)
         if name in ASYNC:
             assert original.aread(chunks, ours=True) == original.read([TWO], ours=False)
-    # Of a block with more than one field, it is the first that is lost.
+    # In a block with several fields, the original only loses the first one.
     named = BOM + lines(b"event: a", b"data: 1", b"")
     (theirs,) = original.read([named], ours=False).attributes()
     (ours,) = original.read([named], ours=True).attributes()
@@ -119,7 +103,7 @@ def test_byte_order_mark(name: str) -> None:
 
 
 @row("byte order mark in two chunks", "mistralai")
-def test_byte_order_mark_in_two_chunks(name: str) -> None:
+def test_bom_in_two_chunks_loses_no_event(name: str) -> None:
     original = ORIGINALS[name]
     stream = BOM + TWO
     whole = original.read([TWO], ours=False)
@@ -131,7 +115,7 @@ def test_byte_order_mark_in_two_chunks(name: str) -> None:
 
 
 @row("byte order mark later on", "mistralai")
-def test_byte_order_mark_later_on(name: str) -> None:
+def test_bom_after_start_is_part_of_field_name(name: str) -> None:
     original = ORIGINALS[name]
     chunks = [lines(b"data: 1", b""), BOM + lines(b"data: 2", b"")]
     assert original.read(chunks, ours=False).data == [1, 2]
@@ -141,7 +125,7 @@ def test_byte_order_mark_later_on(name: str) -> None:
 
 
 class Copies:
-    """Counts what a concatenation of the original copies."""
+    """Counts the bytes that the original copies when it concatenates chunks."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -161,7 +145,7 @@ class Copies:
 
 
 class CountingDecoder:
-    """A decoder of text whose pieces are counted."""
+    """A text decoder whose output counts copies."""
 
     def __init__(self, copies: Copies) -> None:
         self.copies = copies
@@ -172,7 +156,7 @@ class CountingDecoder:
 
 
 @row("quadratic time", "openai", "anthropic", "cohere", "compat.sseclient")
-def test_quadratic_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_in_many_chunks_is_copied_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ORIGINALS[name]
 
     def copied(pieces: int, ours: bool) -> int:
@@ -193,12 +177,12 @@ def test_quadratic_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert twice / once > 3.9
     else:
         assert (once, twice) == (0, 0)
-    # No more than what `install()` reads.
+    # Only the probe of install() is copied.
     assert copied(400, ours=True) == copied(200, ours=True) < 200
 
 
 @row("CR, CR and LF in two chunks", "openai", "anthropic")
-def test_cr_cr_lf_in_two_chunks(name: str) -> None:
+def test_cr_cr_lf_in_two_chunks_is_one_blank_line(name: str) -> None:
     original = ORIGINALS[name]
     chunks = [b"id: 1\rdata: a\r\r", b"\ndata: b\n\n"]
     (one, two) = original.read(chunks, ours=True).events
@@ -212,8 +196,8 @@ def test_cr_cr_lf_in_two_chunks(name: str) -> None:
     assert original.read(whole, ours=False) == original.read(whole, ours=True)
 
 
-@row("mixed ends of line", "compat.sseclient")
-def test_mixed_ends_of_line(name: str) -> None:
+@row("mixed line ends", "compat.sseclient")
+def test_mixed_line_ends_each_end_an_event(name: str) -> None:
     original = ORIGINALS[name]
     for stream in (b"data: a\n\r\ndata: b\n\n", b"data: a\r\r\ndata: b\r\r"):
         assert original.read([stream], ours=False).data == ["a\nb"]
@@ -221,7 +205,7 @@ def test_mixed_ends_of_line(name: str) -> None:
 
 
 @row("NUL in an id", "compat.sseclient")
-def test_nul_in_an_id(name: str) -> None:
+def test_id_with_nul_is_ignored(name: str) -> None:
     stream = lines(b"id: 1", b"id: a\0b", b"data: x", b"")
     assert ids(name, stream, ours=False) == ["a\0b"]
     assert ids(name, stream, ours=True) == ["1"]
@@ -231,8 +215,8 @@ def ids(name: str, stream: bytes, ours: bool) -> list[str]:
     return [event["id"] for event in ORIGINALS[name].read([stream], ours=ours).attributes()]
 
 
-@row("where UTF-8 is invalid", "openai", "anthropic", "mistralai", "compat.sseclient")
-def test_where_utf8_is_invalid(name: str) -> None:
+@row("position of invalid UTF-8", "openai", "anthropic", "mistralai", "compat.sseclient")
+def test_unicode_error_position_counts_from_chunk(name: str) -> None:
     original = ORIGINALS[name]
     chunks = [b"data: 1\n\n: a comm", b"ent\ndata: \xff\n\ndata: 2\n\n"]
 
@@ -251,15 +235,15 @@ def test_where_utf8_is_invalid(name: str) -> None:
 
 
 @row('an event type of ""', "mistralai")
-def test_an_event_type_of_nothing(name: str) -> None:
+def test_empty_event_type_counts_as_none(name: str) -> None:
     original = ORIGINALS[name]
     stream = lines(b"event:", b"data: 1", b"")
     assert original.read([stream], ours=False).attributes() == [{"event": "", "data": 1}]
     assert original.read([stream], ours=True).attributes() == [{"data": 1}]
 
 
-@row("a block of what does not count", "mistralai")
-def test_a_block_of_what_does_not_count(name: str) -> None:
+@row("a block without a valid field", "mistralai")
+def test_block_without_valid_field_is_no_event(name: str) -> None:
     original = ORIGINALS[name]
     for line in (b"id: a\0b", b"retry: soon"):
         stream = lines(line, b"", b"data: 1", b"")
@@ -267,8 +251,8 @@ def test_a_block_of_what_does_not_count(name: str) -> None:
         assert original.read([stream], ours=True).attributes() == [{"data": 1}]
 
 
-@row("digits that are no number", "mistralai")
-def test_digits_that_are_no_number(name: str) -> None:
+@row("digits that `int()` rejects", "mistralai")
+def test_retry_that_int_refuses_is_ignored(name: str) -> None:
     original = ORIGINALS[name]
     for digits in ("²", "9" * 4301):
         stream = lines(f"retry: {digits}".encode(), b"data: 1", b"")
@@ -277,9 +261,9 @@ def test_digits_that_are_no_number(name: str) -> None:
 
 
 @row("the size of an event", "httpx2")
-def test_the_size_of_an_event(name: str) -> None:
+def test_httpx2_limit_counts_kept_bytes_only(name: str) -> None:
     if name not in ORIGINALS:
-        pytest.skip("is not for this Python")
+        pytest.skip("httpx2 does not support this Python")
     parser = import_module("httpx2._sse")._SSEParser
     refused = import_module("httpx2").SSEError
 
@@ -305,10 +289,10 @@ def test_the_size_of_an_event(name: str) -> None:
         parser = import_module("httpx2._sse")._SSEParser
 
 
-@row("a line without end", "cohere")
-def test_a_line_without_end(name: str) -> None:
+@row("a very long line", "cohere")
+def test_cohere_line_limit_is_four_times_in_bytes(name: str) -> None:
     original = ORIGINALS[name]
-    # One piece more than the original takes, and one more than ours does.
+    # One piece more than the original accepts, and one more than sse_fast accepts.
     for pieces, expected in ((17, ["a", "x" * 17 * 65536]), (65, ["a"])):
         chunks = [lines(b"data: a", b""), b"data: ", *[b"x" * 65536] * pieces, b"\n\n"]
         theirs, ours = (original.read(chunks, ours=ours) for ours in (False, True))
@@ -316,8 +300,8 @@ def test_a_line_without_end(name: str) -> None:
         assert (ours.data, ours.error) == (expected, None if len(expected) == 2 else "SSEError")
 
 
-@row("an id within an event that is cut off", "openai", "anthropic", "cohere")
-def test_an_id_within_an_event_that_is_cut_off(name: str) -> None:
+@row("the id of a truncated event", "openai", "anthropic", "cohere")
+def test_id_of_truncated_event_is_dropped(name: str) -> None:
     first, second = [b"id: 1\ndata: a\n\nid: 2\ndata: half\n"], [b"data: b\n\n"]
 
     def read_both() -> list[Any]:
@@ -344,13 +328,13 @@ def test_an_id_within_an_event_that_is_cut_off(name: str) -> None:
     theirs = read_both()
     with sse_fast.install(name):
         ours = read_both()
-    mended = name == "openai" and name not in BLOCKWISE
-    assert theirs == (["1", None] if mended else ["1", "2"])
-    assert ours == (["1", None] if mended else ["1", "1"])
+    is_fixed = name == "openai" and name not in BLOCKWISE
+    assert theirs == (["1", None] if is_fixed else ["1", "2"])
+    assert ours == (["1", None] if is_fixed else ["1", "1"])
 
 
-@row("header fields of the caller", "compat.httpx_sse")
-def test_header_fields_of_the_caller(name: str, server: Server) -> None:
+@row("headers of the caller", "compat.httpx_sse")
+def test_connect_sse_copies_headers_of_caller(name: str, server: Server) -> None:
     server.answers["/events"] = Answer([TWO])
     url = server.url + "/events"
     sent = {}
@@ -376,8 +360,8 @@ def test_header_fields_of_the_caller(name: str, server: Server) -> None:
             assert it.response.request.headers["x-any"] == "1"
 
 
-@row("messages to `logging`", "compat.sseclient")
-def test_messages_to_logging(name: str, caplog: pytest.LogCaptureFixture) -> None:
+@row("logging", "compat.sseclient")
+def test_sseclient_logs_nothing(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     assert len(ORIGINALS[name].read([TWO], ours=False).events) == 2
     assert len(caplog.records) == 3
@@ -387,7 +371,7 @@ def test_messages_to_logging(name: str, caplog: pytest.LogCaptureFixture) -> Non
 
 
 @row("responses of requests", "compat.sseclient")
-def test_responses_of_requests(name: str, server: Server) -> None:
+def test_requests_response_is_read_in_large_chunks(name: str, server: Server) -> None:
     event = lines(b"data: " + b"x" * 1000, b"")
     server.answers["/events"] = Answer([event])
     url = server.url + "/events"
@@ -406,7 +390,7 @@ def test_responses_of_requests(name: str, server: Server) -> None:
             assert sizes == [size]
 
 
-# -- The rest of the page -----------------------------------------------------------------------
+# -- The rest of the page --------------------------------------------------------------------------
 
 KEPT = {
     cells[0].removeprefix("the standard, "): cells[1:]
@@ -419,7 +403,7 @@ KEPT = {
 CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-def test_the_page_was_read() -> None:
+def test_page_tables_are_complete() -> None:
     names = {original.removeprefix("compat.") for original in ORIGINALS}
     assert set(KEPT) == names | {"`Parser`", "httpx2"}
     assert len(CODE) == 4
@@ -440,10 +424,10 @@ def parser_reader() -> Reader:
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_kept(name: str) -> None:
+def test_page_table_of_kept_deviations(name: str) -> None:
     event, first_id, without_data, blank_line, retry, invalid, size = KEPT[name]
     if name == "httpx2" and name not in ORIGINALS:
-        pytest.skip("is not for this Python")
+        pytest.skip("httpx2 does not support this Python")
     original = ORIGINALS.get(name) or ORIGINALS.get(f"compat.{name}")
     if original is None:
         original = Original(name, parser_reader, parser_reader, False)
@@ -469,20 +453,20 @@ def test_what_is_kept(name: str) -> None:
         assert (broken.events, broken.error) == ([], "UnicodeDecodeError")
     else:
         assert (broken.data, broken.error) == (["\ufffd"], None)
-    # More than the default of a parser.
+    # Larger than the default max_event_size.
     large = [*[b"data: " + b"x" * 2**16 + b"\n"] * 260, b"\n"]
     error = original.read(large, ours=True).error
     assert (error is None) == (size == "any")
     assert size in ("any", "`max_event_size`")
 
 
-def test_the_code_of_the_page() -> None:
+def test_page_code_runs() -> None:
     names: dict[str, Any] = {}
     for code in CODE:
         try:
             exec(compile(code, "compat.md", "exec"), names)
         except ImportError:
-            # What a Python that is too old for httpx2 makes of it.
+            # httpx2 needs Python 3.11.
             assert find_spec("httpx2") is None
             assert '"httpx2"' in code
         finally:
@@ -491,110 +475,3 @@ def test_the_code_of_the_page() -> None:
     assert names["sseclient"] is sse_fast.compat.sseclient
     with names["Client"](api_key="any") as client:
         assert type(client._make_sse_decoder()) is names["SSEDecoder"]
-
-
-# -- Everything else is the same ----------------------------------------------------------------
-
-LINES = [
-    *(b"data: a", b"data:b", b"data", b"data:  c ", b'data: {"a": 1}', b"data: [DONE]"),
-    *(b"event: e", b"event:", b"event", b"event: \xc3\xa9"),
-    *(b"id: 1", b"id:", b"id", b"id: \xe2\x80\xa8", b"id: a\0b"),
-    *(b"retry: 5", b"retry: +7", b"retry: -1", b"retry: 1_0", b"retry:  6 ", b"retry", b"retry: x"),
-    *(b"retry: \xd9\xa3", b"retry: " + b"9" * 30, b"retry: 0x1"),
-    *(b": c", b":", b"unknown: x", b"data : z", b"DATA: z", b" data: z", b"\x00", b"\x85", b" "),
-    *(b"data: \xff", b": \xe2\x80", b"data: \xed\xa0\x80", b"data: \xf0\x9f\x9a\x80"),
-    *(BOM + b"data: a", b"data: \xe2\x80\xa8\x0b\x0c\x1c\x1d\x1e\xc2\x85"),
-]
-ENDS = [b"\n", b"\r\n", b"\r"]
-
-
-@st.composite
-def cut_streams(draw: st.DrawFn) -> list[bytes]:
-    """Lines, half of them blank, of one kind of end or of all; and where they are cut."""
-    ends = draw(st.sampled_from([[end] for end in ENDS] + [ENDS]))
-    line = st.one_of(st.just(b""), st.sampled_from(LINES))
-    pairs = draw(st.lists(st.tuples(line, st.sampled_from(ends)), max_size=16))
-    stream = b"".join(line + end for line, end in pairs) + draw(st.one_of(st.just(b""), line))
-    return cut(stream, sorted(draw(st.sets(st.integers(0, len(stream)), max_size=6))))
-
-
-def is_a_row(original: Original, chunks: list[bytes]) -> bool:
-    """Whether a row of the table is about this stream."""
-    name, stream = original.name, b"".join(chunks)
-    found = re.findall(rb"([^\r\n]*)(\r\n|\r|\n|$)", stream)
-    texts = [text for text, _ in found]
-    if stream.startswith(BOM) or (name == "mistralai" and BOM in stream):
-        return True
-    if name in BLOCKWISE:
-        ends = accumulate(chunks)
-        if any(stream[: len(a)].endswith(b"\r\r") and stream[len(a) :][:1] == b"\n" for a in ends):
-            return True
-    if name == "compat.sseclient":
-        same = {(end, end) for end in ENDS} | {(b"\r\n", b"\n")}
-        pairs = pairwise(found)
-        if any(
-            not text and end and (before, end) not in same for (_, before), (text, end) in pairs
-        ):
-            return True
-        return any(b"\0" in text for text in texts if text.startswith(b"id:"))
-    if name == "mistralai":
-        return any(
-            text in (b"event", b"event:", b"event: ")
-            or (text.startswith(b"id:") and b"\0" in text)
-            or (text.startswith(b"retry") and not re.fullmatch(rb"retry: ?\d+", text))
-            for text in texts
-        )
-    return False
-
-
-def assert_same(original: Original, chunks: list[bytes]) -> None:
-    theirs = original.read(chunks, ours=False)
-    assert original.read(chunks, ours=True) == theirs
-    if original.name in ASYNC:
-        assert original.aread(chunks, ours=False) == theirs
-        assert original.aread(chunks, ours=True) == theirs
-
-
-@examples(150)
-@given(data=st.data())
-def test_made_streams(original: Original, data: st.DataObject) -> None:
-    chunks = data.draw(cut_streams().filter(lambda chunks: not is_a_row(original, chunks)))
-    assert_same(original, chunks)
-
-
-@pytest.mark.parametrize("run", ["as given", "whole", "in threes"])
-def test_recorded_streams(original: Original, run: str) -> None:
-    compared = 0
-    for vector in json.loads((DATA / "vectors.json").read_bytes()):
-        chunks = [base64.b64decode(chunk) for chunk in vector["chunks"]]
-        stream = b"".join(chunks)
-        if len(stream) > 20_000:
-            # Some of the originals take a minute for one.
-            continue
-        if run == "whole":
-            chunks = [stream]
-        elif run == "in threes":
-            chunks = cut(stream, range(3, len(stream), 3))
-        if not is_a_row(original, chunks):
-            assert_same(original, chunks)
-            compared += 1
-    assert compared > 250
-
-
-@examples(100)
-@given(data=st.data())
-def test_a_sentinel_and_data_only(data: st.DataObject) -> None:
-    """What most of mistralai's methods ask for."""
-    reader = mistralai(True, "[DONE]")
-    original = Original("mistralai", reader, reader, True)
-    chunks = data.draw(cut_streams().filter(lambda chunks: not is_a_row(original, chunks)))
-    assert_same(original, chunks)
-
-
-@pytest.mark.parametrize("name", [name for name in INSTALLED if name != "mistralai"])
-def test_the_classes_are_the_originals_own(name: str) -> None:
-    original = ORIGINALS[name]
-    for ours in (False, True):
-        with sse_fast.install(name) if ours else nullcontext():
-            (event,) = original.theirs().read([lines(b"data: 1", b"")])
-        assert type(event).__module__.partition(".")[0] == name

@@ -1,4 +1,4 @@
-"""What the tests of the modules to be imported instead have in common."""
+"""Helpers of the tests of `compat.httpx_sse` and `compat.sseclient`: run both, compare."""
 
 from __future__ import annotations
 
@@ -40,19 +40,21 @@ def chunks(stream: bytes = STREAM, size: int = 7) -> list[bytes]:
     return [stream[at : at + size] for at in range(0, len(stream), size)]
 
 
-def of_both(modules: tuple[ModuleType, ModuleType], call: Callable[[Any], Any]) -> Any:
-    """What comes of a call with the original, and the same with ours."""
+def compare_both(modules: tuple[ModuleType, ModuleType], call: Callable[[Any], Any]) -> Any:
+    """Return the result of a call with the original, after checking that ours gives the same."""
     theirs, ours = map(call, modules)
     assert ours == theirs, (ours, theirs)
     return theirs
 
 
-def of_each(call: Callable[[Any], Any]) -> Any:
-    return of_both(HTTPX_SSE, call)
+def compare_httpx_sse(call: Callable[[Any], Any]) -> Any:
+    """Call with both modules of httpx-sse, and return the result if it is the same."""
+    return compare_both(HTTPX_SSE, call)
 
 
 def raised(call: Callable[[], object]) -> tuple[str, str]:
-    with pytest.raises(Exception) as caught:  # Whatever it is, it is the same.
+    """Return the class and message of the exception that a call raises."""
+    with pytest.raises(Exception) as caught:
         call()
     return type(caught.value).__name__, str(caught.value)
 
@@ -65,12 +67,12 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 def public(owner: Any) -> dict[str, Any]:
-    """Of a class, with what it inherits."""
+    """Return the public attributes of a class, including inherited ones."""
     return {name: getattr(owner, name) for name in dir(owner) if not name.startswith("_")}
 
 
 def assert_alike(theirs: Any, ours: Any) -> int:
-    """Two classes or functions; return how many signatures were compared."""
+    """Compare two classes or functions, and return how many signatures were compared."""
     if not inspect.isclass(theirs):
         assert parameters(ours) == parameters(theirs)
         for kind in (inspect.iscoroutinefunction, inspect.isasyncgenfunction):
@@ -79,7 +81,7 @@ def assert_alike(theirs: Any, ours: Any) -> int:
         return 1
     assert parameters(ours) == parameters(theirs)
     assert ours.__name__ == theirs.__name__
-    # But for their own, the same: what `except` catches.
+    # The same base classes, so that `except` clauses catch the same errors.
     assert ours.__mro__[1:] == theirs.__mro__[1:]
     compared = 1
     assert set(public(ours)) == set(public(theirs))

@@ -1,4 +1,4 @@
-"""What the tests of `install()` have in common: what is replaced, and what is there before it."""
+"""Helpers of the tests of `install()`: the parts that it replaces, and snapshots of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from sse_fast import compat
 from tests.support.libraries import INSTALLED
 
-# By library, the owners of what is replaced: a module, or a class in it.
+# By library: each module or class that has replaced parts, and their names.
 REPLACED = {
     "openai": {
         "openai._base_client": {"SSEDecoder"},
@@ -34,13 +34,13 @@ REPLACED = {
         for service in ("", "azure.", "gcp.")
     },
 }
-# Two that are small.
+# Two libraries that are quick to probe.
 TWO = ("httpx_sse", "cohere")
 Before = dict[tuple[str, str], Any]
 
 
 def find(path: str) -> Any:
-    """A module, or what is in it, by its dotted name; None: it cannot be imported here."""
+    """Return a module, or an object in it, by its dotted name; None if it cannot be imported."""
     try:
         return import_module(path)
     except ImportError:
@@ -55,25 +55,25 @@ def _owners(name: str) -> dict[str, Any]:
     return {path: owner for path, owner in found.items() if owner is not None}
 
 
-# As they are before a test changes them.
+# Looked up once, before a test changes them.
 OWNERS = {name: _owners(name) for name in INSTALLED}
 
 
-def everything(*names: str) -> Before:
-    """Each attribute of each owner, not only those that are replaced."""
+def snapshot(*names: str) -> Before:
+    """Return a snapshot of every attribute of every owner, not only of the replaced ones."""
     return {
         (path, attribute): value
         for name in names or INSTALLED
         for path, owner in OWNERS[name].items()
         for attribute, value in vars(owner).items()
-        # Which `warnings` writes to.
+        # The module `warnings` writes to this attribute.
         if attribute != "__warningregistry__"
     }
 
 
 def changed(before: Before) -> set[tuple[str, str]]:
-    """What is another object now than before."""
-    after = everything()
+    """Return the attributes that are other objects now than in the snapshot."""
+    after = snapshot()
     paths = {path for path, _ in before}
     return {
         key
@@ -83,6 +83,7 @@ def changed(before: Before) -> set[tuple[str, str]]:
 
 
 def replaced(*names: str) -> set[tuple[str, str]]:
+    """Return the attributes that `install(*names)` replaces."""
     return {
         (path, attribute)
         for name in names
@@ -93,9 +94,9 @@ def replaced(*names: str) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def before() -> Iterator[Before]:
-    """What is there before a test, and is to be there after it."""
+    """Take a snapshot before a test, and check that the test has restored everything."""
     assert not compat._installed
-    found = everything()
+    found = snapshot()
     yield found
     left = changed(found)
     compat._installed.clear()
@@ -106,7 +107,8 @@ def before() -> Iterator[Before]:
     assert not left
 
 
-def run(code: str, *arguments: str, directory: Path) -> str:
+def run_python(code: str, *arguments: str, directory: Path) -> str:
+    """Run a program in a process of its own, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=directory
     )
@@ -115,7 +117,8 @@ def run(code: str, *arguments: str, directory: Path) -> str:
 
 
 @contextmanager
-def quick_switches() -> Iterator[None]:
+def frequent_thread_switches() -> Iterator[None]:
+    """Switch threads every microsecond, so that races show up."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -124,8 +127,8 @@ def quick_switches() -> Iterator[None]:
         sys.setswitchinterval(interval)
 
 
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """What each returns, in a thread of its own."""
+def run_concurrently(*calls: Callable[[], Any]) -> list[Any]:
+    """Run the calls at the same time, each in its own thread, and return their results."""
     barrier = threading.Barrier(len(calls))
     results: list[Any] = [None] * len(calls)
 
@@ -134,7 +137,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
         results[number] = calls[number]()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(calls))]
-    with quick_switches():
+    with frequent_thread_switches():
         for thread in threads:
             thread.start()
         for thread in threads:

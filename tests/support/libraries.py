@@ -1,11 +1,11 @@
-"""Every library that `compat` stands in for, and one way to read a stream by it and by ours."""
+"""Every library that `compat` can replace, read with and without sse_fast."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -17,19 +17,19 @@ EVENT_STREAM = {"content-type": "text/event-stream"}
 
 
 class Outcome(NamedTuple):
-    """What came of a stream: comparable, where the events of some libraries are not."""
+    """The events of a stream and the error after them, as values that can be compared."""
 
     events: list[Any]
-    """(class, attributes) of each, or what goes to the SDK."""
+    """(class, attributes) of each event, or the dict that the SDK's decoder receives."""
     error: str | None
-    """The class of what was raised behind them."""
+    """The name of the exception's class."""
 
     @property
     def data(self) -> list[Any]:
         return [event["data"] for event in self.attributes()]
 
     def attributes(self) -> list[dict[str, Any]]:
-        """Without the underscore that some put before them."""
+        """Return the attributes of each event, without leading underscores."""
         return [
             {name.lstrip("_"): value for name, value in attributes.items()}
             for _, attributes in self.events
@@ -37,31 +37,54 @@ class Outcome(NamedTuple):
 
 
 class Reader(NamedTuple):
+    """Functions that read a stream from chunks."""
+
     read: Callable[[Iterable[bytes]], Iterable[Any]]
     aread: Callable[[AsyncIterator[bytes]], AsyncIterator[Any]] | None
 
 
 class Original(NamedTuple):
+    """A library, read by its own code ("theirs") and by sse_fast in its place ("ours")."""
+
     name: str
     theirs: Callable[[], Reader]
-    """Called where it is to read, so that it is what is in place then."""
+    """Makes a reader with the parser that is in place when it is called."""
     ours: Callable[[], Reader]
     installed: bool
-    """Ours is what `install(name)` makes of theirs."""
+    """Whether sse_fast is put in place by `install(name)`, not by importing another module."""
 
     def __repr__(self) -> str:
         return self.name
 
     def read(self, chunks: Iterable[bytes], *, ours: bool) -> Outcome:
-        with sse_fast.install(self.name) if ours and self.installed else nullcontext():
-            reader = self.ours() if ours else self.theirs()
-            return _outcome(reader.read(chunks))
+        return self.read_all([chunks], ours=ours)[0]
 
     def aread(self, chunks: Iterable[bytes], *, ours: bool) -> Outcome:
-        with sse_fast.install(self.name) if ours and self.installed else nullcontext():
-            reader = self.ours() if ours else self.theirs()
-            assert reader.aread is not None
-            return asyncio.run(_aoutcome(reader.aread(_aiter(chunks))))
+        return self.aread_all([chunks], ours=ours)[0]
+
+    def read_all(self, streams: Iterable[Iterable[bytes]], *, ours: bool) -> list[Outcome]:
+        """Read each stream with a reader of its own, installing only once."""
+        make = self.ours if ours else self.theirs
+        with self._in_place(ours):
+            return [_outcome(make().read(chunks)) for chunks in streams]
+
+    def aread_all(self, streams: Iterable[Iterable[bytes]], *, ours: bool) -> list[Outcome]:
+        """Read each stream asynchronously with a reader of its own, installing only once."""
+        make = self.ours if ours else self.theirs
+
+        async def read_all() -> list[Outcome]:
+            outcomes = []
+            for chunks in streams:
+                reader = make()
+                assert reader.aread is not None
+                outcomes.append(await _aoutcome(reader.aread(_aiter(chunks))))
+            return outcomes
+
+        with self._in_place(ours):
+            return asyncio.run(read_all())
+
+    def _in_place(self, ours: bool) -> AbstractContextManager[Any]:
+        return sse_fast.install(self.name) if ours and self.installed else nullcontext()
 
 
 def state(event: Any) -> tuple[str, dict[str, Any]]:
@@ -154,7 +177,7 @@ def mistralai(data_required: bool, sentinel: str | None = None) -> Callable[[], 
 
 
 class Body:
-    """What sseclient-py wants: chunks, and a way to close."""
+    """A source for sseclient-py: iterable by chunks, with `close()`."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.chunks = chunks
@@ -179,7 +202,7 @@ def _all() -> Iterator[Original]:
     yield Original("httpx_sse", _httpx_sse("httpx_sse"), _httpx_sse("httpx_sse"), True)
     yield Original("cohere", _cohere, _cohere, True)
     yield Original("mistralai", mistralai(False), mistralai(False), True)
-    # The modules to be imported instead.
+    # The modules that are imported in place of the originals.
     yield Original(
         "compat.httpx_sse", _httpx_sse("httpx_sse"), _httpx_sse("sse_fast.compat.httpx_sse"), False
     )

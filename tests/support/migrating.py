@@ -1,4 +1,4 @@
-"""What the tests of docs/migrating.md are made of: the page, read, and both sides, run."""
+"""Helpers of the tests of docs/migrating.md: the parsed page, and both sides of its rows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ import ld_eventsource.config.error_strategy
 import ld_eventsource.sse_client
 import pytest
 import requests
-import requests_sse
 import urllib3
-from ld_eventsource import SSEClient
 from ld_eventsource.actions import Event
 from ld_eventsource.config import ConnectStrategy, ErrorStrategy
 
@@ -42,24 +40,24 @@ SECTIONS: dict[str, str] = dict(
 )
 ALL = "All three clients"
 CLIENTS = ["requests-sse", "aiohttp-sse-client", "launchdarkly-eventsource"]
-BOTH, LD = CLIENTS[:2], CLIENTS[2]
+LD = CLIENTS[2]
 PARSERS = ["httpx-sse", "sseclient-py"]
 
 
-def found(pattern: str) -> dict[str, list[Any]]:
-    """What each section has of it."""
+def find_all(pattern: str) -> dict[str, list[Any]]:
+    """Return the matches of a pattern in each section."""
     return {
         name: re.findall(pattern, text, re.MULTILINE | re.DOTALL) for name, text in SECTIONS.items()
     }
 
 
-PROGRAMS = found(r"^```python\n(.*?)^```$")
-ROWS = found(r"^\| `([^\n]+?)` \| `([^\n]+?)` \|$")
-BULLETS = found(r"^- \*\*([^\n]+?)\.\*\*")
+PROGRAMS = find_all(r"^```python\n(.*?)^```$")
+ROWS = find_all(r"^\| `([^\n]+?)` \| `([^\n]+?)` \|$")
+BULLETS = find_all(r"^- \*\*([^\n]+?)\.\*\*")
 
 
 def shows(bullet: str, *sections: str) -> Callable[[Any], Any]:
-    """The test of that bullet, in those sections; test_migrating.py reads what is said here."""
+    """Mark the test of a bullet in these sections: test_migrating.py checks that each has one."""
     return lambda test: test
 
 
@@ -67,14 +65,11 @@ def shows(bullet: str, *sections: str) -> Callable[[Any], Any]:
 
 
 class EnoughError(Exception):
-    """There were as many waits as a test wants to see."""
+    """A client has waited as often as a test wants to see."""
 
 
 class Waits(list[float]):
-    """The seconds for which a client would have waited before its next attempts.
-
-    None does: the clock that it is shown is put forward.
-    """
+    """Records the seconds that a client waits, and advances a simulated clock instead."""
 
     limit = 20
     _elapsed = 0.0
@@ -91,7 +86,7 @@ class Waits(list[float]):
         return time.monotonic() + sum(self) + self._elapsed
 
     def elapse(self, seconds: float, *_: Any) -> None:
-        """While nobody waits."""
+        """Advance the clock without a wait."""
         self._elapsed += seconds
 
 
@@ -122,7 +117,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
 
 @pytest.fixture(autouse=True)
 def responses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Those of urllib3. Some of theirs are left open, and would be found in another test."""
+    """Close every response of urllib3, since some clients leave theirs open."""
     responses: list[Any] = []
     urlopen = urllib3.connectionpool.HTTPConnectionPool.urlopen
 
@@ -138,7 +133,7 @@ def responses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @dataclass
 class Outcome:
-    """What came of reading, and what was asked for that."""
+    """The events of a source, its error, and the requests that it sent."""
 
     events: list[tuple[str | None, str, str]]  # the type, the data, the last event ID
     error: Exception | None = None
@@ -159,7 +154,7 @@ class Outcome:
 
 
 def plain(event: Any) -> tuple[str | None, str, str]:
-    """An event of whichever side."""
+    """Return the type, data and last event ID of an event of any library."""
     if hasattr(event, "origin"):
         return event.type, event.data, event.last_event_id
     if isinstance(event, Event):
@@ -168,7 +163,7 @@ def plain(event: Any) -> tuple[str | None, str, str]:
 
 
 async def each(source: Any) -> AsyncIterator[Any]:
-    """Its events, from opening it to closing it, whether it is an async one or not."""
+    """Open a source, sync or async, yield its events, and close it."""
     if hasattr(source, "__aenter__"):
         async with source:
             async for event in getattr(source, "events", source):
@@ -180,7 +175,7 @@ async def each(source: Any) -> AsyncIterator[Any]:
 
 
 async def read(source: Any, stop_after: int = 9) -> Outcome:
-    """Open it, read it until it ends, raises or has given so many events, and close it."""
+    """Open a source, read it to its end, its error or `stop_after` events, and close it."""
     outcome = Outcome([])
     try:
         async with aclosing(each(source)) as events:
@@ -195,24 +190,6 @@ async def read(source: Any, stop_after: int = 9) -> Outcome:
     return outcome
 
 
-def read_requests(url: str, stop_after: int = 9, **options: Any) -> Outcome:
-    return asyncio.run(read(requests_sse.EventSource(url, **options), stop_after))
-
-
-def read_aiohttp(url: str, stop_after: int = 9, **options: Any) -> Outcome:
-    async def main() -> Outcome:
-        # One of its own stays open if there is no first response.
-        async with aiohttp.ClientSession() as session:
-            source = sse_client.EventSource(url, **{"session": session, **options})
-            return await read(source, stop_after)
-
-    return asyncio.run(main())
-
-
-def read_launchdarkly(url: str | ConnectStrategy, stop_after: int = 9, **options: Any) -> Outcome:
-    return asyncio.run(read(SSEClient(url, **options), stop_after))
-
-
 def read_ours(url: str, stop_after: int = 9, **options: Any) -> Outcome:
     return asyncio.run(read(EventSource(url, **options), stop_after))
 
@@ -224,28 +201,15 @@ def aread_ours(url: str, stop_after: int = 9, **options: Any) -> Outcome:
     return asyncio.run(main())
 
 
-READERS: dict[str, Callable[..., Outcome]] = {
-    "requests-sse": read_requests,
-    "aiohttp-sse-client": read_aiohttp,
-    "launchdarkly-eventsource": read_launchdarkly,
-}
-EACH = pytest.mark.parametrize("client", CLIENTS)
-# To be read by two of them, and by ours in the way of each.
-TWO = pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [(read_requests, read_ours), (read_aiohttp, aread_ours)],
-    ids=["requests-sse", "aiohttp-sse-client"],
-)
 CONTINUE = ErrorStrategy.always_continue()
 NEVER = ReconnectPolicy.never()
-# What ours takes.
+# The keywords of EventSource.
 OPTIONS = inspect.signature(EventSource.__mro__[1].__init__).parameters
 
 NO = Play(404, [("Content-Type", "text/plain"), ("X-Why", "so")], [b"no"], framing="length")
 BUSY = Play(503, (), framing="length")
 GONE = Play(framing="none")
 CUT = Play(body=[b"data: 1\n\n"], framing="chunked-truncated")
-HELD = Play(body=[b"data: 1\n\n"], framing="close", end="hang")
 RESET = [stream(b"id: 5\ndata: 1\n\n"), stream(b"id\ndata: 2\n\n"), stream(b"data: 3\n\n")]
 NUL = stream(b"id: 5\ndata: 1\n\nid: a\0b\ndata: 2\n\n")
 UNFINISHED = stream(b"id: 6\ndata: lost\n")
@@ -253,24 +217,15 @@ TICK = b"id: 1\nevent: tick\ndata: 1\n\ndata: 2\nretry: 5\n\n"
 
 
 def run(reader: Callable[..., Outcome], *plays: Play, **options: Any) -> Outcome:
-    """From a server that plays that, and then has no more."""
+    """Read from a server that plays these responses, and then 204."""
     with serve_stage(plays) as stage:
         outcome = reader(stage.url, **options)
     outcome.requests = stage.requests
     return outcome
 
 
-def gets_it_at_once(make: Callable[..., Any]) -> bool:
-    """Whether a source gives an event of a body that goes on."""
-    with serve_stage([HELD]) as stage:
-
-        async def main() -> Outcome:
-            return await read(make(stage.url), 1)
-
-        return asyncio.run(main()).data == ["1"]
-
-
-def goes_on_asking(ours: Any, waits: Waits) -> None:
+def check_attempts(ours: Any, waits: Waits) -> None:
+    """Check that there are three attempts for the first response, and no limit afterwards."""
     waits.clear()
     with nobody() as origin:
         assert isinstance(ours(origin).error, TransportError)
@@ -296,15 +251,15 @@ _NOT_ASKED_FOR = {
     b"host",
     b"user-agent",
 }
-"""What each library says in its own way."""
+"""Header fields that each library sets in its own way."""
 
 
 def essence(request: Request) -> tuple[Any, ...]:
-    """What was asked, without what each library adds."""
+    """Return a request without the header fields that each library sets in its own way."""
     fields = {name.lower(): value for name, value in request.fields}
     kept = {name: fields[name] for name in fields.keys() - _NOT_ASKED_FOR}
     if kept.get(b"content-type", b"").startswith(b"multipart/form-data"):
-        # The boundary is a random one.
+        # The boundary is random.
         assert b'name="f"' in request.body
         return request.method, request.target
     return request.method, request.target, kept, request.body
@@ -314,7 +269,7 @@ def essence(request: Request) -> tuple[Any, ...]:
 
 
 class Side:
-    """A side of a row: the names that it may use, and what came of it."""
+    """One side of a row: the names that its code may use, and what the callbacks saw."""
 
     def __init__(self, row: str, section: str, ours: int, stage: Stage, waits: Waits) -> None:
         self.row = row
@@ -350,7 +305,7 @@ class Side:
         self.seen.append(plain(what) if hasattr(what, "data") else what)
 
     async def execute(self, code: str) -> Any:
-        """The value of the last of these statements."""
+        """Run statements, and return the value of the last one."""
         here = self.stage.origin.replace("://", "://me:secret@")
         tree = ast.parse(code.replace("https://me:secret@example.com", here))
         last = tree.body[-1]
@@ -365,7 +320,7 @@ class Side:
         return self.names["_value"]
 
     async def make(self, options: str = "") -> Any:
-        """A source that is not opened yet, where the row has none of its own."""
+        """Make a source that is not opened yet, for rows that do not make one themselves."""
         kind = _SOURCES[self.section][self.ours]
         if self.section == LD and _ASYNC.match(self.row):
             kind = f"Async{kind}"
@@ -375,7 +330,7 @@ class Side:
 
 
 class _OfChunks(ConnectStrategy):
-    """A stream that is none of HTTP."""
+    """A connect strategy that reads a stream without HTTP."""
 
     def create_client(self, logger: Any) -> Any:
         stream = ld_eventsource.config.ConnectionResult(iter([TICK]), None)
@@ -384,7 +339,7 @@ class _OfChunks(ConnectStrategy):
 
 _IMPORT = re.compile(r"from |import ")
 _ASYNC = re.compile(r"await |async ")
-# What a source is made by, theirs and ours.
+# The code that makes a source, theirs and ours.
 _SOURCES = {
     "requests-sse": ("EventSource(url)", "EventSource(url)"),
     "aiohttp-sse-client": ("sse_client.EventSource(url, session=session)", "AsyncEventSource(url)"),
@@ -406,7 +361,7 @@ async def side_of(*of_what: Any) -> AsyncIterator[Side]:
 
 @asynccontextmanager
 async def begun(side: Side, options: str = "") -> AsyncIterator[Callable[[], Awaitable[Any]]]:
-    """A source whose first event was read; how to read the next."""
+    """Read the first event of a source, and yield a function that reads the next one."""
     async with aclosing(each(await side.make(options))) as events:
         side.names["event"] = await anext(events)
         yield lambda: anext(events, None)

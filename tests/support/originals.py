@@ -1,19 +1,20 @@
-"""Runs the originals' own tests before and after the shims of sse_fast.
+"""Runs the own tests of other libraries, without and with sse_fast in place of their parsers.
 
     python tests/support/originals.py                 # every suite
     python tests/support/originals.py openai3 mcp     # some of them
     python tests/support/originals.py --list
 
-For every suite: a virtual environment; the newest source distribution within the range, which pip
-downloads and whose tests run; that same version, installed; what its tests need; the sse_fast of
-this checkout. The tests run once as they are, and once for every shim, by `originals_plugin.py`:
-it puts the shim in, proves that it is in use, counts the streams that each test reads through it,
-and refuses every address but loopback. All of it is in a temporary folder that is removed in the
-end; `--keep FOLDER` leaves it there, and finds it again.
+Each suite gets a virtual environment with the newest version of the library in the range, the
+dependencies of its tests, and a wheel of this checkout. The tests come from the library's source
+distribution. They run once unchanged, and once for each shim through `originals_plugin.py`, which
+installs the shim, checks that it is in use, counts the streams that each test reads through it,
+and blocks every address except loopback. Everything is in a temporary folder that is removed at
+the end; `--keep FOLDER` keeps it and uses it again. Downloads and built wheels come from pip's
+cache.
 
-Fails if a test fails that did not before, if one of EXPECTED passes, if nothing passed before, if
-nothing went through sse_fast. The last line has the totals of the runs with a shim. With
-SSE_FAST_PURE=1 in the environment those are of the plain core.
+The run fails if a test fails only with a shim, if a test of EXPECTED passes, if no test passed
+without a shim, or if no stream was read by sse_fast. The last line has the totals of the runs with
+a shim. With SSE_FAST_PURE=1 in the environment, those use the core in plain Python.
 """
 
 from __future__ import annotations
@@ -38,24 +39,24 @@ CAPTURED: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text":
 
 @dataclass(frozen=True)
 class Suite:
-    """Several of anything: with a space between them."""
+    """The tests of one library. Fields with several values separate them with spaces."""
 
     name: str
     requirement: str  # of the distribution whose tests they are
-    shims: str  # as originals_plugin.PLACES has them
+    shims: str  # keys of originals_plugin.PLACES
     tests: str
-    needs: str  # of the tests, beside the distribution
-    options: str = ""  # of pytest, beside what the distribution's own configuration has
+    needs: str  # requirements of the tests
+    options: str = ""  # of pytest, in addition to the library's own configuration
     environment: str = ""
     python: tuple[int, int] = (3, 10)
-    private: str = ""  # tests of parts of the original that no shim touches
+    private: str = ""  # tests of private parts that no shim replaces
 
     @property
     def distribution(self) -> str:
         return self.requirement.partition(">=")[0]
 
 
-ONE_PROCESS = "-n 0"  # The plugin counts in its own.
+ONE_PROCESS = "-n 0"  # the plugin counts in its own process only
 PYTEST = "pytest>=8.4,<10 pytest-asyncio>=1.2,<2"
 SDK = f"{PYTEST} pytest-xdist>=3.6.1 respx>=0.22,<1 inline-snapshot>=0.28 rich>=13.7.1"
 
@@ -66,7 +67,7 @@ SUITES = [
         shims="httpx_sse module",
         tests="tests",
         needs=f"{PYTEST} httpx>=0.28,<0.29 sse-starlette>=2.1 starlette",
-        # Theirs measure how much of `src` runs, where it is the installed one that does.
+        # Their options measure coverage of `src`, but the installed package runs.
         options="-o addopts=",
         private="tests/test_decoders.py test_iter_sse_lines_* test_aiter_sse_lines_*",
     ),
@@ -86,7 +87,7 @@ SUITES = [
         "tests/lib/streaming/agents/test_streams.py tests/lib/streaming/agents/test_results.py",
         needs=f"{SDK} trio>=0.22.2 aiohttp>=3.14.4 httpx>=0.28,<0.29",
         options=ONE_PROCESS,
-        # With httpx too, which theirs leave out otherwise.
+        # Also run the tests with httpx, which are skipped by default.
         environment="OPENAI_TEST_LEGACY_HTTPX=1",
         python=(3, 11),
         private="test_partial_line_uses_mutable_buffer",
@@ -112,14 +113,14 @@ SUITES = [
     ),
 ]
 
-# Tests that fail with a shim on purpose: {(suite, shim, test): reason}.
+# Tests that are known to fail with a shim: {(suite, shim, test): reason}.
 EXPECTED: dict[tuple[str, str, str], str] = {}
 
 
 class Run(NamedTuple):
     tests: dict[str, dict[str, Any]]
     shim: dict[str, Any]
-    errors: list[str]  # of the run as a whole
+    errors: list[str]  # of the run, not of a test
 
     def outcome(self, test: str) -> str:
         return self.tests[test]["outcome"] if test in self.tests else "not run"
@@ -131,7 +132,7 @@ class Run(NamedTuple):
 
 
 def run_quietly(*command: str | Path) -> None:
-    """What it says is of interest only if it fails."""
+    """Run a command, and show its output only if it fails."""
     done = subprocess.run(command, **CAPTURED)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}")
@@ -143,7 +144,7 @@ def pip(folder: Path, *arguments: str | Path) -> None:
 
 
 def make_venv(folder: Path) -> bool:
-    """False if it was there."""
+    """Make a virtual environment; return False if a complete one exists."""
     if (folder / "ready").exists():
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -151,21 +152,21 @@ def make_venv(folder: Path) -> bool:
     return True
 
 
-def build_wheel(work: Path, what: str | None) -> Path:
-    """One wheel for all: of the checkout, or of what `--sse-fast` says."""
+def build_wheel(work: Path, requirement: str | None) -> Path:
+    """Build one wheel for all suites, from the checkout or from the value of `--sse-fast`."""
     folder = work / "sse_fast"
     make_venv(folder)
-    if what is None:
-        # A copy, for builds take what an earlier one left in the folder, and leave more of it.
+    if requirement is None:
+        # Build from a copy: setuptools reuses files of earlier builds, and leaves more of them.
         left = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "*.so")
-        what = str(shutil.copytree(HERE.parents[1], folder / "source", ignore=left))
-    pip(folder, "wheel", "--no-deps", "--wheel-dir", folder, what)
+        requirement = str(shutil.copytree(HERE.parents[1], folder / "source", ignore=left))
+    pip(folder, "wheel", "--no-deps", "--wheel-dir", folder, requirement)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
 def prepare(suite: Suite, folder: Path, wheel: Path) -> Path:
-    """The folder of the unpacked source distribution, beside an environment for its tests."""
+    """Make the environment of a suite, and return the folder of its source distribution."""
     name = suite.distribution
     if make_venv(folder):
         arguments = ("download", "--no-deps", "--no-binary", name, "--dest", folder)
@@ -183,14 +184,14 @@ def prepare(suite: Suite, folder: Path, wheel: Path) -> Path:
 def run_tests(suite: Suite, folder: Path, source: Path, shim: str) -> Run:
     report = folder / "report.json"
     report.unlink(missing_ok=True)
-    # Nothing of the user's: no proxy, no key of an API, no option of pytest.
+    # Drop the user's proxies, API keys and pytest options.
     theirs = ("OPENAI_", "ANTHROPIC_", "AWS_", "PYTEST_", "PYTHON")
     env = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(theirs) and not name.lower().endswith("_proxy")
     }
-    # A folder with the plugin and nothing else.
+    # Only the plugin becomes importable, not the rest of this folder.
     (folder / "plugin").mkdir(exist_ok=True)
     shutil.copy(HERE / "originals_plugin.py", folder / "plugin")
     env.update(ORIGINALS_SHIM=shim, ORIGINALS_REPORT=str(report), PYTHONPATH=str(folder / "plugin"))
@@ -212,7 +213,7 @@ def run_tests(suite: Suite, folder: Path, source: Path, shim: str) -> Run:
 
 
 def judge(suite: Suite, shim: str, before: Run, after: Run) -> Iterator[str]:
-    """What is wrong with a run with a shim."""
+    """Yield everything that is wrong with a run with a shim."""
     yield from after.errors
     if not after.tests:
         return
@@ -233,12 +234,12 @@ def judge(suite: Suite, shim: str, before: Run, after: Run) -> Iterator[str]:
 
 
 def describe_shim(suite: Suite, after: Run) -> Iterator[str]:
-    """How much of the tests the shim had a part in."""
+    """Yield lines that tell which tests read streams through the shim."""
     core = "accelerated" if after.shim["accelerated"] else "plain Python"
     streams = [test["streams"] for test in after.tests.values() if test["streams"]]
     yield (
         f"sse_fast {after.shim['version']} ({core}) read {sum(streams)} streams, "
-        f"in {len(streams)} tests; without one:"
+        f"in {len(streams)} tests; tests that read none:"
     )
     every, without = Counter[str](), defaultdict[str, list[str]](list)
     for name, test in after.tests.items():
@@ -255,7 +256,7 @@ def describe_shim(suite: Suite, after: Run) -> Iterator[str]:
 
 
 def run_suite(suite: Suite, folder: Path, wheel: Path) -> tuple[int, list[str]]:
-    """The tests that passed with a shim, and what is wrong."""
+    """Return the number of tests that passed with a shim, and everything that is wrong."""
     source = prepare(suite, folder, wheel)
     print(f"{suite.name}: {source.name}, {suite.tests}")
     before = run_tests(suite, folder, source, "")
@@ -280,9 +281,9 @@ def main() -> None:
     names = [suite.name for suite in SUITES]
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="SUITE", help=f"of {', '.join(names)}")
-    parser.add_argument("--list", action="store_true", help="say which suites there are")
-    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work there, and leave it")
-    parser.add_argument("--sse-fast", metavar="WHAT", help="not this checkout: as pip takes it")
+    parser.add_argument("--list", action="store_true", help="list the suites and exit")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work in FOLDER and keep it")
+    parser.add_argument("--sse-fast", metavar="WHAT", help="test this instead of the checkout")
     options = parser.parse_args()
     for name in set(options.names) - set(names):
         parser.error(f"no suite {name}: there are {', '.join(names)}")

@@ -1,8 +1,8 @@
-"""The pytest plugin of originals.py, which says in the environment what it is to do.
+"""The pytest plugin of originals.py, configured by environment variables.
 
-ORIGINALS_SHIM names the shim to put in ("" for none); ORIGINALS_REPORT is the file to write: the
-outcome of every test, the streams that each of them read through sse_fast, and the addresses but
-loopback that somebody asked for, which are refused. It wants a run in one process (`-n 0`).
+ORIGINALS_SHIM is the shim to install ("" for none). ORIGINALS_REPORT is the file to write: the
+outcome of every test, the number of streams that it read through sse_fast, and the blocked
+addresses that are not loopback. The tests must run in one process (`-n 0`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 SHIM = os.environ["ORIGINALS_SHIM"]
 REPORT = os.environ["ORIGINALS_REPORT"]
 
-# Of every shim: the places that have to be ours, and those of them that are called once a stream.
+# By shim: parts that must belong to sse_fast, and those of them that are called once per stream.
 PLACES = {
     "openai": (
         ["openai._base_client:SSEDecoder", "openai._streaming:SSEDecoder"],
@@ -33,7 +33,7 @@ PLACES = {
     ),
     "httpx2": ([], ["httpx2._sse:_SSEParser"]),
     "httpx_sse": ([], ["httpx_sse:EventSource.iter_sse", "httpx_sse:EventSource.aiter_sse"]),
-    # Not installed: the module of ours in place of theirs.
+    # This shim does not install: it imports sse_fast.compat.httpx_sse in place of httpx_sse.
     "module": (
         [f"httpx_sse:{name}" for name in ("ServerSentEvent", "connect_sse", "aconnect_sse")],
         ["httpx_sse:EventSource.iter_sse", "httpx_sse:EventSource.aiter_sse"],
@@ -42,7 +42,7 @@ PLACES = {
 
 tests: dict[str, dict[str, Any]] = {}
 shim: dict[str, Any] = {}
-streams: list[str] = []  # the place that each stream went through
+streams: list[str] = []  # the part that read each stream
 outside: set[str] = set()
 
 
@@ -59,7 +59,7 @@ def _only_loopback(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _counted(place: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    # Returns what the original returns: a generator of ours around it would change its closing.
+    # A generator here would change how the original's generator is closed.
     def call(*args: Any, **kwargs: Any) -> Any:
         streams.append(place)
         return original(*args, **kwargs)
@@ -67,7 +67,7 @@ def _counted(place: str, original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _put_in(name: str) -> None:
+def _install_shim(name: str) -> None:
     import sse_fast
     from sse_fast import compat
 
@@ -75,7 +75,7 @@ def _put_in(name: str) -> None:
         import httpx_sse as theirs
 
         ours = import_module("sse_fast.compat.httpx_sse")
-        # Their private modules, which their tests import, stay theirs.
+        # The tests import private modules of the original, which remain available.
         ours.__path__ = theirs.__path__
         sys.modules["httpx_sse"] = ours
     else:
@@ -88,17 +88,17 @@ def _put_in(name: str) -> None:
         owner = reduce(getattr, outer, import_module(module))
         found = getattr(owner, last)
         if not found.__module__.startswith("sse_fast."):
-            raise RuntimeError(f"{place} is not of sse_fast, but of {found.__module__}")
+            raise RuntimeError(f"{place} belongs to {found.__module__}, not to sse_fast")
         if place in counted:
             setattr(owner, last, _counted(place, found))
     shim.update(version=sse_fast.__version__, accelerated=sse_fast.ACCELERATED)
 
 
 def pytest_configure() -> None:
-    """After the plugins of theirs that have to be first, before a test module is imported."""
+    """Install the shim after the suite's own plugins, before any test module is imported."""
     sys.addaudithook(_only_loopback)
     if SHIM:
-        _put_in(SHIM)
+        _install_shim(SHIM)
 
 
 def pytest_collectreport(report: Any) -> None:

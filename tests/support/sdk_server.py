@@ -1,8 +1,8 @@
-"""A loopback server that speaks the streaming APIs of those whose SDKs sse_fast is put into.
+"""A loopback server with the streaming APIs of the SDKs that `install()` supports.
 
-What is streamed, and how its bytes look, is said by the base URL that an SDK is given
-(`SdkServer.base`): which scenario of which of the `APIS`, in which of the `DRESSES`. A request that
-the API would not take is answered as the API does, with 4xx and its error object.
+The base URL of an SDK selects what is streamed (`SdkServer.base`): a scenario of one of the `APIS`,
+in one of the `WIRE_FORMATS`. A request that the API would reject gets the API's 4xx and error
+object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from tests.support.scripted_server import Play, Request, Stage, serve_stage
 
 KEY = "sk-of-the-tests"
-# Two, three and four bytes of UTF-8, and what str.splitlines() takes for the end of a line.
+# Characters of two, three and four bytes, and all that str.splitlines() takes for a line end.
 WORDS = (
     "Grüße",
     ", ",
@@ -37,7 +37,7 @@ ARGUMENTS = {"city": "Zürich 🏔", "days": [1, 2], "note": "data: x\n\nid: 7"}
 
 
 class Sent(NamedTuple):
-    """An event as an API sends it: its type, if it has one, and its object, if it is one."""
+    """An event as an API sends it: its type or None, and its data as an object or text."""
 
     event: str | None
     data: Any
@@ -55,7 +55,7 @@ DONE = Sent(None, "[DONE]")
 @dataclass(frozen=True)
 class Scenario:
     events: Sequence[Sent]
-    tail: bytes = b""  # behind the last event, whatever the dress
+    tail: bytes = b""  # sent after the last event, in every wire format
     framing: Literal["chunked", "chunked-truncated"] = "chunked"
     end: Literal["fin", "hang"] = "fin"
 
@@ -64,19 +64,20 @@ class Scenario:
         return [sent.data for sent in self.events if not isinstance(sent.data, str)]
 
 
-# -- How the bytes look ----------------------------------------------------------------------------
+# -- Wire formats ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Dress:
+class WireFormat:
+    """How events are written as bytes, and how the bytes are divided into HTTP chunks."""
+
     newline: bytes = b"\n"
     bom: bool = False
-    comments: bool = False  # before, within and behind an event
-    ids: bool = False  # and `retry`
-    lines: bool = False  # objects over several lines
-    tight: bool = False  # without the space behind the colon
-    # Each piece, of 1 to that many bytes, is an HTTP chunk of its own; 0: all of it is one;
-    # None: each event is one.
+    comments: bool = False  # before, within and after events
+    ids: bool = False  # write id and retry lines
+    lines: bool = False  # write objects over several lines
+    tight: bool = False  # no space after the colon
+    # The largest size of an HTTP chunk in bytes; 0: a single chunk; None: one chunk per event.
     cut: int | None = None
 
     def block(self, number: int, sent: Sent) -> bytes:
@@ -113,28 +114,28 @@ class Dress:
         dice = random.Random(whole)
         pieces, at = [], 0
         while at < len(whole):
-            # A BOM is cut whatever the dice say.
+            # A BOM is always cut after its first byte.
             size = 1 if self.bom and not at else dice.randint(1, self.cut)
             pieces.append(whole[at : at + size])
             at += size
         return pieces
 
 
-DRESSES = {
-    "plain": Dress(),
-    "at-once": Dress(cut=0),
-    "crlf": Dress(newline=b"\r\n"),
-    "cr": Dress(newline=b"\r"),
-    "comments": Dress(comments=True),
-    "ids": Dress(ids=True),
-    "lines": Dress(lines=True),
-    "tight": Dress(tight=True),
-    "cut": Dress(cut=40),
-    "cut-crlf": Dress(newline=b"\r\n", comments=True, cut=30),
-    "cut-cr": Dress(newline=b"\r", lines=True, cut=30),
-    "bytes": Dress(newline=b"\r\n", cut=1),
-    "bom": Dress(bom=True),
-    "bom-cut": Dress(bom=True, cut=30),
+WIRE_FORMATS = {
+    "plain": WireFormat(),
+    "at-once": WireFormat(cut=0),
+    "crlf": WireFormat(newline=b"\r\n"),
+    "cr": WireFormat(newline=b"\r"),
+    "comments": WireFormat(comments=True),
+    "ids": WireFormat(ids=True),
+    "lines": WireFormat(lines=True),
+    "tight": WireFormat(tight=True),
+    "cut": WireFormat(cut=40),
+    "cut-crlf": WireFormat(newline=b"\r\n", comments=True, cut=30),
+    "cut-cr": WireFormat(newline=b"\r", lines=True, cut=30),
+    "bytes": WireFormat(newline=b"\r\n", cut=1),
+    "bom": WireFormat(bom=True),
+    "bom-cut": WireFormat(bom=True, cut=30),
 }
 
 
@@ -142,17 +143,17 @@ DRESSES = {
 
 
 def pieces(text: str) -> list[str]:
-    """In pieces of four characters, as arguments of a call come."""
+    """Split into pieces of four characters, like the arguments of a tool call."""
     return [text[at : at + 4] for at in range(0, len(text), 4)]
 
 
 def typed(*objects: dict[str, Any]) -> list[Sent]:
-    """Events whose type is also a member of their object."""
+    """Return events whose type is also a member of their object."""
     return [Sent(data["type"], data) for data in objects]
 
 
 def chat_chunks(*choices: tuple[dict[str, Any], str | None], mistral: bool = False) -> list[Sent]:
-    """The chunks of a chat completion of OpenAI or Mistral, but for the last of all."""
+    """Return the chunks of a chat completion of OpenAI or Mistral, without the final [DONE]."""
     common = {
         "id": "chatcmpl-C1üßx",
         "object": "chat.completion.chunk",
@@ -177,7 +178,7 @@ def chat_chunks(*choices: tuple[dict[str, Any], str | None], mistral: bool = Fal
 
 
 def chat_calls(mistral: bool = False) -> list[tuple[dict[str, Any], str | None]]:
-    """Two calls of a tool: what Mistral sends at once, OpenAI sends piece by piece."""
+    """Return two tool calls, which Mistral sends whole and OpenAI in pieces."""
     text = json.dumps(ARGUMENTS, ensure_ascii=False)
     choices: list[tuple[dict[str, Any], str | None]] = []
     for index in range(2):
@@ -212,7 +213,7 @@ def chat(mistral: bool = False) -> dict[str, Scenario]:
     scenarios = {
         "text": Scenario([*started, DONE]),
         "tools": Scenario([*chat_chunks(*calls, mistral=mistral), DONE]),
-        # What comes behind the end is nobody's.
+        # Events after [DONE] must be ignored.
         "after-done": Scenario([*started, DONE, *started[:2]]),
     }
     if not mistral:
@@ -221,7 +222,7 @@ def chat(mistral: bool = False) -> dict[str, Scenario]:
 
 
 def responses() -> dict[str, Scenario]:
-    """OpenAI's other API; every event has a type and a number."""
+    """Return scenarios of OpenAI's Responses API, whose events have a type and a number."""
     text = TEXT
     arguments = json.dumps(ARGUMENTS, ensure_ascii=False)
 
@@ -434,20 +435,20 @@ def cohere() -> dict[str, Scenario]:
 
 
 def with_ends(scenarios: dict[str, Scenario]) -> dict[str, Scenario]:
-    """Also what may become of the first events of the text."""
+    """Add scenarios that end early or with invalid data after the first events."""
     text = scenarios["text"]
     begun = replace(text, events=text.events[:4])
     return {
         **scenarios,
-        # Nothing more comes, until the client has left.
+        # The server waits until the client has left.
         "held": replace(begun, end="hang"),
-        # Cut off: between two events, and within one.
+        # Truncated between two events, and within one.
         "truncated": replace(begun, framing="chunked-truncated"),
         "truncated-within": replace(begun, tail=b'data: {"id', framing="chunked-truncated"),
-        # A clean end within an event: in its line, and before its blank line.
+        # A clean end within a line, and before the blank line of an event.
         "unfinished": replace(begun, tail=b'data: {"id'),
-        "undispatched": replace(begun, tail=Dress().block(0, text.events[4])[:-1]),
-        # What is no JSON, and no UTF-8.
+        "undispatched": replace(begun, tail=WireFormat().block(0, text.events[4])[:-1]),
+        # Invalid JSON, and invalid UTF-8.
         "broken-json": replace(begun, tail=b"event: message_start\ndata: {\n\n"),
         "broken-utf8": replace(begun, tail=b'event: message_start\ndata: {"a": "\xff"}\n\n'),
     }
@@ -461,14 +462,14 @@ class Api:
     path: str
     scenarios: dict[str, Scenario]
     error: Callable[[int, str], Any]
-    """The body of an answer of that status."""
-    asked: str = "messages"
-    """The member of the request that is never empty."""
+    """Makes the body of an error response from its status and message."""
+    required: str = "messages"
+    """The member of the request, besides model, that must not be empty."""
     is_versioned: bool = False
-    """Whether it wants to be told which version of it; the key may then come by itself, too."""
+    """Whether a version header is required; the key may then be sent as x-api-key."""
 
-    def complaint(self, request: Request, path: str) -> tuple[int, str] | None:
-        """What the API has against a request: the status, and in words."""
+    def find_error(self, request: Request, path: str) -> tuple[int, str] | None:
+        """Return why the API rejects a request, as a status and a message, or None."""
         if path != self.path:
             return 404, f"no such path: {path}"
         if request.method != "POST":
@@ -484,7 +485,7 @@ class Api:
             body = json.loads(request.body)
         except ValueError:
             return 400, "not JSON"
-        for name in ("model", self.asked):
+        for name in ("model", self.required):
             if not isinstance(body, dict) or not body.get(name):
                 return 400, f"{name}: field required"
         if body.get("stream") is not True:
@@ -505,7 +506,7 @@ def _anthropic_error(status: int, message: str) -> Any:
 
 APIS = {
     "openai": Api("/v1/chat/completions", with_ends(chat()), _openai_error),
-    "responses": Api("/v1/responses", with_ends(responses()), _openai_error, asked="input"),
+    "responses": Api("/v1/responses", with_ends(responses()), _openai_error, required="input"),
     "anthropic": Api("/v1/messages", with_ends(anthropic()), _anthropic_error, is_versioned=True),
     "cohere": Api("/v2/chat", with_ends(cohere()), lambda status, message: {"message": message}),
     "mistralai": Api(
@@ -521,27 +522,27 @@ class SdkServer:
         self.stage = stage
         stage.plays = self._play
 
-    def base(self, api: str, scenario: str = "text", dress: str = "plain") -> str:
-        """The URL before the path of the API, `/v1` included."""
-        return f"{self.stage.origin}/{api}/{scenario}/{dress}"
+    def base(self, api: str, scenario: str = "text", wire_format: str = "plain") -> str:
+        """Return the base URL of an API without its path, which starts with `/v1`."""
+        return f"{self.stage.origin}/{api}/{scenario}/{wire_format}"
 
     @property
     def connections(self) -> list[int]:
-        """The number of the connection that each request came over."""
+        """The number of the connection of each request."""
         return [request.connection for request in self.stage.requests]
 
     def _play(self, number: int, request: Request) -> Play:
-        _, name, scenario_name, dress, path = request.path.split("/", 4)
+        _, name, scenario_name, wire_format, path = request.path.split("/", 4)
         api = APIS[name]
-        complaint = api.complaint(request, f"/{path}")
-        if complaint is not None:
-            body = json.dumps(api.error(*complaint)).encode()
+        error = api.find_error(request, f"/{path}")
+        if error is not None:
+            body = json.dumps(api.error(*error)).encode()
             fields = [("Content-Type", "application/json")]
-            return Play(complaint[0], fields, [body], "length", keep_alive=True)
+            return Play(error[0], fields, [body], "length", keep_alive=True)
         scenario = api.scenarios[scenario_name]
         return Play(
             fields=[("Content-Type", "text/event-stream; charset=utf-8"), ("request-id", "req_1")],
-            body=DRESSES[dress].chunks(scenario),
+            body=WIRE_FORMATS[wire_format].chunks(scenario),
             framing=scenario.framing,
             end=scenario.end,
             keep_alive=scenario.framing == "chunked",
