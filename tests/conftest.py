@@ -51,7 +51,7 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every way to read a URL, as `clients` has them, for the tests that ask for one."""
+    """Parametrize the tests that ask for a way to read a URL with every one that there is."""
     wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "manner"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
@@ -69,9 +69,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "tls_reader": {**clients.READERS, **clients.HTTP2_READERS},
         "opener": clients.OPENERS,
         "aopener": clients.AOPENERS,
-        # The same for the client that comes back, as `eventsources` has them.
-        "way": eventsources.SOURCES,
-        "async_way": eventsources.ASYNC_SOURCES,
+        # The reconnecting client; all but our own transports are marked `matrix`.
+        "way": {way.id: way for way in eventsources.way_params(eventsources.SOURCES.values())},
+        "async_way": {
+            way.id: way
+            for way in eventsources.way_params(
+                eventsources.ASYNC_SOURCES.values(), eventsources.ASYNC_OURS
+            )
+        },
         # With callbacks, awaited or not, as `manners` has them.
         "manner": {str(manner): manner for manner in manners.MANNERS},
     }

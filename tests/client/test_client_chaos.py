@@ -12,7 +12,7 @@ import pytest
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy, StreamTimeout
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import SOURCES, Way, everywhere
+from tests.support.eventsources import SOURCES, Way, check_concurrently
 from tests.support.scripted_server import Play, Request, in_two_seconds, serve_stage
 
 pytestmark = UNREAD_UNDER_TRIO
@@ -190,7 +190,7 @@ def check_iteration(way: Way) -> None:
 
 def test_every_event_once_and_in_order(way: Way) -> None:
     # Not all at once: a client that is short of time would take the server for quiet.
-    everywhere(check_iteration, 4)[way.name].result()
+    check_concurrently(check_iteration, way, 4)
 
 
 @pytest.mark.parametrize("name", ["sse_fast", "sse_fast asyncio"])

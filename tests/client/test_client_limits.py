@@ -23,7 +23,7 @@ from sse_fast import (
     TransportError,
 )
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import BY_US, OURS, SOURCES, Outcome, Way, everywhere
+from tests.support.eventsources import BY_US, OURS, SOURCES, Outcome, Way, check_concurrently
 from tests.support.scripted_server import Play, Request, Stage, in_two_seconds, serve_stage
 from tests.support.server import nobody
 
@@ -500,7 +500,7 @@ def check_slow_on_message(way: Way) -> None:
 )
 def test_in_time(way: Way, check: Callable[[Way], None]) -> None:
     # Not all at once: a client that is short of time would take the server for quiet.
-    everywhere(check, 4)[way.name].result()
+    check_concurrently(check, way, 4)
 
 
 def test_the_shorter_of_the_two_timeouts_counts() -> None:

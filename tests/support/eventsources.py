@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -342,15 +350,59 @@ SOURCES: dict[str, Way] = {
     ]
 }
 ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if way.is_async}
-# What does not hang on the library is tried without one.
+
+# -- Which ways a test is for ----------------------------------------------------------------------
+#
+# Our policy does not depend on the library: the default run tests it over our own transport, sync
+# and asyncio. What depends on an adapter is tested over each adapter. The rest is marked `matrix`.
+
 OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
+# The async client waits by other means under trio, for which we have no transport.
+ASYNC_OURS = [SOURCES["sse_fast asyncio"], SOURCES["httpx trio"]]
+# Once per adapter and event loop: httpx2 has the adapter of httpx.
+ADAPTERS = [way for way in SOURCES.values() if way.library != "httpx2"]
+
+
+def matrix_marks(way: Way, default: Collection[Way] = OURS) -> list[pytest.MarkDecorator]:
+    """Return the marks of a case of `way`: `matrix`, unless the way is one of `default`."""
+    return [] if way in default else [pytest.mark.matrix]
+
+
+def way_params(ways: Iterable[Way], default: Collection[Way] = OURS) -> list[Any]:
+    """Return a parameter for each way; those that are not in `default` are marked `matrix`."""
+    return [pytest.param(way, id=str(way), marks=matrix_marks(way, default)) for way in ways]
+
+
+# For tests of what an adapter does. Tests of our policy ask for the fixture `way` instead.
+EVERY_ADAPTER = pytest.mark.parametrize("way", way_params(SOURCES.values(), ADAPTERS))
+# For policy that the libraries are not tried with even in the matrix.
 BY_US = pytest.mark.parametrize("way", OURS, ids=str)
 
 
 @cache
-def everywhere(
-    check: Callable[[Way], None], at_once: int = len(SOURCES)
+def _start(
+    check: Callable[[Way], None], names: tuple[str, ...], at_once: int
 ) -> dict[str, Future[None]]:
-    """That check in every way, several at once, as what takes them their time is waiting."""
     with ThreadPoolExecutor(at_once) as pool:
-        return {name: pool.submit(check, way) for name, way in SOURCES.items()}
+        return {name: pool.submit(check, SOURCES[name]) for name in names}
+
+
+def check_concurrently(
+    check: Callable[[Way], None],
+    way: Way,
+    at_once: int = len(SOURCES),
+    default: Collection[Way] = OURS,
+) -> None:
+    """Run `check(way)` beside that of the other ways, since such checks spend their time waiting.
+
+    The ways of `default` run together, and the others when the first of them is asked for, so that
+    a run without the matrix does not pay for it.
+
+    Args:
+        check: raises if a way fails.
+        way: the way whose result counts.
+        at_once: how many run at the same time.
+        default: the ways that are not marked `matrix`, as in `matrix_marks`.
+    """
+    names = [name for name, each in SOURCES.items() if (each in default) is (way in default)]
+    _start(check, tuple(names), at_once)[way.name].result()
