@@ -390,7 +390,7 @@ def test_a_body_that_cannot_be_sent_twice_is_refused(cls: Any, resend: bool, dat
 
 
 def test_json_and_data_are_refused_together() -> None:
-    with pytest.raises(TypeError, match="both"):
+    with pytest.raises(TypeError, match="json and data cannot be combined"):
         EventSource("http://127.0.0.1", method="POST", data=b"x", json={})
 
 

@@ -166,14 +166,14 @@ def test_a_cut_off_stream_says_by_what() -> None:
     assert incomplete.__cause__ is error
 
 
-def test_an_incomplete_stream_says_what_was_expected() -> None:
-    for pending, until, expected in [
-        (True, False, "the rest of an event"),
-        (True, True, "the rest of an event"),
-        (False, True, "an event that meets `until`"),
+def test_stream_incomplete_names_what_is_missing() -> None:
+    for pending, until, missing in [
+        (True, False, "within an event"),
+        (True, True, "within an event"),
+        (False, True, "before an event met `until`"),
     ]:
         incomplete = Driver(method="POST").open().event().end(pending=pending, until=until)
-        assert str(incomplete).startswith(f"Expected {expected}, got the end of the stream")
+        assert str(incomplete) == f"The stream ended {missing}"
 
 
 def test_an_error_on_a_reconnect_is_that_of_a_stream_cut_off() -> None:
@@ -304,7 +304,7 @@ def test_max_elapsed() -> None:
 
 
 def test_max_elapsed_begins_anew_with_an_event() -> None:
-    driver = Driver(ReconnectPolicy(max_elapsed=5), chance=1.0).open()
+    driver = Driver(ReconnectPolicy(max_elapsed=5), rng=1.0).open()
     for _ in range(10):
         driver.now += 20
         assert isinstance(driver.event().fail(cut_off()), float)
@@ -453,7 +453,7 @@ def test_a_changed_whatwg_is_still_the_standard() -> None:
         ReconnectPolicy.whatwg(max_redirects=5),
         dataclasses.replace(ReconnectPolicy.whatwg(), max_redirects=5),
     ):
-        driver = Driver(policy, chance=1.0).open()
+        driver = Driver(policy, rng=1.0).open()
         driver.machine.retry = 1000
         assert driver.end(pending=True, until=True) == pytest.approx(1)
         assert policy != ReconnectPolicy(max_redirects=5)
@@ -510,4 +510,4 @@ def test_repr() -> None:
             assert f"{name}={getattr(policy, name)!r}" in shown
         # It fits on a screen.
         assert len(shown) < 400
-        assert "_standard" not in shown
+        assert "_whatwg" not in shown

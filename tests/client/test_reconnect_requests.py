@@ -20,7 +20,7 @@ from tests.support.simulated_clock import (
     POLICIES,
     POST,
     REQUESTS,
-    RESUMED,
+    RESUME_REQUEST,
     URL,
     Driver,
     cut_off,
@@ -144,16 +144,16 @@ def test_a_stream_that_is_cancelled(who: str) -> None:
 
 def test_a_wait_that_is_cancelled_goes_on() -> None:
     """What was said before still holds: the time, and the consent."""
-    driver = Driver(method="POST", chance=1.0)
+    driver = Driver(method="POST", rng=1.0)
     driver.begin()
     assert driver.fail(refused()) == pytest.approx(1.1)
     driver.now += 0.5
     assert driver.interrupt() is None
-    assert driver.machine.due == pytest.approx(1.1)
+    assert driver.machine.next_attempt_at == pytest.approx(1.1)
     driver.begin()
     driver.reconnect(5)
     assert driver.interrupt() is None
-    assert driver.machine.due - driver.now == pytest.approx(5)
+    assert driver.machine.next_attempt_at - driver.now == pytest.approx(5)
     driver.begin()
 
 
@@ -194,14 +194,14 @@ def test_resume_by_get() -> None:
     )
     driver = Driver(method="POST", fields=fields, resume="get", last_event_id="1")
     # Before the first 200 it is the request that was given.
-    assert driver.machine.resuming is None
+    assert driver.machine.resume_mode is None
     assert driver.begin().method == "POST"
     driver.fail(refused())
     again = driver.begin()
     assert (again.method, again.body, sent_id(again)) == ("POST", BODY, b"1")
     driver.answer(503)
     driver.open().event("7")
-    assert driver.machine.resuming == "get"
+    assert driver.machine.resume_mode == "get"
     for lose in (lambda: driver.fail(cut_off()), driver.reconnect, driver.interrupt):
         lose()
         rest = driver.begin()
@@ -255,22 +255,22 @@ def test_the_rest_that_takes_the_id_back() -> None:
 
 
 def test_a_callable_may_say_where_to_go_on() -> None:
-    resumed = RESUMED._replace(fields=(("last-event-id", b"8"),))
-    driver = Driver(resume="call", resumed=resumed).open().event("7")
+    resumed = RESUME_REQUEST._replace(fields=(("last-event-id", b"8"),))
+    driver = Driver(resume="call", resume_request=resumed).open().event("7")
     driver.end()
     assert driver.begin() == resumed
 
 
 def test_resume_by_a_callable() -> None:
     resumed = Request("PUT", "https://b.example/rest", (("X-Key", b"1"),), b"rest")
-    driver = Driver(method="POST", fields=FIELDS, resume="call", resumed=resumed)
-    assert driver.machine.resuming is None
+    driver = Driver(method="POST", fields=FIELDS, resume="call", resume_request=resumed)
+    assert driver.machine.resume_mode is None
     assert driver.begin() == Request("POST", URL, FIELDS, BODY)
     driver.fail(refused())
     assert driver.begin().method == "POST"
     driver.answer(503)
     driver.open()
-    assert driver.machine.resuming == "call"
+    assert driver.machine.resume_mode == "call"
     driver.fail(cut_off())
     assert driver.begin() == resumed
     driver.fail(slow_head())

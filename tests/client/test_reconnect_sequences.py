@@ -104,8 +104,8 @@ class AnySequence(RuleBasedStateMachine):
             policy,
             method,
             last_event_id=last_event_id,
-            chance=random.Random(seed).random,
-            resumed=Request("PATCH", "https://a.example/rest", (), b"rest"),
+            rng=random.Random(seed).random,
+            resume_request=Request("PATCH", "https://a.example/rest", (), b"rest"),
             resend=resend,
             resume=resume,
         )
@@ -131,7 +131,7 @@ class AnySequence(RuleBasedStateMachine):
     @rule(late=st.sampled_from([0.0, 0.0, 0.0, 0.01, 1.0, 50.0]))
     def begin(self, late: float) -> None:
         machine = self.driver.machine
-        self.driver.now = max(self.now, machine.due) + late
+        self.driver.now = max(self.now, machine.next_attempt_at) + late
         limit = self.policy.max_id_size
         if limit is not None and len(machine.last_event_id) > limit:
             with pytest.raises(StreamIncomplete) as caught:
@@ -242,7 +242,7 @@ class AnySequence(RuleBasedStateMachine):
     @during(ASKING, OPEN)
     @rule(failure=st.sampled_from([refused, cut_off, StreamIncomplete, partial(bad_status, 503)]))
     def raise_in_a_callback(self, failure: Callable[[], Exception]) -> None:
-        self.lost(self.driver.fail(failure(), raised=True), fatal=True)
+        self.lost(self.driver.fail(failure(), from_callback=True), fatal=True)
 
     @during(ASKING, OPEN)
     @rule(delay=st.none() | seconds, retry_after=st.none() | seconds)
@@ -318,7 +318,7 @@ class AnySequence(RuleBasedStateMachine):
     def is_where_it_should_be(self) -> None:
         states = {OPEN: ReadyState.OPEN, OVER: ReadyState.CLOSED}
         assert self.driver.machine.state is states.get(self.phase, ReadyState.CONNECTING)
-        assert self.driver.machine.connected is (self.phase in (ASKING, OPEN))
+        assert self.driver.machine.has_connection is (self.phase in (ASKING, OPEN))
 
     @invariant()
     def has_one_connection(self) -> None:
@@ -338,7 +338,7 @@ class AnySequence(RuleBasedStateMachine):
             return
         machine = self.driver.machine
         machine.close()
-        assert not machine.connected
+        assert not machine.has_connection
         for late in (
             lambda: machine.failed(self.now, cut_off()),
             lambda: machine.failed(self.now, bad_status(503)),

@@ -28,17 +28,17 @@ def wait(
     *,
     retry: int | None = None,
     retry_after: float | None = None,
-    chance: float = 0.0,
+    rng: float = 0.0,
 ) -> Any:
     """Before the second attempt, if the first is answered 503."""
-    driver = Driver(policy, chance=chance)
+    driver = Driver(policy, rng=rng)
     driver.machine.retry = retry
     driver.begin()
     return driver.fail(bad_status(503, retry_after))
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_the_backoff_is_random_and_doubles(chance: float) -> None:
+@pytest.mark.parametrize("rng", [0.0, 0.5, 1.0])
+def test_the_backoff_is_random_and_doubles(rng: float) -> None:
     failures: list[Callable[[Driver], Any]] = [
         lambda driver: driver.fail(refused()),
         lambda driver: driver.fail(slow_head()),
@@ -47,7 +47,7 @@ def test_the_backoff_is_random_and_doubles(chance: float) -> None:
         lambda driver: driver.open() and driver.end(),
         lambda driver: driver.open() and driver.fail(idle()),
     ]
-    driver = Driver(ReconnectPolicy(initial_attempts=None), chance=chance)
+    driver = Driver(ReconnectPolicy(initial_attempts=None), rng=rng)
     waits = []
     for number in range(12):
         fail = failures[number % 6]
@@ -55,15 +55,15 @@ def test_the_backoff_is_random_and_doubles(chance: float) -> None:
             driver.begin()
         waits.append(fail(driver))
     backoffs = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 30, 30]
-    assert waits == pytest.approx([0.1 + chance * backoff for backoff in backoffs])
+    assert waits == pytest.approx([0.1 + rng * backoff for backoff in backoffs])
 
 
 def test_the_fields_of_the_backoff() -> None:
     policy = ReconnectPolicy(
         initial_attempts=None, initial_delay=0.5, multiplier=3, max_delay=10, min_delay=2
     )
-    for jitter, chance, share in [(1.0, 0.25, 0.25), (0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.5, 1, 1)]:
-        driver = Driver(dataclasses.replace(policy, jitter=jitter), chance=chance)
+    for jitter, rng, share in [(1.0, 0.25, 0.25), (0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.5, 1, 1)]:
+        driver = Driver(dataclasses.replace(policy, jitter=jitter), rng=rng)
         waits = []
         for _ in range(5):
             driver.begin()
@@ -74,7 +74,7 @@ def test_the_fields_of_the_backoff() -> None:
 def test_the_backoff_stays_finite() -> None:
     for multiplier in (2.0, 1e300):
         policy = ReconnectPolicy(initial_attempts=None, multiplier=multiplier)
-        driver = Driver(policy, chance=1.0)
+        driver = Driver(policy, rng=1.0)
         for _ in range(1200):
             driver.begin()
             last = driver.fail(refused())
@@ -82,11 +82,11 @@ def test_the_backoff_stays_finite() -> None:
 
 
 def test_the_backoff_begins_anew_after_an_event() -> None:
-    driver = Driver(chance=1.0).open()
+    driver = Driver(rng=1.0).open()
     driver.end()
     for lose in (driver.end, lambda: driver.fail(cut_off()), lambda: driver.fail(idle())):
         assert failing(driver, 4) > 8
-        assert driver.open().event().machine.due
+        assert driver.open().event().machine.next_attempt_at
         assert lose() == pytest.approx(1.1)
         assert failing(driver, 1) == pytest.approx(2.1)
 
@@ -94,14 +94,14 @@ def test_the_backoff_begins_anew_after_an_event() -> None:
 def test_the_backoff_begins_anew_after_thirty_seconds_open() -> None:
     # With an event, so that each round begins alike.
     for seconds, expected in [(29.9, 16.1), (30, 1.1), (1000, 1.1)]:
-        driver = Driver(chance=1.0).open().event()
+        driver = Driver(rng=1.0).open().event()
         driver.end()
         assert failing(driver, 3) == pytest.approx(8.1)
         driver.open()
         driver.now += seconds
         assert driver.end() == pytest.approx(expected)
     # Nor is the time of an attempt that had no answer one of a connection.
-    driver = Driver(chance=1.0)
+    driver = Driver(rng=1.0)
     driver.begin()
     driver.now += 100
     driver.fail(slow_head())
@@ -111,7 +111,7 @@ def test_the_backoff_begins_anew_after_thirty_seconds_open() -> None:
 
 def test_reset_after() -> None:
     for seconds, expected in [(4, 2.1), (5, 1.1)]:
-        driver = Driver(ReconnectPolicy(reset_after=5), chance=1.0).open()
+        driver = Driver(ReconnectPolicy(reset_after=5), rng=1.0).open()
         driver.end()
         driver.open()
         driver.now += seconds
@@ -119,7 +119,7 @@ def test_reset_after() -> None:
 
 
 def test_opening_alone_does_not_end_the_backoff() -> None:
-    driver = Driver(chance=1.0)
+    driver = Driver(rng=1.0)
     failing(driver, 2)
     assert driver.open().fail(cut_off()) == pytest.approx(4.1)
 
@@ -149,7 +149,7 @@ def test_the_longest_of_what_is_asked_for(
     asked_for = {"retry": retry, "retry_after": retry_after}
     assert wait(policy, **asked_for) == pytest.approx(expected)
     # The random part comes on top.
-    assert wait(policy, **asked_for, chance=1.0) == pytest.approx(expected + 1)
+    assert wait(policy, **asked_for, rng=1.0) == pytest.approx(expected + 1)
 
 
 def test_max_retry_and_max_retry_after() -> None:
@@ -173,9 +173,9 @@ def test_retry_crosses_to_later_connections_and_retry_after_does_not() -> None:
     assert driver.fail(cut_off()) == pytest.approx(5)
 
 
-@pytest.mark.parametrize("chance", [0.0, 1.0])
-def test_waits_of_whatwg(chance: float) -> None:
-    driver = Driver(ReconnectPolicy.whatwg(), chance=chance)
+@pytest.mark.parametrize("rng", [0.0, 1.0])
+def test_waits_of_whatwg(rng: float) -> None:
+    driver = Driver(ReconnectPolicy.whatwg(), rng=rng)
     # Always the same, without a retry.
     for _ in range(10):
         driver.begin()
@@ -216,7 +216,7 @@ def test_waits_that_the_program_asks_for(policy: ReconnectPolicy) -> None:
 
 
 def test_a_retriable_error_without_a_delay_waits_as_the_policy_says() -> None:
-    driver = Driver(chance=0.5)
+    driver = Driver(rng=0.5)
     driver.begin()
     assert driver.fail(RetriableError()) == pytest.approx(0.1 + 0.5)
     driver.begin()
@@ -234,7 +234,7 @@ def test_a_retriable_error_without_a_delay_waits_as_the_policy_says() -> None:
 @pytest.mark.parametrize("with_events", [True, False])
 def test_retry_0_and_ends_at_once(policy: ReconnectPolicy, with_events: bool) -> None:
     # The worst of luck.
-    driver = Driver(policy, chance=0.0)
+    driver = Driver(policy, rng=0.0)
     begun = []
     for _ in range(300):
         driver.open()
