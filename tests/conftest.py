@@ -52,14 +52,14 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize the tests that ask for a way to read a URL with every one that there is."""
-    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "manner"}
+    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "style", "manner"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
     for mark in metafunc.definition.iter_markers("parametrize"):
         wanted -= {mark.args[0]} if isinstance(mark.args[0], str) else set(mark.args[0])
     if not wanted:
         return
-    clients, eventsources, manners = map(
+    clients, eventsources, callback_styles = map(
         import_module,
         ("tests.support.clients", "tests.support.eventsources", "tests.support.callback_styles"),
     )
@@ -77,8 +77,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 eventsources.ASYNC_SOURCES.values(), eventsources.ASYNC_OURS
             )
         },
-        # With callbacks, awaited or not, as `manners` has them.
-        "manner": {str(manner): manner for manner in manners.MANNERS},
+        # The kinds of source with plain or async callbacks.
+        "style": {style.id: style for style in callback_styles.style_params()},
+        "manner": {style.id: style for style in callback_styles.style_params()},
     }
     for name in sorted(wanted):
         metafunc.parametrize(name, ways[name].values(), ids=ways[name])

@@ -25,8 +25,8 @@ from tests.support.scripted_server import Play, Request, Stage, serve_stage
 
 pytestmark = UNREAD_UNDER_TRIO
 
-AT_ONCE = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
-ONCE = ReconnectPolicy.never()
+NO_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
+NO_RETRY = ReconnectPolicy.never()
 
 BLOCKS = [
     b"id: a\n\n",
@@ -120,7 +120,7 @@ def check_left(way: Way, how: str, apart: bool) -> None:
     for k in EVERY_K:
         with serve_stage([stream(BLOCKS, apart), from_event(k)]) as stage:
             stored = leave(way, stage.url, k, how)
-            outcome = way.read(stage.url, last_event_id=stored, policy=ONCE)
+            outcome = way.read(stage.url, last_event_id=stored, policy=NO_RETRY)
         assert stored == IDS[k - 1]
         assert stage.sent() == [None, IDS[k - 1] or None]
         assert data(outcome.events) == numbers(k, COUNT)
@@ -176,7 +176,7 @@ def test_reconnect_within_an_event(way: Way) -> None:
 
     for k in EVERY_K:
         with serve_stage([stream(BLOCKS), from_event(k + 1) if k < COUNT else Play(204)]) as stage:
-            events = way.use(use, stage.url, policy=AT_ONCE)
+            events = way.use(use, stage.url, policy=NO_DELAY)
         assert data(events) == numbers(1, COUNT)
         # Of what comes behind the event in its chunk, nothing was there for the consumer.
         after = IDS[k]
@@ -249,7 +249,7 @@ def test_a_wait_that_is_cut_short_loses_nothing(way: Way, where: str) -> None:
         else:
             first.end = "fin"
             plays = [first, Play(framing="none", end="hang")] if where == "head" else [first]
-        policy = AT_ONCE if where != "backoff" else ReconnectPolicy(min_delay=0.1, initial_delay=0)
+        policy = NO_DELAY if where != "backoff" else ReconnectPolicy(min_delay=0.1, initial_delay=0)
         plays.append(from_event(k + 1) if k < COUNT else Play(204))
         # Else the cut might come before the request that is to be cut short.
         least = 2 if where == "head" else 1
@@ -281,7 +281,7 @@ def test_a_wait_of_asyncio_with_a_limit() -> None:
         return from_event(3) if request.get("Last-Event-ID") == b"c" else Play(204, fields=())
 
     with serve_stage(play) as stage:
-        assert SOURCES["sse_fast asyncio"].use(use, stage.url, policy=AT_ONCE) == numbers(1, COUNT)
+        assert SOURCES["sse_fast asyncio"].use(use, stage.url, policy=NO_DELAY) == numbers(1, COUNT)
     assert stage.sent()[:3] == [None, "c", "c"]
 
 
@@ -341,7 +341,7 @@ def test_on_message_raises_and_run_again(which: str, apart: bool) -> None:
             with serve_stage([stream(BLOCKS, apart), from_event(k)]) as stage:
                 failure = KeyError()
                 handler = Handler(way, k, failure)
-                way.use(use, stage.url, policy=AT_ONCE)
+                way.use(use, stage.url, policy=NO_DELAY)
             check_twice(stage, handler.events, k)
 
 
@@ -358,7 +358,7 @@ def test_on_message_raises_and_the_client_goes_on(way: Way, how: str) -> None:
 
         with serve_stage([stream(BLOCKS), from_event(k)]) as stage:
             handler = Handler(way, k, failure)
-            reason = way.run(stage.url, handler.call, policy=AT_ONCE, on_error=on_error)
+            reason = way.run(stage.url, handler.call, policy=NO_DELAY, on_error=on_error)
         assert reason is EndReason.NO_CONTENT
         assert errors == [failure]
         check_twice(stage, handler.events, k)
@@ -375,7 +375,7 @@ def test_on_message_that_is_cancelled(async_way: Way) -> None:
     for k in EVERY_K if async_way in OURS else [3]:
         with serve_stage([stream(BLOCKS), from_event(k)]) as stage:
             handler = Handler(async_way, k, None)
-            async_way.use(use, stage.url, policy=AT_ONCE)
+            async_way.use(use, stage.url, policy=NO_DELAY)
         check_twice(stage, handler.events, k)
 
 
@@ -392,7 +392,7 @@ def test_run_that_is_cut_short_while_it_waits(way: Way) -> None:
 
     with serve_stage([until_event(4), from_event(4)]) as stage:
         handler = Handler(way, 0, None)
-        way.use(use, stage.url, policy=AT_ONCE)
+        way.use(use, stage.url, policy=NO_DELAY)
     assert data(handler.events) == numbers(1, COUNT)
     assert stage.sent() == [None, IDS[3], IDS[-1]]
 
@@ -416,7 +416,7 @@ def test_stopped_within_on_message(way: Way, how: str) -> None:
         seen: list[Any] = []
         stored: list[str] = []
         with serve_stage([stream(BLOCKS), from_event(k + 1) if k < COUNT else Play(204)]) as stage:
-            way.use(use, stage.url, policy=AT_ONCE)
+            way.use(use, stage.url, policy=NO_DELAY)
         if how == "close":
             assert stored == [IDS[k]]
             assert len(stage.requests) == 1
@@ -441,14 +441,14 @@ def test_fetch_event_source(way: Way) -> None:
     for k in EVERY_K:
         with serve_stage([stream(BLOCKS), from_event(k)]) as stage:
             handler = Handler(way, k, RetriableError())
-            assert fetch(way, stage.url, handler, policy=AT_ONCE) is EndReason.NO_CONTENT
+            assert fetch(way, stage.url, handler, policy=NO_DELAY) is EndReason.NO_CONTENT
         check_twice(stage, handler.events, k)
 
         with serve_stage([stream(BLOCKS)]) as stage:
             failure = KeyError()
             handler = Handler(way, k, failure)
             with pytest.raises(KeyError) as caught:
-                fetch(way, stage.url, handler, policy=AT_ONCE)
+                fetch(way, stage.url, handler, policy=NO_DELAY)
         assert caught.value is failure
         assert len(stage.requests) == 1
 
@@ -460,7 +460,7 @@ def test_fetch_event_source(way: Way) -> None:
 def test_a_starting_id(way: Way, start: str) -> None:
     body = [b"data: 1\n\nid: x\ndata: 2\n\nid:\ndata: 3\n\ndata: 4\n\n"]
     with serve_stage([Play(body=body)]) as stage:
-        outcome = way.read(stage.url, last_event_id=start, policy=AT_ONCE)
+        outcome = way.read(stage.url, last_event_id=start, policy=NO_DELAY)
     # Of several clients, none sends bytes by itself: the id is UTF-8 on the wire.
     assert stage.sent() == [start or None, None]
     assert [event.id for event in outcome.events] == [start, "x", "", ""]
@@ -479,7 +479,7 @@ def test_a_starting_id_is_there_before_the_first_request(way: Way) -> None:
 def test_an_id_in_an_unfinished_block_does_not_count(way: Way) -> None:
     for end in [b"id: 2", b"id: 2\n", b"id: 2\ndata: b", b"id: 2\ndata: b\n", b"id: 2\r"]:
         with serve_stage([Play(body=[b"id: 1\ndata: a\n\n" + end])]) as stage:
-            outcome = way.read(stage.url, policy=AT_ONCE)
+            outcome = way.read(stage.url, policy=NO_DELAY)
         assert [event.data for event in outcome.events] == ["a"]
         assert stage.sent() == [None, "1"]
 
@@ -501,7 +501,7 @@ def test_only_id_and_retry_cross_to_the_next_connection(way: Way) -> None:
         Play(body=[b"data: h\n\nretry: 30"]),
     ]
     with serve_stage(plays) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE)
+        outcome = way.read(stage.url, policy=NO_DELAY)
     # The unfinished field g is one that no event has: the name begins with half a mark.
     assert outcome.plain == [("message", each, "1") for each in "abcdfh"]
     assert stage.sent() == [None, *["1"] * 7]
@@ -521,7 +521,7 @@ def test_a_retry_counts_from_its_line_on(way: Way) -> None:
         raise AssertionError
 
     with serve_stage([Play(body=[b"retry: 40\ndata: lost"]), Play(body=[b"data: a\n\n"])]) as stage:
-        assert way.use(use, stage.url, policy=AT_ONCE) == 40
+        assert way.use(use, stage.url, policy=NO_DELAY) == 40
     assert stage.requests[1].waited is not None
     assert stage.requests[1].waited > 0.038
 
@@ -534,7 +534,7 @@ def test_until(way: Way, until: Any) -> None:
     """It ends where it was met; all events are taken then."""
     for apart in [False, True]:
         with serve_stage([stream(NUMBERED, apart)]) as stage:
-            outcome = way.read(stage.url, until=until, policy=AT_ONCE)
+            outcome = way.read(stage.url, until=until, policy=NO_DELAY)
         assert data(outcome.events) == ([1, 2] if until == "3" else [1, 2, 3])
         assert outcome.source.end_reason is EndReason.UNTIL
         assert outcome.source.last_event_id == "3"
@@ -554,7 +554,7 @@ def test_left_before_until_was_met(way: Way) -> None:
 def test_until_is_sought_on_every_connection(way: Way) -> None:
     plays = [stream(NUMBERED[:2], end="fin"), stream(NUMBERED[2:])]
     with serve_stage(plays) as stage:
-        outcome = way.read(stage.url, until="5", policy=AT_ONCE)
+        outcome = way.read(stage.url, until="5", policy=NO_DELAY)
     assert data(outcome.events) == numbers(1, 4)
     assert stage.sent() == [None, "2"]
     assert outcome.source.end_reason is EndReason.UNTIL
@@ -695,7 +695,7 @@ class Moments:
         self._act = act
         self._only = only
         with serve_stage(self._answer) as stage:
-            way.use(self._use, stage.url, policy=AT_ONCE)
+            way.use(self._use, stage.url, policy=NO_DELAY)
         self.requests = len(stage.requests)
 
     async def _use(self, source: Any) -> None:
@@ -862,7 +862,7 @@ def live(way: Way, url: str, stored: str, random: Random, limit: int) -> str:
     death = random.choice([*deaths, "cancel"] if way.is_async else deaths)
     soon = random.uniform(0.0, 0.002)
     by_callback = random.random() < 0.5
-    return way.use(use, url, last_event_id=stored, policy=AT_ONCE)
+    return way.use(use, url, last_event_id=stored, policy=NO_DELAY)
 
 
 @pytest.mark.parametrize("seed", range(3))

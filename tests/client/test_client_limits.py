@@ -29,7 +29,7 @@ from tests.support.server import nobody
 
 pytestmark = UNREAD_UNDER_TRIO
 
-AT_ONCE = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
+NO_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
 POST: dict[str, Any] = {"method": "POST", "data": b"x"}
 
 TIMEOUT = 0.3
@@ -173,7 +173,7 @@ def test_retry_after() -> None:
             return Play(status, [("Retry-After", value())])
 
         with serve_stage(play) as stage:
-            outcome = way.read(stage.url, policy=AT_ONCE)
+            outcome = way.read(stage.url, policy=NO_DELAY)
         assert outcome.error is None
         assert len(stage.requests) == 2
         return stage.requests[1].arrived - said[0]
@@ -208,7 +208,7 @@ def test_max_retry_after(way: Way) -> None:
 def test_401_is_asked_once(way: Way) -> None:
     errors = Errors()
     with serve_stage(statuses(401)) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, on_error=errors)
+        outcome = way.read(stage.url, policy=NO_DELAY, on_error=errors)
     assert isinstance(outcome.error, ResponseError)
     assert outcome.error.response.status == 401
     assert errors == [outcome.error]
@@ -243,7 +243,7 @@ def renewed(way: Way, url: str, **options: Any) -> Outcome:
         options.update(headers=aheaders, on_error=aon_error)
     else:
         options.update(headers=headers, on_error=on_error)
-    return way.read(url, policy=AT_ONCE, **options)
+    return way.read(url, policy=NO_DELAY, **options)
 
 
 def test_401_is_asked_twice_with_a_new_token(way: Way) -> None:
@@ -262,7 +262,7 @@ def test_401_is_asked_twice_with_a_new_token(way: Way) -> None:
 @BY_US
 def test_401_on_the_way_back_keeps_the_id(way: Way) -> None:
     with serve_stage([Play(body=[EVENT]), *statuses(401)]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE)
+        outcome = way.read(stage.url, policy=NO_DELAY)
     assert isinstance(outcome.error, ResponseError)
     assert stage.sent() == [None, "1"]
     assert outcome.source.last_event_id == "1"
@@ -279,7 +279,7 @@ def test_an_event_that_is_too_large_is_not_asked_for_again(way: Way) -> None:
     for body in [[EVENT + large], [EVENT, large]]:
         errors.clear()
         with serve_stage([Play(body=body, delay=3.0)]) as stage:
-            outcome = way.read(stage.url, policy=AT_ONCE, max_event_size=100, on_error=errors)
+            outcome = way.read(stage.url, policy=NO_DELAY, max_event_size=100, on_error=errors)
         assert [event.data for event in outcome.events] == ["a"]
         assert isinstance(outcome.error, EventTooLarge)
         assert errors == [outcome.error]
@@ -295,7 +295,7 @@ def test_an_event_that_is_too_large_is_asked_for_again_if_on_error_says_so(way: 
 
     plays = [Play(body=[EVENT + b"data: " + b"x" * 200]), Play(body=[b"data: b\n\n"])]
     with serve_stage(plays) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, max_event_size=100, on_error=on_error)
+        outcome = way.read(stage.url, policy=NO_DELAY, max_event_size=100, on_error=on_error)
     assert outcome.error is None
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert stage.sent() == [None, "1", "1"]
@@ -320,13 +320,13 @@ def test_attempts_where_nobody_listens(way: Way, method: dict[str, Any]) -> None
 @BY_US
 def test_attempts_before_the_first_answer(way: Way) -> None:
     with serve_stage(statuses(503, 502, 429, 500)) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE)
+        outcome = way.read(stage.url, policy=NO_DELAY)
     assert isinstance(outcome.error, ResponseError)
     assert outcome.error.response.status == 429
     assert len(stage.requests) == 3
     # Behind it, there is no limit.
     with serve_stage([*statuses(503, 502), Play(), *statuses(*[500] * 9)]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE)
+        outcome = way.read(stage.url, policy=NO_DELAY)
     assert outcome.error is None
     assert len(stage.requests) == 13
 
@@ -355,7 +355,7 @@ def test_max_id_size(way: Way) -> None:
     small = ReconnectPolicy(initial_delay=0.0, min_delay=0.0, max_id_size=10)
     whatwg = ReconnectPolicy.whatwg(initial_delay=0.0, min_delay=0.0)
     # Counted in bytes, as it is sent.
-    for policy, most in [(small, "é" * 5), (AT_ONCE, "x" * 8192)]:
+    for policy, most in [(small, "é" * 5), (NO_DELAY, "x" * 8192)]:
         outcome, stage = read(most, policy)
         assert outcome.error is None
         assert stage.sent() == [None, most]
@@ -391,7 +391,7 @@ def check_idle_timeout(way: Way) -> None:
     attempts, errors = Attempts(), Errors()
     with serve_stage([pings(2 * TIMEOUT, EVENT)]) as stage:
         outcome = way.read(
-            stage.url, policy=AT_ONCE, idle_timeout=TIMEOUT, headers=attempts, on_error=errors
+            stage.url, policy=NO_DELAY, idle_timeout=TIMEOUT, headers=attempts, on_error=errors
         )
     assert [event.data for event in outcome.events] == ["a"]
     # On a busy machine, the answer to the second may be late as well.
@@ -402,7 +402,7 @@ def check_idle_timeout(way: Way) -> None:
 
 def check_idle_timeout_of_what_must_not_be_sent_twice(way: Way) -> None:
     with serve_stage([pings(0.0, EVENT)]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, idle_timeout=TIMEOUT, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, idle_timeout=TIMEOUT, **POST)
     assert isinstance(outcome.error, StreamTimeout)
     assert [event.data for event in outcome.events] == ["a"]
     assert outcome.source.last_event_id == "1"
@@ -413,13 +413,13 @@ def check_idle_timeout_before_there_is_an_answer(way: Way) -> None:
     attempts = Attempts()
     silent = Play(framing="none", end="hang")
     with serve_stage([silent]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, idle_timeout=TIMEOUT, headers=attempts)
+        outcome = way.read(stage.url, policy=NO_DELAY, idle_timeout=TIMEOUT, headers=attempts)
     assert outcome.error is None
     assert len(stage.requests) >= 2
     assert TIMEOUT < attempts.gaps[0] < TIMEOUT + LATE
 
     with serve_stage([silent]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, idle_timeout=TIMEOUT, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, idle_timeout=TIMEOUT, **POST)
     assert isinstance(outcome.error, StreamTimeout)
     assert len(stage.requests) == 1
 
@@ -431,7 +431,7 @@ def check_event_timeout(way: Way) -> None:
     quiet = pings(TIMEOUT / 2)
     with serve_stage([pings(10 * TIMEOUT), quiet, quiet]) as stage:
         outcome = way.read(
-            stage.url, policy=AT_ONCE, event_timeout=TIMEOUT, headers=attempts, on_error=errors
+            stage.url, policy=NO_DELAY, event_timeout=TIMEOUT, headers=attempts, on_error=errors
         )
     assert outcome.error is None
     assert {type(error) for error in errors} == {StreamTimeout}
@@ -442,7 +442,7 @@ def check_event_timeout(way: Way) -> None:
 
 def check_event_timeout_of_what_must_not_be_sent_twice(way: Way) -> None:
     with serve_stage([pings(10 * TIMEOUT)]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, event_timeout=TIMEOUT, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, event_timeout=TIMEOUT, **POST)
     assert isinstance(outcome.error, StreamTimeout)
     assert len(stage.requests) == 1
 
@@ -472,7 +472,7 @@ def slow_consumer(way: Way, by_callback: bool) -> None:
     body = [EVENT, EVENT + EVENT]
     delay = 1.2 * UNHURRIED * 1000
     with serve_stage([Play(body=body, framing="chunked", delay=delay)]) as stage:
-        way.use(use, stage.url, policy=AT_ONCE, event_timeout=UNHURRIED, on_error=errors)
+        way.use(use, stage.url, policy=NO_DELAY, event_timeout=UNHURRIED, on_error=errors)
     assert errors == []
     assert len(stage.requests) == 2
 
@@ -511,7 +511,7 @@ def test_the_shorter_of_the_two_timeouts_counts() -> None:
     ]:
         attempts = Attempts()
         with serve_stage([pings(0.0, EVENT)]) as stage:
-            way.read(stage.url, policy=AT_ONCE, headers=attempts, **options)
+            way.read(stage.url, policy=NO_DELAY, headers=attempts, **options)
         assert TIMEOUT < attempts.gaps[0] < TIMEOUT + LATE
 
 
@@ -579,7 +579,7 @@ def test_cut_off_where_it_must_not_be_sent_twice(way: Way, how: str) -> None:
     if how == "within an event":
         cut.framing = "chunked"
     with serve_stage([cut]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, **POST)
     assert isinstance(outcome.error, StreamIncomplete)
     assert isinstance(outcome.error.__cause__, TransportError) == (how != "within an event")
     assert [event.data for event in outcome.events] == ["a"]
@@ -587,7 +587,7 @@ def test_cut_off_where_it_must_not_be_sent_twice(way: Way, how: str) -> None:
     assert len(stage.requests) == 1
 
     with serve_stage([cut]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, resend=True, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, resend=True, **POST)
     assert outcome.error is None
     assert stage.sent() == [None, "1"]
     assert [(each.method, each.body) for each in stage.requests] == [("POST", b"x")] * 2
@@ -596,13 +596,13 @@ def test_cut_off_where_it_must_not_be_sent_twice(way: Way, how: str) -> None:
 @BY_US
 def test_the_end_of_what_must_not_be_sent_twice(way: Way) -> None:
     with serve_stage([Play(body=[EVENT])]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, **POST)
         assert outcome.source.end_reason is EndReason.END
-        outcome = way.read(stage.url, policy=AT_ONCE)
+        outcome = way.read(stage.url, policy=NO_DELAY)
         assert outcome.source.end_reason is EndReason.NO_CONTENT
     assert len(stage.requests) == 2
 
     with serve_stage([Play(body=[EVENT])]) as stage:
-        outcome = way.read(stage.url, policy=AT_ONCE, until="end", **POST)
+        outcome = way.read(stage.url, policy=NO_DELAY, until="end", **POST)
     assert isinstance(outcome.error, StreamIncomplete)
     assert len(stage.requests) == 1
