@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -112,6 +114,28 @@ class RaiseOnce:
 
 class CallbackError(Exception):
     """An error that only a callback of a test raises."""
+
+
+class AttemptTimes(list[float]):
+    """A `headers` that records when it is called, which is right before each attempt.
+
+    The server may see a request late, and the next one would then seem to be early.
+    """
+
+    def __call__(self) -> dict[str, str]:
+        self.append(time.monotonic())
+        return {}
+
+    @property
+    def gaps(self) -> list[float]:
+        return [after - before for before, after in pairwise(self)]
+
+
+class Errors(list[Exception]):
+    """An `on_error` that records the errors, and leaves the decision to the policy."""
+
+    def __call__(self, error: Exception) -> None:
+        self.append(error)
 
 
 COMMENT_THEN_EVENT = b": comment\n\nid: 1\ndata: a\n\n"
