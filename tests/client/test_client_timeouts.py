@@ -148,7 +148,7 @@ def check_slow_on_message(way: Way) -> None:
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
-def test_timeout(way: Way, check: Callable[[Way], None]) -> None:
+def test_timeout_ends_only_late_streams(way: Way, check: Callable[[Way], None]) -> None:
     # Four at a time: a client that is short of CPU time would take the server for quiet.
     check_concurrently(check, way, 4)
 
