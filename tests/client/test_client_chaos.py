@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy, StreamTimeout
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import BY_US, Way, check_concurrently
+from tests.support.eventsources import BY_US, Way
 from tests.support.scripted_server import Play, Request, in_two_seconds, serve_stage
+from tests.support.threaded_reader import OURS_OR_OTHERS, check_together
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -182,14 +184,11 @@ def check(way: Way, by_callback: bool) -> None:
     assert len(errors) > CONNECTIONS / 2
 
 
-def check_iteration(way: Way) -> None:
-    check(way, by_callback=False)
-
-
 @pytest.mark.soak
-def test_chaos_delivers_every_event_once_in_order(way: Way) -> None:
+@OURS_OR_OTHERS
+def test_chaos_delivers_every_event_once_in_order(ways: list[Way]) -> None:
     # Four at a time: a client that is short of CPU time would take the server for quiet.
-    check_concurrently(check_iteration, way, 4)
+    check_together(partial(check, by_callback=False), ways, at_once=4)
 
 
 @pytest.mark.soak

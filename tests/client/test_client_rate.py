@@ -9,14 +9,13 @@ from email.utils import formatdate
 from typing import Any
 
 import anyio
-import pytest
 
 from sse_fast import ReconnectPolicy, RetriableError
 from tests.support.callback_styles import AttemptTimes
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import BY_US, OURS, SOURCES, Way
 from tests.support.scripted_server import Play, Request, in_two_seconds, serve_stage
-from tests.support.threaded_reader import NO_DELAY
+from tests.support.threaded_reader import NO_DELAY, OURS_OR_OTHERS
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -113,17 +112,7 @@ def test_program_cannot_exceed_ten_requests_a_second() -> None:
         list(pool.map(check_program, cases))
 
 
-@pytest.mark.parametrize(
-    "ways",
-    [
-        pytest.param(OURS, id="ours"),
-        pytest.param(
-            [way for way in SOURCES.values() if way not in OURS],
-            id="others",
-            marks=pytest.mark.matrix,
-        ),
-    ],
-)
+@OURS_OR_OTHERS
 def test_retry_after_delays_the_next_request(ways: list[Way]) -> None:
     """The ways run together, since they spend their time waiting."""
 

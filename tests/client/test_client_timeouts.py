@@ -13,9 +13,9 @@ import pytest
 from sse_fast import EndReason, ReconnectPolicy, StreamTimeout
 from tests.support.callback_styles import AttemptTimes, Errors
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import BY_US, SOURCES, Way, check_concurrently
+from tests.support.eventsources import BY_US, SOURCES, Way
 from tests.support.scripted_server import Play, Stage, serve_stage
-from tests.support.threaded_reader import NO_DELAY
+from tests.support.threaded_reader import NO_DELAY, OURS_OR_OTHERS, check_together
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -148,9 +148,10 @@ def check_slow_on_message(way: Way) -> None:
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
-def test_timeout_ends_only_late_streams(way: Way, check: Callable[[Way], None]) -> None:
+@OURS_OR_OTHERS
+def test_timeout_ends_only_late_streams(ways: list[Way], check: Callable[[Way], None]) -> None:
     # Four at a time: a client that is short of CPU time would take the server for quiet.
-    check_concurrently(check, way, 4)
+    check_together(check, ways, at_once=4)
 
 
 def test_shorter_of_two_timeouts_counts() -> None:

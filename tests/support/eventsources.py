@@ -14,10 +14,9 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -379,32 +378,3 @@ def way_params(ways: Iterable[Way], default: Collection[Way] = OURS) -> list[Any
 EVERY_ADAPTER = pytest.mark.parametrize("way", way_params(SOURCES.values(), ADAPTERS))
 # For policy that the libraries are not tried with even in the matrix.
 BY_US = pytest.mark.parametrize("way", OURS, ids=str)
-
-
-@cache
-def _start(
-    check: Callable[[Way], None], names: tuple[str, ...], at_once: int
-) -> dict[str, Future[None]]:
-    with ThreadPoolExecutor(at_once) as pool:
-        return {name: pool.submit(check, SOURCES[name]) for name in names}
-
-
-def check_concurrently(
-    check: Callable[[Way], None],
-    way: Way,
-    at_once: int = len(SOURCES),
-    default: Collection[Way] = OURS,
-) -> None:
-    """Run `check(way)` beside that of the other ways, since such checks spend their time waiting.
-
-    The ways of `default` run together, and the others when the first of them is asked for, so that
-    a run without the matrix does not pay for it.
-
-    Args:
-        check: raises if a way fails.
-        way: the way whose result counts.
-        at_once: how many run at the same time.
-        default: the ways that are not marked `matrix`, as in `matrix_marks`.
-    """
-    names = [name for name, each in SOURCES.items() if (each in default) is (way in default)]
-    _start(check, tuple(names), at_once)[way.name].result()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,30 @@ def each_way(ways: Sequence[Way], default: Sequence[Way] = OURS) -> pytest.MarkD
 EVERY_WAY = each_way(list(SOURCES.values()))
 # For what an adapter does: by default over each adapter.
 EVERY_ADAPTER = each_way(list(SOURCES.values()), ADAPTERS)
+
+# For checks that spend their time waiting: the ways of one selection run together in one test.
+OURS_OR_OTHERS = pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(OURS, id="ours"),
+        pytest.param(
+            [way for way in SOURCES.values() if way not in OURS],
+            id="others",
+            marks=pytest.mark.matrix,
+        ),
+    ],
+)
+
+
+def check_together(check: Callable[[Way], None], ways: Sequence[Way], at_once: int) -> None:
+    """Run `check` for each way, `at_once` at the same time, and raise if any of them failed."""
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = {way: pool.submit(check, way) for way in ways}
+    errors = {str(way): future.exception() for way, future in futures.items()}
+    failed = {name: error for name, error in errors.items() if error is not None}
+    for error in failed.values():
+        raise AssertionError(f"failed: {', '.join(failed)}") from error
+
 
 # -- Answers of the server -------------------------------------------------------------------------
 
