@@ -62,6 +62,7 @@ def each_way(ways: Sequence[Way], default: Sequence[Way] = OURS) -> pytest.MarkD
     return pytest.mark.parametrize("way", params)
 
 
+# These filter `OF_TRIO`, too, unlike those of `eventsources`.
 # For our policy: by default over our own transport.
 EVERY_WAY = each_way(list(SOURCES.values()))
 # For what an adapter does: by default over each adapter.
