@@ -103,7 +103,7 @@ def test_on_open_called_before_first_event(style: CallbackStyle, stage: Stage) -
 
 
 def test_on_close_called_at_every_clean_end(style: CallbackStyle, stage: Stage) -> None:
-    """Called before the next request, but not after a refusal or a truncated body."""
+    """The call comes before the next request, and not after a refusal or a truncated body."""
     stage.plays = [stream(), Play(503, ()), stream(framing="chunked-truncated"), stream(), STREAM_B]
     order: list[Any] = []
     recorder = Recorder()
@@ -153,7 +153,7 @@ def test_on_close_not_called_after_close(style: CallbackStyle, stage: Stage) -> 
 
 
 def test_on_close_ends_with_its_run(style: CallbackStyle, stage: Stage) -> None:
-    """It is not called by a loop that reads on after a run that raised."""
+    """A loop that reads on after `run` raised does not call the `on_close` of that run."""
     stage.plays = [stream(), stream(), STREAM_B]
     closes: list[int] = []
 
@@ -265,7 +265,7 @@ def test_sync_run_refuses_async_functions(stage: Stage, name: str) -> None:
 )
 @pytest.mark.parametrize("name", ["headers", "on_open", "on_error", "on_message", "on_close"])
 def test_sync_client_refuses_awaitable_results(stage: Stage, name: str, function: Any) -> None:
-    """It is refused when called; no coroutine is left for Python to warn about."""
+    """The result is refused, and no coroutine is left for Python to warn about."""
     stage.plays = [Play(503, ()) if name == "on_error" else stream(), STREAM_B]
     recorder = Recorder()
     style = CallbackStyle(SYNC, is_async=False)
@@ -283,7 +283,7 @@ class _Awaitable:
 
 @pytest.mark.parametrize("style", style_params(ASYNC_STYLES))
 def test_async_client_awaits_any_awaitable_result(style: CallbackStyle, stage: Stage) -> None:
-    """It may come from a lambda, a partial or an object, too."""
+    """The callback may be a lambda, a partial or an object, too."""
     stage.plays = [Play(503, ()), stream(), STREAM_B]
     calls: list[str] = []
 

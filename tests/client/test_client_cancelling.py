@@ -106,7 +106,7 @@ def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None
         assert source.last_event_id == "1"
         assert source.end_reason is None
         assert source.ready_state is ReadyState.CONNECTING
-        # While the next attempt is waited for; the delay does not begin anew.
+        # While the next attempt is waited for. The wait continues after a cancellation.
         await cancel(lambda: errors)
         await cancel(lambda: True)
         assert len(stage.requests) == 3
@@ -121,7 +121,7 @@ def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None
 
 @each_way(ASYNC_WAYS, ASYNC_OURS)
 def test_cancelled_post_is_not_sent_again(way: Way, stage: Stage) -> None:
-    """Only reconnect() of the program sends it again."""
+    """Only a call of reconnect() sends it again."""
 
     async def use(source: Any) -> None:
         assert (await anext(source)).data == "a"
@@ -243,11 +243,13 @@ def test_short_waits_send_at_most_ten_requests_a_second(ways: list[Way]) -> None
 # -- Only one reader -------------------------------------------------------------------------------
 
 
-def plays_while(phase: str, go: threading.Event) -> list[Play]:
-    """Return plays that keep a reader waiting in that phase until `go`, and then the event "b"."""
+def plays_while(phase: str, may_continue: threading.Event) -> list[Play]:
+    """Return plays that keep a reader waiting until `may_continue`, and then send the event "b"."""
     return {
-        "head": [Play(framing="none", end=go), STREAM_B],
-        "quiet": [Play(body=[b"id: 1\ndata: a\n\n", go, b"id: 2\ndata: b\n\n"], end="hang")],
+        "head": [Play(framing="none", end=may_continue), STREAM_B],
+        "quiet": [
+            Play(body=[b"id: 1\ndata: a\n\n", may_continue, b"id: 2\ndata: b\n\n"], end="hang")
+        ],
         "backoff": [stream(), STREAM_B],
     }[phase]
 
@@ -273,8 +275,8 @@ def second_reads(phase: str) -> list[Callable[[Any], Any]]:
 @each_way(SYNC_WAYS)
 def test_second_thread_is_refused(way: Way, stage: Stage, phase: str) -> None:
     """The first one reads on."""
-    go = threading.Event()
-    stage.plays = plays_while(phase, go)
+    may_continue = threading.Event()
+    stage.plays = plays_while(phase, may_continue)
     errors: list[Exception] = []
     with ThreadedReader(way, stage.url, policy=LONG_DELAY, on_error=errors.append) as reader:
         reader.wait_until_blocked(lambda: stage.requests if phase == "head" else reader.data)
@@ -282,7 +284,7 @@ def test_second_thread_is_refused(way: Way, stage: Stage, phase: str) -> None:
             with pytest.raises(RuntimeError, match="thread or task"):
                 anyio.run(read_again, reader.source)
         assert errors == []
-        go.set()
+        may_continue.set()
         if phase != "quiet":
             wait_until(lambda: errors or phase == "backoff")
             reader.source.reconnect()
@@ -295,8 +297,8 @@ def test_second_thread_is_refused(way: Way, stage: Stage, phase: str) -> None:
 @pytest.mark.parametrize("phase", ["head", "quiet", "backoff"])
 @each_way(ASYNC_WAYS)
 def test_second_task_is_refused(way: Way, stage: Stage, phase: str) -> None:
-    go = threading.Event()
-    stage.plays = plays_while(phase, go)
+    may_continue = threading.Event()
+    stage.plays = plays_while(phase, may_continue)
     errors: list[Exception] = []
 
     async def use(source: Any) -> None:
@@ -313,7 +315,7 @@ def test_second_task_is_refused(way: Way, stage: Stage, phase: str) -> None:
                 with pytest.raises(RuntimeError, match="thread or task"):
                     await read_again(source)
             assert errors == []
-            go.set()
+            may_continue.set()
             if phase != "quiet":
                 await wait_until_others_blocked(lambda: errors or phase == "backoff")
                 source.reconnect()

@@ -165,7 +165,7 @@ def test_interrupted_wait_loses_no_event(way: Way, where: str) -> None:
         events += [event async for event in source]
         return events
 
-    # How many events were delivered before only matters within the stream.
+    # The number of events delivered before only matters within the stream.
     for k in [0, *EVENT_NUMBERS] if where == "event" else [2]:
         first = play_until(k + 1)
         if where == "event":
@@ -184,7 +184,7 @@ def test_interrupted_wait_loses_no_event(way: Way, where: str) -> None:
 
 
 def test_wait_for_timeout_loses_no_event() -> None:
-    """By version of Python, it cancels the task, or a task of its own around the wait."""
+    """Depending on the version of Python, wait_for cancels this task or a task around the wait."""
 
     async def use(source: Any) -> list[int]:
         seen = []

@@ -274,7 +274,7 @@ def decode(raw: bytes) -> int:
 @ONE_OR_MANY_CHUNKS
 @BY_US
 def test_loop_continues_after_decode_error(way: Way, in_many_chunks: bool) -> None:
-    """The event is dropped and nothing else; the stream goes on."""
+    """Only the event that failed to decode is dropped; the stream continues."""
 
     async def use(source: Any) -> list[int]:
         seen: list[int] = []
@@ -294,7 +294,7 @@ def test_loop_continues_after_decode_error(way: Way, in_many_chunks: bool) -> No
 
 @BY_US
 def test_event_not_decoded_is_not_taken(way: Way) -> None:
-    """It is sent again, unless the program asks for the next event on this connection."""
+    """The event is sent again, unless the program asks for the next one on this connection."""
     with serve_stage([play_blocks(NUMBERED)]) as stage:
         outcome = way.read(stage.url, decode=decode)
         assert isinstance(outcome.error, DecodeError)

@@ -24,7 +24,7 @@ def test_last_event_id_option_is_sent_as_utf8(way: Way, start: str) -> None:
     body = [b"data: 1\n\nid: x\ndata: 2\n\nid:\ndata: 3\n\ndata: 4\n\n"]
     with serve_stage([Play(body=body)]) as stage:
         outcome = way.read(stage.url, last_event_id=start, policy=NO_DELAY)
-    # The id is UTF-8 on the wire, which no library does by itself.
+    # The id is sent as UTF-8, which no library does by itself.
     assert stage.sent() == [start or None, None]
     assert [event.id for event in outcome.events] == [start, "x", "", ""]
     assert outcome.source.last_event_id == ""
@@ -52,7 +52,7 @@ def test_only_id_and_retry_survive_a_connection(way: Way) -> None:
     bom = "\N{BOM}".encode()
     rest = "data: é".encode()
     plays = [
-        # A byte order mark is skipped on each connection, also where it comes in parts.
+        # A byte order mark is skipped on each connection, even if it is split over chunks.
         Play(body=[bom + b"retry: 20\nid: 1\ndata: a\n\nevent: lost\ndata: lost\n"]),
         Play(body=[bom[:1], bom[1:] + b"data: b\n\ndata: lo"], delay=20),
         # The body ends with the first byte of a byte order mark.
@@ -76,7 +76,7 @@ def test_only_id_and_retry_survive_a_connection(way: Way) -> None:
 
 @BY_US
 def test_retry_counts_from_its_line_on(way: Way) -> None:
-    """It counts in an unfinished block, and before an event is taken (HTML 9.2.6)."""
+    """A retry counts in an unfinished block, and before an event is taken (HTML 9.2.6)."""
 
     async def use(source: Any) -> int:
         async for _ in source:

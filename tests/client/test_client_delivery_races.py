@@ -111,7 +111,7 @@ def run_in_thread(function: Callable[[], None]) -> None:
 
 @BY_US
 def test_last_event_id_never_runs_ahead_of_consumer(way: Way) -> None:
-    """The handler of SIGTERM may store it, or another thread from time to time."""
+    """The handler of SIGTERM may store the id, or another thread from time to time."""
 
     def look(consumer: TracedConsumer) -> None:
         stored = int(consumer.source.last_event_id or 0)

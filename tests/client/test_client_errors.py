@@ -299,7 +299,7 @@ RAISING = ["on_open", "on_message", "on_close", "on_comment", "on_chunk", "heade
 def test_retriable_error_sends_again_after_its_delay(
     style: CallbackStyle, stage: Stage, name: str, method: str
 ) -> None:
-    """Every callback may raise it; the request is repeated after its delay, even a POST."""
+    """Every callback may raise the error; the request is repeated after its delay, even a POST."""
     failure = replace(FAILURES[name], error=RetriableError)
     recorder = Recorder()
     error = RetriableError("again", delay=DELAY)
@@ -367,7 +367,7 @@ def test_other_callback_errors_are_raised_unchanged(
 
 
 def test_event_failed_by_on_message_is_sent_again(style: CallbackStyle, stage: Stage) -> None:
-    """It was not taken, so the next request resumes before it."""
+    """The event was not taken, so the next request resumes before it."""
     stage.plays = [stream(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nid: 3\ndata: c\n\n"), STREAM_B]
     recorder = Recorder()
 

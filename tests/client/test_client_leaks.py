@@ -47,7 +47,7 @@ pytestmark = UNREAD_UNDER_TRIO
 def test_dropped_source_releases_its_connection(
     way: Way, stage: Stage, event_timeout: float | None
 ) -> None:
-    """The last reference does it, without the garbage collector."""
+    """Dropping the last reference is enough, without the garbage collector."""
     stage.plays = [quiet_stream(b"data: a\n\n")]
     with way.make_client() as client:
         gc.disable()
@@ -343,7 +343,7 @@ def test_close_does_not_wait_for_the_end_of_a_body(way: Way, stage: Stage) -> No
     data = read_in_turn(way, stage.url, len(stage.plays), until=until)
     times.append(time.monotonic())
     assert times[-1] - times[0] < LIMIT / 4
-    # Between one event and the next, a source is closed: every one of them would wait.
+    # A source is closed between one event and the next, so a wait would show in every interval.
     assert min(after - before for before, after in pairwise(times[1:])) < 0.25
     assert data == [["a"]] * len(stage.plays)
     assert [request.connection for request in stage.requests] == list(range(len(stage.plays)))
@@ -353,7 +353,7 @@ def test_close_does_not_wait_for_the_end_of_a_body(way: Way, stage: Stage) -> No
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @each_way(CLIENT_WAYS, ADAPTERS)
 def test_connection_is_reused_after_clean_end(way: Way, stage: Stage, framing: Any) -> None:
-    """The next attempt reuses it, also after a refusal or a 204."""
+    """The next attempt reuses the connection, also after a refusal or a 204."""
     refused = Play(503, (), framing="length", body=[b"busy"], keep_alive=True)
     stage.plays = [
         stream(framing=framing, keep_alive=True),

@@ -79,8 +79,8 @@ class MyError(Exception):
     pass
 
 
-# Failures, each by an answer of the server (None: no server) and by options. Of the first, the
-# library makes the error.
+# Each failure is an answer of the server (None: there is no server) and options of the source. For
+# these, the text of the error comes from the library.
 LIBRARY_FAILURES: dict[str, tuple[Play | None, dict[str, Any]]] = {
     "no server": (None, {}),
     "no head": (Play(framing="none"), {}),
@@ -170,7 +170,7 @@ def test_log_and_errors_show_no_secret(
 def test_log_hides_what_callbacks_raise(
     stage: Stage, name: str, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is raised unchanged, and its text, which may be a secret, is not in the log."""
+    """The exception is raised unchanged; its text, which may be a secret, is not logged."""
     errors = [error(SECRET)]
 
     def callback(*args: Any) -> dict[str, str]:

@@ -146,10 +146,10 @@ def test_reconnect_with_delay_waits_that_long(way: Way, stage: Stage) -> None:
 @EVERY_WAY
 def test_reconnect_during_an_attempt_sends_no_other(way: Way, stage: Stage) -> None:
     """The attempt is what it asks for, so no second request follows it."""
-    go = threading.Event()
+    may_continue = threading.Event()
 
     def plays(number: int, request: Request) -> Play:
-        go.wait(LIMIT)
+        may_continue.wait(LIMIT)
         return STREAM_B if number else quiet_stream(b"id: 1\ndata: a\n\n")
 
     stage.plays = plays
@@ -157,7 +157,7 @@ def test_reconnect_during_an_attempt_sends_no_other(way: Way, stage: Stage) -> N
         wait_until(lambda: stage.requests)
         reader.source.reconnect()
         reader.wait_until_blocked()
-        go.set()
+        may_continue.set()
         reader.wait_until_blocked(lambda: reader.data)
         # Within `min_delay` from now, a second request would be sent.
         time.sleep(3 * SHORT_DELAY.min_delay)

@@ -74,7 +74,7 @@ def check_idle_timeout_before_the_head(way: Way) -> None:
 
 
 def check_event_timeout(way: Way) -> None:
-    """Comments do not extend it; in silence, it may be late by one timeout of a read."""
+    """Comments do not extend the timeout. In silence, it may come one read timeout late."""
     attempts, errors = AttemptTimes(), Errors()
     # Two silent streams, as each waits for its head, too.
     quiet = play_pings(TIMEOUT / 2)
@@ -178,7 +178,7 @@ def test_timeout_none_waits_without_limit() -> None:
 
 @BY_US
 def test_timeouts_are_passed_to_the_transport(way: Way, stage: Stage) -> None:
-    """No limit is passed on as None, like other timeouts."""
+    """A timeout of None reaches the transport as None."""
     given: list[tuple[Any, ...]] = []
 
     async def use(wrapper: Any) -> None:
