@@ -52,7 +52,7 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize the tests that ask for a way to read a URL with every one that there is."""
-    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "style", "manner"}
+    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "style"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
     for mark in metafunc.definition.iter_markers("parametrize"):
@@ -79,7 +79,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         },
         # The kinds of source with plain or async callbacks.
         "style": {style.id: style for style in callback_styles.style_params()},
-        "manner": {style.id: style for style in callback_styles.style_params()},
     }
     for name in sorted(wanted):
         metafunc.parametrize(name, ways[name].values(), ids=ways[name])

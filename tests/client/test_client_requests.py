@@ -26,10 +26,11 @@ from sse_fast import (
     StreamIncomplete,
     TransportError,
 )
-from tests.support.callback_styles import FAST, MANNERS, TRIO, B, Manner, Seen, run
+from tests.support.callback_styles import STYLES, TRIO, CallbackStyle, Recorder, run
 from tests.support.clients import HTTPX, UNREAD_UNDER_TRIO
 from tests.support.eventsources import ADAPTERS, EVERY_ADAPTER, SOURCES, Way, way_params
 from tests.support.scripted_server import Play, Stage, stream
+from tests.support.threaded_reader import NO_DELAY, STREAM_B
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -37,7 +38,7 @@ pytestmark = UNREAD_UNDER_TRIO
 # -- Header fields per attempt ---------------------------------------------------------------------
 
 
-def test_headers_are_called_before_every_attempt(manner: Manner, stage: Stage) -> None:
+def test_headers_are_called_before_every_attempt(style: CallbackStyle, stage: Stage) -> None:
     """A redirect belongs to the attempt."""
     stage.plays = [
         Play(503, ()),
@@ -45,35 +46,35 @@ def test_headers_are_called_before_every_attempt(manner: Manner, stage: Stage) -
         Play(307, [("Location", "@c")], framing="length"),
         stream(),
         Play(framing="none"),
-        B,
+        STREAM_B,
     ]
     count = iter(range(100))
-    seen = Seen()
-    run(manner, stage.url, seen, headers=manner(lambda: {"X-Attempt": str(next(count))}))
-    assert seen.data == ["a", "b"]
+    recorder = Recorder()
+    run(style, stage.url, recorder, headers=style(lambda: {"X-Attempt": str(next(count))}))
+    assert recorder.data == ["a", "b"]
     sent = [request.get("X-Attempt") for request in stage.requests]
     assert sent == [b"0", b"1", b"1", b"1", b"2", b"3", b"4"]
 
 
-def test_headers_are_called_once_with_resume_callable(manner: Manner, stage: Stage) -> None:
-    stage.plays = [stream(), B]
+def test_headers_are_called_once_with_resume_callable(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(), STREAM_B]
     count = iter(range(100))
     run(
-        manner,
+        style,
         stage.url,
-        Seen(),
-        headers=manner(lambda: {"X-Attempt": str(next(count))}),
-        resume=manner(lambda last_event_id: stage.url),
+        Recorder(),
+        headers=style(lambda: {"X-Attempt": str(next(count))}),
+        resume=style(lambda last_event_id: stage.url),
     )
     sent = [request.get("X-Attempt") for request in stage.requests]
     assert sent == [b"0", b"1", b"2"]
 
 
-def test_headers_may_return_pairs_or_none(manner: Manner, stage: Stage) -> None:
+def test_headers_may_return_pairs_or_none(style: CallbackStyle, stage: Stage) -> None:
     answers: list[Any] = [[("X-A", "1"), ("X-B", b"\xe9")], {"X-C": "é"}, None, ()]
     stage.plays = [stream()] * 3
     answering = iter(answers)
-    run(manner, stage.url, Seen(), headers=manner(lambda: next(answering)))
+    run(style, stage.url, Recorder(), headers=style(lambda: next(answering)))
     first, second, third, _ = stage.requests
     assert (first.get("X-A"), first.get("X-B")) == (b"1", b"\xe9")
     assert second.get("X-C") == "é".encode()
@@ -84,15 +85,17 @@ def test_headers_may_return_pairs_or_none(manner: Manner, stage: Stage) -> None:
 @pytest.mark.parametrize(
     "answer", [{"X": 1}, {"X\n": "1"}, {"X": "1\n"}, {"Content-Length": "1"}, 7, "X: 1"], ids=repr
 )
-def test_invalid_headers_raise_without_request(manner: Manner, stage: Stage, answer: Any) -> None:
-    seen = Seen()
-    run(manner, stage.url, seen, headers=manner(lambda: answer))
-    assert isinstance(seen.error, (TypeError, ValueError))
-    assert seen.errors == [seen.error]
+def test_invalid_headers_raise_without_request(
+    style: CallbackStyle, stage: Stage, answer: Any
+) -> None:
+    recorder = Recorder()
+    run(style, stage.url, recorder, headers=style(lambda: answer))
+    assert isinstance(recorder.error, (TypeError, ValueError))
+    assert recorder.errors == [recorder.error]
     assert stage.requests == []
     if not isinstance(answer, (int, str)):
         # A mapping is checked by the constructor.
-        with pytest.raises(type(seen.error)):
+        with pytest.raises(type(recorder.error)):
             EventSource(stage.url, headers=answer)
 
 
@@ -103,7 +106,7 @@ def test_header_none_removes_default(way: Way, stage: Stage, called: bool) -> No
     stage.plays = [stream(), Play(204, ())]
     url = stage.url.replace("://", "://u:p@")
     given = {**headers, "Authorization": None}
-    way.read(url, headers=(lambda: given) if called else given, policy=FAST)
+    way.read(url, headers=(lambda: given) if called else given, policy=NO_DELAY)
     for request in stage.requests:
         assert request.get("Cache-Control") is None
         assert request.get("Authorization") is None
@@ -162,7 +165,7 @@ WITH_HOOKS = [way for way in SOURCES.values() if way.library in {"requests", "ht
 def test_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | None) -> None:
     stage.plays = [stream(), stream(), Play(404, (), framing="length", body=[b"why"])]
     outcome = way.read(
-        stage.url, client_options=reading_hook(way), policy=FAST, event_timeout=event_timeout
+        stage.url, client_options=reading_hook(way), policy=NO_DELAY, event_timeout=event_timeout
     )
     assert [event.data for event in outcome.events] == ["a", "a"]
     assert isinstance(outcome.error, ResponseError)
@@ -171,8 +174,8 @@ def test_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | N
 
 @pytest.mark.parametrize("way", way_params(WITH_HOOKS, ADAPTERS))
 def test_hook_that_raises_ends_the_source(way: Way, stage: Stage) -> None:
-    stage.plays = [stream(), Play(404, (), framing="length"), B]
-    outcome = way.read(stage.url, client_options=raising_hook(way), policy=FAST)
+    stage.plays = [stream(), Play(404, (), framing="length"), STREAM_B]
+    outcome = way.read(stage.url, client_options=raising_hook(way), policy=NO_DELAY)
     assert [event.data for event in outcome.events] == ["a"]
     assert type(outcome.error) is SSEError
     assert "404" in str(outcome.error.__cause__)
@@ -185,14 +188,14 @@ def test_hook_that_raises_ends_the_source(way: Way, stage: Stage) -> None:
 @EVERY_ADAPTER
 def test_resume_get_asks_for_the_rest_without_body(way: Way, stage: Stage) -> None:
     stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), stream(end="rst", delay=20)]
-    stage.plays = [*stage.plays, B]
+    stage.plays = [*stage.plays, STREAM_B]
     outcome = way.read(
         stage.url + "?q=1",
         method="POST",
         json={"a": 1},
         headers={"X-Own": "1", "Content-Language": "en"},
         resume="get",
-        policy=FAST,
+        policy=NO_DELAY,
         until=lambda event: event.data == "b",
     )
     assert [event.data for event in outcome.events] == ["a", "a", "b"]
@@ -209,20 +212,20 @@ def test_resume_get_asks_for_the_rest_without_body(way: Way, stage: Stage) -> No
         assert not [name for name, _ in request.fields if name.lower().startswith(b"content-")]
 
 
-def test_resume_get_before_first_response_repeats_post(manner: Manner, stage: Stage) -> None:
+def test_resume_get_before_first_response_repeats_post(style: CallbackStyle, stage: Stage) -> None:
     stage.plays = [Play(503, ()), stream()]
-    seen = Seen()
-    run(manner, stage.url, seen, method="POST", data=b"x", resume="get", last_event_id="0")
-    assert seen.data == ["a"]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST", data=b"x", resume="get", last_event_id="0")
+    assert recorder.data == ["a"]
     assert [request.method for request in stage.requests] == ["POST", "POST"]
     assert [request.get("Last-Event-ID") for request in stage.requests] == [b"0", b"0"]
 
 
-def test_resume_get_without_id_raises_incomplete(manner: Manner, stage: Stage) -> None:
-    stage.plays = [stream(b"data: a\n\n", framing="chunked-truncated"), B]
-    seen = Seen()
-    run(manner, stage.url, seen, method="POST", data=b"x", resume="get")
-    assert isinstance(seen.error, StreamIncomplete)
+def test_resume_get_without_id_raises_incomplete(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(b"data: a\n\n", framing="chunked-truncated"), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST", data=b"x", resume="get")
+    assert isinstance(recorder.error, StreamIncomplete)
     assert len(stage.requests) == 1
 
 
@@ -240,7 +243,7 @@ def test_resume_get_without_id_raises_incomplete(manner: Manner, stage: Stage) -
     ids=["url", "nothing", "mapped url", "put", "json", "headers", "no headers"],
 )
 def test_resume_callable_builds_request(
-    manner: Manner,
+    style: CallbackStyle,
     stage: Stage,
     answer: Any,
     method: str,
@@ -260,20 +263,20 @@ def test_resume_callable_builds_request(
         return answer
 
     ids: list[str] = []
-    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), B]
-    seen = Seen()
+    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), STREAM_B]
+    recorder = Recorder()
     run(
-        manner,
+        style,
         stage.url,
-        seen,
+        recorder,
         method="POST",
         json={"a": 1},
         headers={"X-Own": "1"},
-        resume=manner(resume),
+        resume=style(resume),
         until=lambda event: event.data == "b",
     )
-    assert seen.data == ["a", "b"]
-    assert seen.end is EndReason.UNTIL
+    assert recorder.data == ["a", "b"]
+    assert recorder.end is EndReason.UNTIL
     assert ids == ["1", "1"]
     for request in stage.requests[1:]:
         assert (request.method, request.target, request.body) == (method, target, body)
@@ -281,7 +284,7 @@ def test_resume_callable_builds_request(
         assert request.get("Last-Event-ID") == b"1"
         assert request.get("X-Own") == (b"1" if own else None)
         expected = None if "Accept" in answer_headers(answer) else b"text/event-stream"
-        if manner.way is not TRIO:
+        if style.way is not TRIO:
             assert request.get("Accept") == expected
 
 
@@ -289,11 +292,11 @@ def answer_headers(answer: Any) -> Any:
     return answer.get("headers", {}) if isinstance(answer, dict) else {}
 
 
-def test_resume_callable_replaces_get(manner: Manner, stage: Stage) -> None:
-    stage.plays = [stream(), B]
-    seen = Seen()
-    resume = manner(lambda last_event_id: f"{stage.url}?after={last_event_id}")
-    run(manner, stage.url, seen, resume=resume)
+def test_resume_callable_replaces_get(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(), STREAM_B]
+    recorder = Recorder()
+    resume = style(lambda last_event_id: f"{stage.url}?after={last_event_id}")
+    run(style, stage.url, recorder, resume=resume)
     assert [request.target for request in stage.requests] == [
         "/c/a",
         "/c/a?after=1",
@@ -306,12 +309,12 @@ def test_resume_callable_replaces_get(manner: Manner, stage: Stage) -> None:
     [None, 7, ["http://127.0.0.1"], {"uri": "x"}, "not a url", "file:///x", {"headers": {"X": 1}}],
     ids=repr,
 )
-def test_resume_with_invalid_result_raises(manner: Manner, stage: Stage, answer: Any) -> None:
-    stage.plays = [stream(), B]
-    seen = Seen()
-    run(manner, stage.url, seen, resume=manner(lambda last_event_id: answer))
-    assert isinstance(seen.error, (TypeError, ValueError))
-    assert seen.errors == [seen.error]
+def test_resume_with_invalid_result_raises(style: CallbackStyle, stage: Stage, answer: Any) -> None:
+    stage.plays = [stream(), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, resume=style(lambda last_event_id: answer))
+    assert isinstance(recorder.error, (TypeError, ValueError))
+    assert recorder.errors == [recorder.error]
     assert len(stage.requests) == 1
 
 
@@ -344,8 +347,8 @@ BODIES = [
 def test_resend_repeats_body_and_content_type(
     way: Way, stage: Stage, given: Any, body: bytes, kind: bytes | None
 ) -> None:
-    stage.plays = [stream(framing="chunked-truncated"), Play(502, ()), B]
-    outcome = way.read(stage.url, method="POST", resend=True, policy=FAST, **given)
+    stage.plays = [stream(framing="chunked-truncated"), Play(502, ()), STREAM_B]
+    outcome = way.read(stage.url, method="POST", resend=True, policy=NO_DELAY, **given)
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert outcome.source.end_reason is EndReason.END
     assert len(stage.requests) == 3
@@ -358,8 +361,8 @@ def test_resend_repeats_body_and_content_type(
 
 
 def test_post_without_resend_raises_incomplete(way: Way, stage: Stage) -> None:
-    stage.plays = [stream(framing="chunked-truncated"), B]
-    outcome = way.read(stage.url, method="POST", data=b"x", policy=FAST)
+    stage.plays = [stream(framing="chunked-truncated"), STREAM_B]
+    outcome = way.read(stage.url, method="POST", data=b"x", policy=NO_DELAY)
     assert isinstance(outcome.error, StreamIncomplete)
     assert isinstance(outcome.error.__cause__, TransportError)
     assert outcome.source.last_event_id == "1"
@@ -394,14 +397,14 @@ def test_json_with_data_raises() -> None:
 # -- Arguments that are refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("manner", [MANNERS[0], MANNERS[1]], ids=str)
+@pytest.mark.parametrize("style", [STYLES[0], STYLES[1]], ids=str)
 def test_missing_httptools_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, manner: Manner, stage: Stage
+    monkeypatch: pytest.MonkeyPatch, style: CallbackStyle, stage: Stage
 ) -> None:
     monkeypatch.setitem(sys.modules, "httptools", None)
-    seen = Seen()
+    recorder = Recorder()
     with pytest.raises(ImportError, match=r"sse-fast\[client\]"):
-        manner.way.run(stage.url, seen.on_message)
+        style.way.run(stage.url, recorder.on_message)
     assert stage.requests == []
 
 
@@ -482,7 +485,7 @@ def test_subclass_of_client_is_accepted(stage: Stage) -> None:
     class Session(requests.Session):
         pass
 
-    stage.plays = [B]
+    stage.plays = [STREAM_B]
     with Session() as session, EventSource(stage.url, client=session) as source:
         assert next(source).data == "b"
 

@@ -15,9 +15,10 @@ import pytest
 
 import sse_fast
 from sse_fast import AsyncEventSource, EndReason, EventSource
-from tests.support.callback_styles import COMMENTED, FAST, B, Seen
+from tests.support.callback_styles import COMMENT_THEN_EVENT, Recorder
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.scripted_server import Play, Stage, stream
+from tests.support.threaded_reader import NO_DELAY, STREAM_B
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -127,13 +128,13 @@ def test_options_are_the_keywords() -> None:
 
 @pytest.mark.parametrize("awaited", [False, True])
 def test_fetch_event_source_runs_to_the_end(stage: Stage, awaited: bool) -> None:
-    stage.plays = [Play(503, ()), stream(), B]
-    seen = Seen()
+    stage.plays = [Play(503, ()), stream(), STREAM_B]
+    recorder = Recorder()
     options: dict[str, Any] = {
-        "on_message": seen.on_message,
-        "on_close": seen.on_close,
-        "on_error": seen.on_error,
-        "policy": FAST,
+        "on_message": recorder.on_message,
+        "on_close": recorder.on_close,
+        "on_error": recorder.on_error,
+        "policy": NO_DELAY,
         "headers": {"X-Own": "1"},
     }
     if awaited:
@@ -141,14 +142,14 @@ def test_fetch_event_source_runs_to_the_end(stage: Stage, awaited: bool) -> None
     else:
         reason = sse_fast.fetch_event_source(stage.url, **options)
     assert reason is EndReason.NO_CONTENT
-    assert (seen.data, seen.closes, len(seen.errors)) == (["a", "b"], 2, 1)
+    assert (recorder.data, recorder.closes, len(recorder.errors)) == (["a", "b"], 2, 1)
     assert stage.requests[0].get("X-Own") == b"1"
     assert stage.open == 0
 
 
 def test_callbacks_run_in_the_thread_of_the_caller(stage: Stage) -> None:
     """The sync client sends requests in another thread, which its user does not notice."""
-    stage.plays = [Play(503, ()), stream(COMMENTED)]
+    stage.plays = [Play(503, ()), stream(COMMENT_THEN_EVENT)]
     threads: set[int] = set()
 
     def note(*args: Any) -> None:
@@ -167,6 +168,6 @@ def test_callbacks_run_in_the_thread_of_the_caller(stage: Stage) -> None:
         on_comment=note,
         on_chunk=note,
         headers=headers,
-        policy=FAST,
+        policy=NO_DELAY,
     )
     assert threads == {threading.get_ident()}

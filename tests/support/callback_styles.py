@@ -13,7 +13,7 @@ import pytest
 
 from sse_fast import EndReason
 from tests.support.eventsources import SOURCES, Way, matrix_marks
-from tests.support.threaded_reader import NO_DELAY, STREAM_B
+from tests.support.threaded_reader import NO_DELAY
 
 DELAY = 0.06  # seconds that a callback asks for
 SLACK = 0.02
@@ -140,13 +140,3 @@ class Errors(list[Exception]):
 
 COMMENT_THEN_EVENT = b": comment\n\nid: 1\ndata: a\n\n"
 NEVER_ASYNC = {"on_comment", "on_chunk"}
-
-# Old names, until the last user is renamed.
-FAST, MANNERS, B, Manner, Seen, COMMENTED = (
-    NO_DELAY,
-    STYLES,
-    STREAM_B,
-    CallbackStyle,
-    Recorder,
-    COMMENT_THEN_EVENT,
-)
