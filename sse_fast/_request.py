@@ -27,91 +27,92 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[0-9A-Za-z._~-]+")
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
-_FOREIGN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
-_RESUMED = {"url", "method", "headers", "json", "data"}
-_PORTS = {"http": 80, "https": 443}
+_CROSS_ORIGIN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
+_RESUME_KEYS = {"url", "method", "headers", "json", "data"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 DEFAULT_FIELDS = {
     "Accept": b"text/event-stream",
     "Accept-Encoding": b"identity",
     "Cache-Control": b"no-store",
 }
-"""What a request for an event stream says unless the caller does."""
+"""The header fields of a request for an event stream, unless the caller sets them."""
 
 USER_AGENT = {"User-Agent": b"sse-fast"}
-"""And what it says if no other library sends it."""
+"""The additional field of requests that our own transport sends."""
 
 
 class Request(NamedTuple):
-    """What to ask, whoever sends it."""
+    """A request that any client can send."""
 
     method: str
     url: str
     fields: Fields = ()
     body: bytes | None = None
     redirected: bool = False
-    """Whether the URL is where a redirect led: nothing is to be added to its query."""
+    """Whether a redirect led to the URL: then no parameters of the client are added to it."""
     cross_origin: bool = False
-    """Whether it goes to another origin than the caller named: nothing of the client's own goes
-    with it."""
+    """Whether it goes to another origin than the caller named: then no credentials, cookies or
+    other fields of the client are sent with it."""
 
 
 class Target(NamedTuple):
-    """A URL in the parts that a request is made of."""
+    """The parts of a URL that a request is made of."""
 
     scheme: str
     host: str
-    """To connect to."""
+    """The host to connect to."""
     port: int
     authority: str
-    """As the field Host names it."""
+    """Host and port as the Host field names them."""
     path: str
-    """Path and query."""
+    """The path and the query."""
     user: str | None
-    """User and password, as basic authorization wants them."""
+    """`user:password`, as basic authorization encodes them, or None."""
 
     @property
     def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port (HTML standard, 7.1.1)."""
         return self.scheme, self.host.lower(), self.port
 
 
 def parse_url(url: str) -> Target:
-    """Take an absolute URL apart.
+    """Split an absolute URL into the parts of a request.
 
     Raises:
-        ValueError: it is none of http or https, or none that can be sent as it is.
+        ValueError: its scheme is not http or https, or it cannot be sent unchanged.
     """
     if _CONTROL.search(url):
-        raise ValueError("Expected a URL without control characters, got one that has some")
+        raise ValueError("The URL contains control characters")
     url = url.strip()
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-        # A path in other scripts is sent as browsers do: as percent-encoded UTF-8.
+        # As in browsers, a path with non-ASCII characters is sent as percent-encoded UTF-8.
         path = quote(parts.path or "/", safe=URL_CHARACTERS)
         if "?" in url.partition("#")[0]:
             path += "?" + quote(parts.query, safe=URL_CHARACTERS)
         user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         user.encode()
     except ValueError:
-        # Nothing of what was found, as it may be a password that was not escaped.
+        # The message shows no part of the URL, which may be a password that was not escaped.
         raise ValueError(
-            "Expected a URL, got one whose user, host, port or path cannot be read"
+            "The URL has an invalid user, host, port or path: percent-encode special characters"
         ) from None
-    if parts.scheme not in _PORTS:
-        raise ValueError("Expected a URL that begins with http:// or https://, got another")
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError("The URL has to begin with http:// or https://")
     name, authority = _check_host(host, "[" in parts.netloc)
     if port is not None:
         authority = f"{authority}:{port}"
     else:
-        port = _PORTS[parts.scheme]
+        port = _DEFAULT_PORTS[parts.scheme]
     return Target(parts.scheme, name, port, authority, path, None if user == ":" else user)
 
 
 def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
-    """The host to connect to, and how the Host field names it."""
+    """Return the host to connect to, and how the Host field names it."""
     if in_brackets:
-        # RFC 6874: the zone is for this end of the connection only.
+        # RFC 6874: the zone has a meaning on this machine only.
         address, _, zone = host.replace("%25", "%").partition("%")
         if re.fullmatch(r"[0-9a-f:.]*:[0-9a-f:.]*", address):
             return f"{address}%{zone}" if zone else address, f"[{address}]"
@@ -120,18 +121,18 @@ def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
             name = host.encode("idna").decode()
             if _HOST.fullmatch(name):
                 return name, name
-    raise ValueError("Expected a URL with a host, got one without, or with none that can be")
+    raise ValueError("The URL has no valid host")
 
 
 def strip_userinfo(url: str) -> str:
-    """The URL without user, password and fragment."""
+    """Return the URL without user, password and fragment."""
     parts = urlsplit(url.strip())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 
 
-def follow(url: str, location: str) -> str | None:
-    """The URL that a Location field leads to; None: none that can be asked."""
-    # Servers send UTF-8, which header fields are not read as.
+def resolve_location(url: str, location: str) -> str | None:
+    """Return the URL that a Location field leads to, or None if it is not valid http or https."""
+    # Servers send UTF-8, but header fields are decoded as Latin-1.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     try:
@@ -143,23 +144,30 @@ def follow(url: str, location: str) -> str | None:
 
 
 def check_method(method: str) -> str:
-    """Raises:
-    ValueError: it is no token (RFC 9110, 9.1).
+    """Return the method.
+
+    Raises:
+        ValueError: it is not a token (RFC 9110, 9.1).
     """
     if not _TOKEN.fullmatch(method):
-        raise ValueError("Expected a request method, got something else")
+        raise ValueError("The request method is invalid: it has to be a token such as GET")
     return method
 
 
 def encode_body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:
-    """The body, and its content type.
+    """Return the body and its content type.
+
+    Args:
+        json: a value to be sent as JSON, or None.
+        data: the bytes, the text or the form to be sent, or None.
 
     Raises:
-        TypeError: both, or a `data` that is none.
+        TypeError: both are given, or `data` has a type that cannot be sent.
+        ValueError: a text in `data` contains a lone surrogate.
     """
     if json is not None:
         if data is not None:
-            raise TypeError("Expected json or data, got both")
+            raise TypeError("json and data cannot be combined: pass one of them")
         return json_.dumps(json).encode(), "application/json"
     if data is None or isinstance(data, bytes):
         return data, None
@@ -169,16 +177,16 @@ def encode_body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]
         return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
     raise TypeError(
         f"Expected data to be bytes, a str or a mapping, got {type(data).__name__}: "
-        "read what is to be sent into bytes"
+        "read the content into bytes first"
     )
 
 
 def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
-    """The caller's header fields, a str as UTF-8.
+    """Yield the caller's header fields, checked and with values as bytes (a str as UTF-8).
 
     Raises:
-        ValueError: one that cannot be sent as it is.
-        TypeError: a wrong type.
+        ValueError: a field cannot be sent unchanged.
+        TypeError: a name or a value has a wrong type.
     """
     pairs: Iterable[tuple[str, str | bytes]] = (
         headers.items() if isinstance(headers, Mapping) else headers or ()
@@ -191,30 +199,30 @@ def check_fields(headers: HeaderFields | None) -> Iterator[tuple[str, bytes]]:
                 f"{type(name).__name__} and {type(value).__name__}"
             )
         if not _TOKEN.fullmatch(name):
-            # Without it: it may be a whole line, with a secret in it.
-            raise ValueError("Expected the name of a header field, got what is none")
+            # The message does not show it, as it may be a whole line with a secret in it.
+            raise ValueError("Invalid header field name (not shown, as it may be confidential)")
         if name.lower() in _FRAMING:
-            raise ValueError(f"Expected no {name} of the caller's: it follows from the body")
+            raise ValueError(f"{name} cannot be set: it follows from the body")
         octets = _encoded(value, name) if isinstance(value, str) else value
-        # RFC 9110, 5.5: they are not part of it, and some libraries refuse them.
+        # RFC 9110, 5.5: outer blanks are not part of a value, and some libraries refuse them.
         octets = octets.strip(b" \t")
         if _CONTROL_IN_VALUE.search(octets):
-            raise ValueError(f"Expected a {name} without control characters, got one that has some")
+            raise ValueError(f"The header field {name} contains control characters")
         hosts += name.lower() == "host"
         if hosts > 1:
-            raise ValueError("Expected one Host, got two")
+            raise ValueError("The header field Host is given twice: pass it once")
         yield name, octets
 
 
 def parse_user_fields(headers: Any) -> list[tuple[str, bytes | None]]:
-    """Those of the caller of a client; None leaves out what would be sent.
+    """Return the fields of an `EventSource`, where the value None removes a default field.
 
     Raises:
         ValueError, TypeError: as `check_fields`.
     """
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     given = check_fields([(name, value) for name, value in pairs if value is not None])
-    # In the first spelling of each name: requests and aiohttp keep one field for another.
+    # Use the first spelling of each name: with several, requests and aiohttp send one field only.
     spelled: dict[str, str] = {}
     return [
         *((spelled.setdefault(name.lower(), name), value) for name, value in given),
@@ -225,8 +233,12 @@ def parse_user_fields(headers: Any) -> list[tuple[str, bytes | None]]:
 def default_fields(
     defaults: Mapping[str, bytes], user: str | None, kind: str | None
 ) -> list[tuple[str, bytes]]:
-    """What is sent unless the caller says otherwise, for a URL with that user and a body of that
-    content type.
+    """Return the fields that are sent unless the caller sets them.
+
+    Args:
+        defaults: the fields of every request.
+        user: the `user:password` of the URL, or None.
+        kind: the content type of the body, or None.
     """
     fields = list(defaults.items())
     if user is not None:
@@ -239,7 +251,7 @@ def default_fields(
 def merge_fields(
     own: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes | None]]
 ) -> Fields:
-    """The caller's fields in place of our own."""
+    """Return our own fields, replaced by those of the caller that have the same name."""
     given = list(given)
     names = {name.lower() for name, _ in given}
     kept = [each for each in own if each[0].lower() not in names]
@@ -249,43 +261,51 @@ def merge_fields(
 def build_resume_request(
     answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: Fields
 ) -> Request:
-    """The request that `resume` wants: a URL to GET, or a mapping of what is to be asked. Where it
-    says nothing, they are those of the first request; its `fields` are for its own origin.
+    """Build the request from what `resume` returned: a URL to GET, or a mapping.
+
+    Args:
+        answer: what `resume` returned. Missing keys default to a GET of the first URL.
+        first_url: the URL that the caller named.
+        defaults: the fields of every request.
+        fields: the caller's fields, which are sent to the origin of the first URL only.
 
     Raises:
-        TypeError: neither of them.
-        ValueError: what cannot be sent as it is.
+        TypeError: `answer` is neither a URL nor such a mapping.
+        ValueError: the request cannot be sent unchanged.
     """
     if isinstance(answer, str):
         answer = {"url": answer}
-    if not isinstance(answer, Mapping) or not answer.keys() <= _RESUMED:
+    if not isinstance(answer, Mapping) or not answer.keys() <= _RESUME_KEYS:
         raise TypeError(
-            "Expected resume to return a URL, or a mapping of some of url, method, headers, json "
-            f"and data, got {type(answer).__name__}"
+            "Expected resume to return a URL, or a mapping with keys among url, method, headers, "
+            f"json and data, got {type(answer).__name__}"
         )
     url = answer.get("url", first_url)
     body, kind = encode_body(answer.get("json"), answer.get("data"))
     own = default_fields(defaults, parse_url(url).user, kind)
-    given: Any = [each for each in fields if not _is_of_the_first(each[0].lower())]
-    # There goes what the program has built for it, and nothing of what it did not say again.
+    given: Any = [each for each in fields if not _is_of_first_request(each[0].lower())]
+    # To another origin, only send what `resume` has returned for it.
     cross_origin = parse_url(url).origin != parse_url(first_url).origin
     if answer.get("headers") is not None:
         given = parse_user_fields(answer["headers"])
     elif cross_origin:
-        given = [each for each in given if each[0].lower() in _FOREIGN_FIELDS]
+        given = [each for each in given if each[0].lower() in _CROSS_ORIGIN_FIELDS]
     method = check_method(answer.get("method", "GET"))
     return Request(
         method, strip_userinfo(url), merge_fields(own, given), body, cross_origin=cross_origin
     )
 
 
-def _is_of_the_first(name: str) -> bool:
+def _is_of_first_request(name: str) -> bool:
     return name.startswith("content-") or name == "last-event-id"
 
 
 def strip_credentials(request: Request) -> Request:
-    """What another origin gets: nothing of the caller's but what says which stream is wanted."""
-    kept = [each for each in request.fields if each[0].lower() in _FOREIGN_FIELDS]
+    """Return the request as another origin may see it.
+
+    Of the caller's fields, it keeps Accept, Cache-Control, User-Agent and Last-Event-ID.
+    """
+    kept = [each for each in request.fields if each[0].lower() in _CROSS_ORIGIN_FIELDS]
     encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])
     return request._replace(fields=(*kept, encoding), body=None, cross_origin=True)
 
@@ -294,5 +314,5 @@ def _encoded(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Whose text would show the rest.
-        raise ValueError(f"Expected {what} without lone surrogates, got some") from None
+        # The original error would show the text.
+        raise ValueError(f"{what} contains a lone surrogate, which UTF-8 cannot encode") from None

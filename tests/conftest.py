@@ -51,15 +51,15 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every way to read a URL, as `clients` has them, for the tests that ask for one."""
-    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "manner"}
+    """Parametrize the tests that ask for a way to read a URL with every one that there is."""
+    wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "style"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
     for mark in metafunc.definition.iter_markers("parametrize"):
         wanted -= {mark.args[0]} if isinstance(mark.args[0], str) else set(mark.args[0])
     if not wanted:
         return
-    clients, eventsources, manners = map(
+    clients, eventsources, callback_styles = map(
         import_module,
         ("tests.support.clients", "tests.support.eventsources", "tests.support.callback_styles"),
     )
@@ -69,11 +69,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "tls_reader": {**clients.READERS, **clients.HTTP2_READERS},
         "opener": clients.OPENERS,
         "aopener": clients.AOPENERS,
-        # The same for the client that comes back, as `eventsources` has them.
-        "way": eventsources.SOURCES,
-        "async_way": eventsources.ASYNC_SOURCES,
-        # With callbacks, awaited or not, as `manners` has them.
-        "manner": {str(manner): manner for manner in manners.MANNERS},
+        # The reconnecting client; all but our own transports are marked `matrix`.
+        "way": {way.id: way for way in eventsources.way_params(eventsources.SOURCES.values())},
+        "async_way": {
+            way.id: way
+            for way in eventsources.way_params(
+                eventsources.ASYNC_SOURCES.values(), eventsources.ASYNC_OURS
+            )
+        },
+        # The kinds of source with plain or async callbacks.
+        "style": {style.id: style for style in callback_styles.style_params()},
     }
     for name in sorted(wanted):
         metafunc.parametrize(name, ways[name].values(), ids=ways[name])

@@ -1,4 +1,12 @@
-"""The client that reconnects: what `EventSource` and fetch-event-source do in a browser."""
+"""The reconnecting client: the events of a URL, over as many connections as it takes.
+
+- `reconnect` decides: a state machine that turns outcomes into verdicts, without a clock or a
+  socket. Its settings are in `policy`.
+- `base` drives: it sends, checks responses, calls callbacks, and tells the state machine what
+  happened. The course from one connection to the next is written there once, for both clients.
+- `sync` and `aio` wait: for a response, for the next event, for the next attempt; in threads, or in
+  an event loop. `watchdog` ends a wait for an event that takes too long (`event_timeout`).
+"""
 
 from sse_fast._client.aio import AsyncEventSource, afetch_event_source
 from sse_fast._client.policy import ReadyState, ReconnectPolicy

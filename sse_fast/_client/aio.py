@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._check import acheck_response
-from sse_fast._client.base import ClientBase, End, Over
+from sse_fast._client.base import ClientBase, ConnectionEnded, SourceExhausted
 from sse_fast._errors import StreamTimeout
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, TypeVar, Unpack
 
-    from sse_fast._client.base import ClientOptions
+    from sse_fast._client.options import ClientOptions
     from sse_fast._core.parser import Event, Parser
     from sse_fast._request import Request
     from sse_fast._source import Response, Source
@@ -44,19 +44,79 @@ _CLOSE_SECONDS = 1.0
 
 
 class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
-    """The async twin of `EventSource`, for asyncio and, with a client of httpx, for trio.
+    """The events of a URL, over as many connections as it takes: an async iterator.
 
-    `on_open`, `on_error`, `on_message`, `on_close`, `headers` and `resume` may be async. A wait for
-    an event that is cancelled loses none: the next one connects anew, from the last event that was
-    taken.
+    It is an async context manager as well, for asyncio and, with a client of httpx, for trio.
+
+    It does what the EventSource of the HTML standard does (9.2), and what a server needs besides:
+    any method and body, header fields, callbacks, limits. An event counts as taken when the next
+    one is asked for. `last_event_id` is the id after the last event taken, from which the next
+    connection resumes. So no event is lost, and one may come twice if the program stopped while it
+    handled it.
+
+    A cancelled wait for an event loses none: the next one reconnects and resumes after the last
+    event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of `run` may be async.
+
+    Args:
+        url: `http://` or `https://`; user and password in it are sent as basic authorization.
+        method: the request method.
+        headers: header fields: a mapping, pairs, or a callable without arguments that returns
+            them before each attempt (may be async). None as a value removes a default field
+            (Accept, Accept-Encoding, Cache-Control).
+        json: a body to be sent as JSON.
+        data: a body of bytes, text (as UTF-8) or a mapping (as a form).
+        client: an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, whose
+            cookies, auth, parameters and proxies are used, and which stays open. None: our own
+            HTTP/1.1 transport, over asyncio only (extra `client`).
+        uds: the path of a Unix socket to connect to; without `client` only.
+        ssl_context: the `ssl.SSLContext` for https; without `client` only. A client certificate in
+            it, as in that of a `client`, is shown to every server that asks for one, also after a
+            redirect.
+        last_event_id: the id to resume from, for example that of an earlier process.
+        policy: when to connect again, a `ReconnectPolicy`.
+        until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
+        decode: as in `Parser`.
+        resume: how to ask for the rest after a first stream. "get": by a GET of the same URL with
+            Last-Event-ID, as MCP does. A callable (may be async): gets the last event ID and
+            returns the URL to GET, or a mapping of url, method, headers, json and data; nothing
+            else of yours or of the client's is sent to another origin. None: by the same request.
+        resend: whether a request other than GET or HEAD may be sent again, although the server may
+            have acted on it.
+        on_open: called with the final `Response` of each attempt, before it is accepted or refused.
+        on_error: called with each failure. A number of seconds that it returns reconnects after
+            them; None leaves the decision to the policy; an exception ends the source.
+        on_comment: as in `Parser`.
+        on_chunk: as in `iter_events`.
+        connect_timeout: seconds to connect; None: no limit.
+        idle_timeout: seconds without a byte, comments included, after which the connection is
+            given up; None: no limit.
+        event_timeout: seconds without an event, while one (or the response) is waited for, after
+            which the connection is given up; None: no limit.
+        max_event_size: as in `Parser`.
+
+    Attributes:
+        url: the URL that was passed.
+        response: the latest `Response`, or None.
+        end_reason: the `EndReason`; None while the source runs.
+
+    Raises:
+        ValueError: an invalid URL, method, header field or timeout.
+        TypeError: a wrong type; a body that could not be sent twice; a client of the other kind.
+        ImportError: the extra `client` is missing.
+
+    Iterating raises, when the policy makes no further attempt: `ResponseError`, `TransportError`,
+    `StreamTimeout` before the first stream and `StreamIncomplete` within one; what `Parser.feed`
+    raises; and what callbacks raise, except `RetriableError`, which reconnects whatever the policy
+    says. After a `DecodeError`, or an exception of `on_comment`, `on_chunk` or `until`, the next
+    iteration continues with the stream.
     """
 
     _is_async = True
     _stream: AsyncEventStream[T] | None
-    # What runs a function in the event loop, from any thread; and a coroutine, from within.
+    # Run a function in the event loop, from any thread; start a coroutine function, within it.
     _in_loop: Callable[[Callable[[], object]], object] | None = None
     _start: Callable[[Callable[[], Awaitable[None]]], object]
-    # What ends the wait for a response, and for the next attempt.
+    # The cancel scope of the wait for a response, and the event that ends the wait for an attempt.
     _scope: Any = None
     _alarm: Any = None
 
@@ -89,31 +149,31 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     async def __anext__(self) -> Event[T]:
-        if self._watched is not None:
-            self._watched.since = time.monotonic()
+        if self._watchdog is not None:
+            self._watchdog.waiting_since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
-        if stream is not None and not self._busy:
+        if stream is not None and not self._is_reading:
             stream.take()
             try:
                 event: Event[T] = await stream.__anext__()
             except StopAsyncIteration:
-                caught = End()
+                caught = ConnectionEnded()
             except GeneratorExit:
-                # Nothing can be awaited any more.
+                # The coroutine is being closed, so nothing can be awaited.
                 raise
             except BaseException as error:
                 caught = error
             else:
-                self._had_event = True
+                self._has_event = True
                 return event
         try:
             event = await self._advance(caught)
-        except Over:
+        except SourceExhausted:
             raise StopAsyncIteration from None
         finally:
             caught = None
-        self._had_event = True
+        self._has_event = True
         return event
 
     async def __aenter__(self) -> Self:
@@ -122,7 +182,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         except GeneratorExit:
             raise
         except BaseException:
-            # There will be no __aexit__.
+            # __aexit__ is not called after an exception in __aenter__.
             await self.aclose()
             raise
         return self
@@ -136,21 +196,21 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         await self.aclose()
 
     async def open(self) -> Response:
-        """Ask, if there is no connection, until there is one; return its response.
+        """Connect, if there is no connection, and return the response.
 
-        `async with` and the first event do the same. Where the server has no events (204), the
-        response says so.
+        `async with` and the first event do the same. A server that has no events responds with a
+        204.
         """
         await self._open()
-        return self._opened()
+        return self._latest_response()
 
     async def run(
         self, on_message: Callable[[Event[T]], Any], *, on_close: Callable[[], Any] | None = None
     ) -> EndReason:
-        """Call `on_message` with each event, until there are no more; return why.
+        """Call `on_message` with each event until there are no more; return why.
 
-        An event is taken when `on_message` has returned, or been awaited. What it raises goes to
-        `on_error`, and then out of here: the next call begins with the same event.
+        An event is taken when `on_message` has returned, or has been awaited. An exception of it is
+        passed to `on_error` and then raised; the next call of `run` begins with the same event.
 
         Args:
             on_message: called with each event.
@@ -162,46 +222,46 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 try:
                     await self._call(on_message, event)
                 except GeneratorExit:
-                    # Nothing can be awaited any more.
+                    # The coroutine is being closed, so nothing can be awaited.
                     raise
                 except BaseException as error:
                     failure = error
                 else:
                     continue
-                await self._not_taken(failure)
+                await self._message_failed(failure)
         finally:
             self._on_close = before
         assert self.end_reason is not None
         return self.end_reason
 
     async def aclose(self) -> None:
-        """What `close()` does, and wait until the connection is given free."""
+        """Close the source for good, and wait until its connection is released."""
         self._mark_closed()
         stream = self._stream
         self._wake(None)
         if stream is not None:
             await self._release(stream)
 
-    def _enter(self) -> None:
-        super()._enter()
+    def _begin_reading(self) -> None:
+        super()._begin_reading()
         self._in_loop, self._start = _event_loop()
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
         if self._in_loop is not None:
-            # The loop may have been closed.
+            # The loop may have been closed already.
             with suppress(RuntimeError):
                 self._in_loop(partial(self._wake, stream))
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
-        """In the event loop."""
-        if self._scope is not None and self._closed:
+        """Wake the reader and close the stream; runs in the event loop."""
+        if self._scope is not None and self._is_closed:
             self._scope.cancel()
         if self._alarm is not None:
             self._alarm.set()
         if stream is not None:
-            # The loop may be about to end, and what is in it with it.
+            # The loop may be about to end, which ends the stream as well.
             with suppress(RuntimeError):
                 self._start(stream.aclose)
 
@@ -209,15 +269,15 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         import anyio
 
         with anyio.move_on_after(self._event_timeout) as self._scope:
-            if self._closed:
-                raise Over
+            if self._is_closed:
+                raise SourceExhausted
             source = await self._send_request(request, self._connect_timeout, self._idle_timeout)
             return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
-        if self._closed:
-            raise Over
+        if self._is_closed:
+            raise SourceExhausted
         raise StreamTimeout(
-            f"Expected a response of {redact_url(request.url)} within {self._event_timeout:g} "
-            "seconds, got none: raise event_timeout if it may take longer",
+            f"No response from {redact_url(request.url)} within {self._event_timeout:g} seconds: "
+            "raise event_timeout if it may take longer",
             phase="head",
         )
 
@@ -226,29 +286,29 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
         with anyio.CancelScope() as self._scope:
             return await acheck_response(source, objection)
-        raise Over
+        raise SourceExhausted
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:
-            await _in_short(source.close)
+            await _close_shielded(source.close)
 
     def _make_stream(self, source: Source, parser: Parser[T]) -> AsyncEventStream[T]:
         return AsyncEventStream(source, parser, self._on_chunk)
 
     async def _release(self, stream: AsyncEventStream[T]) -> None:
-        await _in_short(stream.aclose)
+        await _close_shielded(stream.aclose)
 
     async def _read(self) -> Event[T]:
         async for event in cast("AsyncEventStream[T]", self._stream):
             return event
-        raise End
+        raise ConnectionEnded
 
     async def _sleep(self, seconds: float) -> None:
         import anyio
 
         self._alarm = anyio.Event()
-        # Looked at only now: what comes later sets the alarm.
-        if not self._closed and self._asked is None:
+        # Check after the alarm exists, so that a later close() or reconnect() sets it.
+        if not self._is_closed and self._requested_delay is None:
             with anyio.move_on_after(seconds):
                 await self._alarm.wait()
 
@@ -266,13 +326,24 @@ async def afetch_event_source(
     on_close: Callable[[], Any] | None = None,
     **options: Any,
 ) -> EndReason:
-    """The async twin of `fetch_event_source`; its callbacks may be async."""
+    """Call `on_message` with each event of a URL until there are no more; return why.
+
+    Args:
+        url: as in `AsyncEventSource`.
+        on_message: called with each event (may be async); the event is taken when the call has
+            returned, or has been awaited.
+        on_close: called at each clean end of a connection (may be async).
+        **options: the keywords of `AsyncEventSource`.
+
+    Raises:
+        Exception: what `AsyncEventSource` and its iteration raise.
+    """
     async with AsyncEventSource(url, **options) as source:
         return await source.run(on_message, on_close=on_close)
 
 
-async def _in_short(close: Callable[[], Awaitable[Any]]) -> None:
-    """Also in a task that has been cancelled."""
+async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
+    """Await `close()` for at most a second, shielded from cancellation; ignore errors."""
     import anyio
 
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
@@ -280,20 +351,24 @@ async def _in_short(close: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _event_loop() -> tuple[Any, Any]:
-    """What runs a function in the present event loop, from any thread, and what starts a coroutine
-    function there, from within.
+    """Return two functions for the running event loop.
+
+    The first one runs a function in the loop, from any thread. The second one starts a coroutine
+    function, within the loop.
     """
     if (trio := get_running_trio()) is not None:
         token = trio.lowlevel.current_trio_token()
-        return token.run_sync_soon, lambda work: trio.lowlevel.spawn_system_task(_in_short, work)
+        return token.run_sync_soon, lambda work: trio.lowlevel.spawn_system_task(
+            _close_shielded, work
+        )
     import asyncio
 
     loop = asyncio.get_running_loop()
     tasks: set[Any] = set()
 
     def start(work: Callable[[], Awaitable[None]]) -> None:
-        task = loop.create_task(_in_short(work))
-        # The loop itself holds it weakly.
+        task = loop.create_task(_close_shielded(work))
+        # The loop holds tasks by weak references only.
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 

@@ -1,25 +1,26 @@
-"""What the sync and the async client have in common: all but how they wait.
+"""The course from one connection to the next, which the sync and the async client share.
 
-The course from one connection to the next is written once, as coroutines; those of the sync client
-wait inside and never suspend. What to do next is decided in `_reconnect`.
+It is written once, as coroutines; those of the sync client block inside and never suspend. `sync`
+and `aio` implement the abstract methods, which wait. `reconnect` decides what to do next.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 from sse_fast._check import rejection_reason
+from sse_fast._client.options import MAX_SECONDS, check_seconds, check_timeouts, refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
+from sse_fast._client.watchdog import WatchedChunks
 from sse_fast._core.parser import Parser
-from sse_fast._errors import ResponseError, RetriableError, SSEError, StreamTimeout
+from sse_fast._errors import ResponseError, RetriableError, SSEError
 from sse_fast._request import (
     DEFAULT_FIELDS,
     USER_AGENT,
@@ -40,76 +41,46 @@ from sse_fast.adapters._clients import resolve_send
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Awaitable, Iterable
-    from typing import TypeAlias
+    from collections.abc import Awaitable
 
-    from typing_extensions import TypedDict, TypeVar
+    from typing_extensions import TypeVar
 
+    from sse_fast._client.options import HeadersArg
     from sse_fast._core.parser import Event
-    from sse_fast._request import Data, Fields, HeaderFields
+    from sse_fast._request import Data, Fields
     from sse_fast._source import Response, Source
 
     T = TypeVar("T", default=str)
-
-    Headers: TypeAlias = (
-        HeaderFields | Mapping[str, str | None] | Iterable[tuple[str, str | bytes | None]]
-    )
-
-    class ClientOptions(TypedDict, Generic[T], total=False):
-        """The keywords of `EventSource`, but for `decode`."""
-
-        method: str
-        headers: Headers | Callable[[], Headers | Awaitable[Headers]] | None
-        json: Any
-        data: Data | None
-        client: Any
-        uds: str | os.PathLike[str] | None
-        ssl_context: ssl.SSLContext | None
-        last_event_id: str
-        policy: ReconnectPolicy
-        until: str | Callable[[Event[T]], object] | None
-        resume: str | Callable[[str], Any] | None
-        resend: bool
-        on_open: Callable[[Response], object] | None
-        on_error: Callable[[Exception], Any] | None
-        on_comment: Callable[[str], object] | None
-        on_chunk: Callable[[bytes], object] | None
-        connect_timeout: float | None
-        idle_timeout: float | None
-        event_timeout: float | None
-        max_event_size: int
 else:
     from typing import TypeVar
 
     T = TypeVar("T")
 
-__all__ = ["ClientBase", "ClientOptions", "End", "Over", "refuse_async"]
+__all__ = ["ClientBase", "ConnectionEnded", "SourceExhausted"]
 
 log = logging.getLogger("sse_fast")
 
-_MAX_SECONDS = 1e9
+
+class ConnectionEnded(Exception):
+    """The stream of a connection has ended."""
 
 
-class End(Exception):
-    """The stream of a connection came to its end."""
+class SourceExhausted(Exception):
+    """The source has ended or was closed: there are no more events."""
 
 
-class Over(Exception):
-    """There will be no more events."""
-
-
-class _Raised(Exception):
-    """A callback raised, whatever it was: its error is none of the connection's."""
+class _CallbackError(Exception):
+    """Carries what a callback raised, to tell it from a failure of the connection."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class ClientBase(Generic[T]):
-    """What the sync and the async client have in common."""
+    """The common base of `EventSource` and `AsyncEventSource`."""
 
     _is_async: bool
-    # The stream of the open connection.
+    # The stream of the open connection, or None.
     _stream: Any
 
     def __init__(
@@ -117,7 +88,7 @@ class ClientBase(Generic[T]):
         url: str,
         *,
         method: str = "GET",
-        headers: Any = None,
+        headers: HeadersArg | Callable[[], HeadersArg | Awaitable[HeadersArg]] | None = None,
         json: Any = None,
         data: Data | None = None,
         client: Any = None,
@@ -139,23 +110,21 @@ class ClientBase(Generic[T]):
         max_event_size: int = 16 * 2**20,
     ) -> None:
         if not isinstance(policy, ReconnectPolicy):
-            raise TypeError(f"Expected a ReconnectPolicy, got {type(policy).__name__}")
+            raise TypeError(f"Expected policy to be a ReconnectPolicy, got {type(policy).__name__}")
         if resume not in (None, "get") and not callable(resume):
-            raise TypeError(f"Expected resume to be 'get' or callable, got {resume!r}")
-        for name, value in (
-            ("connect_timeout", connect_timeout),
-            ("idle_timeout", idle_timeout),
-            ("event_timeout", event_timeout),
-        ):
-            if value is not None and not 0 < value < _MAX_SECONDS:
-                raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value}")
+            raise TypeError(f"Expected resume to be None, 'get' or a callable, got {resume!r}")
+        if client is not None and (uds is not None or ssl_context is not None):
+            raise TypeError(
+                "uds and ssl_context cannot be combined with client: configure them on the client"
+            )
+        check_timeouts(
+            connect_timeout=connect_timeout, idle_timeout=idle_timeout, event_timeout=event_timeout
+        )
         refuse_async(on_comment=on_comment, on_chunk=on_chunk)
         if not self._is_async:
             refuse_async(headers=headers, resume=resume, on_open=on_open, on_error=on_error)
-        if client is not None and (uds is not None or ssl_context is not None):
-            raise TypeError("Expected uds and ssl_context without a client, which has its own")
         self._send_request = resolve_send(client, is_async=self._is_async)
-        self._raw = client is None
+        self._has_own_transport = client is None
         if client is None:
             self._send_request = partial(
                 self._send_request,
@@ -170,7 +139,7 @@ class ClientBase(Generic[T]):
         body, kind = encode_body(json, data)
         self._headers = headers if callable(headers) else parse_user_fields(headers)
         self._defaults = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
-        self._own_fields = default_fields(self._defaults, target.user, kind)
+        self._default_fields = default_fields(self._defaults, target.user, kind)
         self._resume = resume
         self._until = until
         self._on_open = on_open
@@ -183,7 +152,7 @@ class ClientBase(Generic[T]):
         self._new_parser: Callable[..., Parser[Any]] = partial(
             Parser, max_event_size=max_event_size, on_comment=on_comment, decode=decode, until=until
         )
-        # Here, so that what it refuses is refused here.
+        # Refuse invalid options now, not at the first connection.
         self._new_parser(last_event_id=last_event_id)
         self._machine = Reconnection(
             policy,
@@ -193,18 +162,18 @@ class ClientBase(Generic[T]):
         )
         self._machine.last_event_id = last_event_id
         self._stream = None
-        # What a thread that waits for a response, or for the next attempt, is woken by.
+        # Wakes a thread that waits for a response or for the next attempt.
         self._signals: SimpleQueue[None] = SimpleQueue()
         self._pending = False
-        self._had_event = False
-        self._watched: Watched | None = None
-        self._busy = False
-        self._closed = False
-        self._over = False
+        self._has_event = False
+        self._watchdog: WatchedChunks | None = None
+        self._is_reading = False
+        self._is_closed = False
+        self._is_exhausted = False
         # The delay that reconnect() asked for.
-        self._asked: float | None = None
-        # What a wait that was broken off has led to: to be raised when it is taken up again.
-        self._broken: Exception | None = None
+        self._requested_delay: float | None = None
+        # The consequence of a wait that was broken off: raised when the program reads on.
+        self._deferred_error: Exception | None = None
         self._retry_after: float | None = None
 
     def __repr__(self) -> str:
@@ -215,16 +184,16 @@ class ClientBase(Generic[T]):
 
     @property
     def ready_state(self) -> ReadyState:
-        """CONNECTING, OPEN or CLOSED."""
-        if self._closed or self._over:
+        """The `ReadyState`: CONNECTING, OPEN or CLOSED."""
+        if self._is_closed or self._is_exhausted:
             return ReadyState.CLOSED
         state = self._machine.state
-        lost = state is ReadyState.OPEN and (self._stream is None or self._asked is not None)
-        return ReadyState.CONNECTING if lost else state
+        is_lost = self._stream is None or self._requested_delay is not None
+        return ReadyState.CONNECTING if state is ReadyState.OPEN and is_lost else state
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force after the last event that was taken: from where to go on."""
+        """The last event ID in force after the last event taken, to resume from."""
         stream = self._stream
         return self._machine.last_event_id if stream is None else cast("str", stream.taken_id)
 
@@ -237,158 +206,168 @@ class ClientBase(Generic[T]):
 
     @property
     def pending(self) -> bool:
-        """Whether the bytes of the connection so far end within an event."""
+        """Whether the bytes received on this connection end within an event."""
         return self._pending if self._stream is None else cast("bool", self._stream.pending)
 
     def reconnect(self, delay: float | None = None) -> None:
-        """Drop the connection and ask again; from any thread, and also after the end or an error.
+        """Drop the connection and connect again. Thread-safe; also after the end or an error.
 
-        It counts as consent to send the request again, whatever its method. While an attempt is
-        under way, or after `close()`, it does nothing.
+        It counts as consent to send the request again, whatever its method. It has no effect while
+        an attempt is under way, or after `close()`.
 
         Args:
-            delay: seconds to wait before; None: no more than the policy's `min_delay`.
+            delay: seconds to wait before; None: the `min_delay` of the policy.
         """
-        delay = 0.0 if delay is None else _seconds(delay, "delay")
-        # First: it is this one that is to be dropped, whatever comes of it in other threads.
+        delay = 0.0 if delay is None else check_seconds(delay, "delay")
+        # Read first: this stream is to be dropped, even if another thread replaces it meanwhile.
         stream = self._stream
-        if self._closed:
+        if self._is_closed:
             return
-        self._asked = delay
+        self._requested_delay = delay
         self._end_stream(stream)
 
     def close(self) -> None:
-        """End it for good: from any thread, any number of times; returns at once.
+        """Close the source for good. Thread-safe and idempotent; returns immediately.
 
-        Whoever waits for an event, for a response or for the next attempt then stops.
+        It interrupts a wait for an event, for a response or for the next attempt.
         """
         self._mark_closed()
         self._end_stream(self._stream)
 
     def _mark_closed(self) -> None:
-        if not self._closed:
+        if not self._is_closed:
             log.debug("%s: closed", redact_url(self.url))
-        self._closed = True
+        self._is_closed = True
         if self.end_reason is None:
             self.end_reason = EndReason.CLOSED
 
-    # -- What each of the two does in its way
+    # -- Implemented by the sync and the async client, each in its way
 
     def _end_stream(self, stream: Any) -> None:
-        """End it, and wake whoever waits; they find out why."""
+        """End the stream, if there is one, and wake a reader, which finds out why."""
         raise NotImplementedError
 
     async def _send(self, request: Request) -> Source:
+        """Send the request, without following redirects, and return the source of the response."""
         raise NotImplementedError
 
     async def _check(self, source: Source, objection: str) -> EndReason | None:
+        """Check the response, as `check_response` does."""
         raise NotImplementedError
 
     async def _close_source(self, source: Source) -> None:
+        """Close a source that no stream owns yet; ignore errors."""
         raise NotImplementedError
 
     def _make_stream(self, source: Source, parser: Parser[T]) -> Any:
+        """Return the stream of events of a source."""
         raise NotImplementedError
 
     async def _release(self, stream: Any) -> None:
+        """Close the stream; ignore errors."""
         raise NotImplementedError
 
     async def _read(self) -> Event[T]:
-        """The next event of the stream, or End."""
+        """Return the next event of the stream, or raise `ConnectionEnded`."""
         raise NotImplementedError
 
     async def _sleep(self, seconds: float) -> None:
+        """Wait, until `close()` or `reconnect()` is called."""
         raise NotImplementedError
 
     async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a callback, and await its result if that is allowed."""
         raise NotImplementedError
 
-    # -- What both do: the way to the next event
+    # -- Shared: from one event to the next
 
     async def _advance(self, caught: BaseException | None = None) -> Event[T]:
-        """The next event, by every course it may take; `caught` is what the stream has raised."""
-        self._enter()
+        """Return the next event, over as many connections as it takes.
+
+        Args:
+            caught: the exception by which the stream has ended, or None.
+        """
+        self._begin_reading()
         try:
             while True:
                 if caught is not None:
-                    await self._stopped(caught)
+                    await self._stream_ended(caught)
                 await self._connect()
                 try:
                     return await self._read()
                 except GeneratorExit:
-                    # Nothing can be awaited any more.
+                    # The coroutine is being closed, so nothing can be awaited.
                     raise
                 except BaseException as error:
                     caught = error
         finally:
-            self._busy = False
-            # Which holds this frame by its traceback.
+            self._is_reading = False
+            # Break the reference cycle: the traceback refers to this frame.
             caught = None
 
     async def _open(self) -> None:
-        """See to it that there is a connection, unless it is all over."""
-        self._enter()
+        """Connect if there is no connection, unless the source is exhausted."""
+        self._begin_reading()
         try:
             await self._connect()
-        except Over:
+        except SourceExhausted:
             pass
         finally:
-            self._busy = False
+            self._is_reading = False
 
-    def _opened(self) -> Response:
+    def _latest_response(self) -> Response:
         if self.response is None:
-            raise SSEError("Expected a source that is not closed, got one that is")
+            raise SSEError(f"The {type(self).__name__} is closed")
         return self.response
 
-    def _enter(self) -> None:
-        if self._busy:
+    def _begin_reading(self) -> None:
+        if self._is_reading:
             raise RuntimeError(
-                "Expected one thread or task that reads a source, got a second one while the first "
-                "waits"
+                "Another thread or task is reading this source: use one source for each reader"
             )
-        self._busy = True
+        self._is_reading = True
 
     async def _connect(self) -> None:
-        """Ask, until there is a stream."""
+        """Make attempts until there is a stream; raise if the policy or the program ends them."""
         while self._stream is None:
-            if self._closed:
-                raise Over
-            asked, self._asked = self._asked, None
-            if asked is not None:
-                self._machine.asked(time.monotonic(), asked)
-                self._broken, self._over, self.end_reason = None, False, None
-            if self._over:
-                raise Over
-            if self._machine.connected:
-                # A callback was cancelled, before anything was decided.
-                self._broken = self._machine.interrupted(time.monotonic())
-            broken, self._broken = self._broken, None
-            if broken is not None:
-                await self._settle(broken, broken)
+            if self._is_closed:
+                raise SourceExhausted
+            delay, self._requested_delay = self._requested_delay, None
+            if delay is not None:
+                self._machine.reconnect_requested(time.monotonic(), delay)
+                self._deferred_error, self._is_exhausted, self.end_reason = None, False, None
+            if self._is_exhausted:
+                raise SourceExhausted
+            if self._machine.has_connection:
+                # A callback was cancelled before the loss of the connection was reported.
+                self._deferred_error = self._machine.interrupted(time.monotonic())
+            deferred, self._deferred_error = self._deferred_error, None
+            if deferred is not None:
+                await self._raise_or_wait(deferred, deferred)
                 continue
-            seconds = self._machine.due - time.monotonic()
+            seconds = self._machine.next_attempt_at - time.monotonic()
             if seconds > 0:
-                await self._sleep(min(seconds, _MAX_SECONDS))
+                await self._sleep(min(seconds, MAX_SECONDS))
                 continue
             error = await self._attempt()
-            # Not within an `except`, where it would be the context of all that follows.
+            # Outside of `except`, so that the error is not the context of later exceptions.
             if error is not None:
-                # Whoever wanted to be connected anew meanwhile, was about to be.
-                self._asked = None
-                await self._failed(error, self._retry_after)
+                # A reconnect() during the failed attempt is redundant: we reconnect anyway.
+                self._requested_delay = None
+                await self._connection_failed(error, self._retry_after)
 
     async def _attempt(self) -> Exception | None:
-        """Ask once, over any redirects; what went wrong, if anything did."""
+        """Send the request once, following redirects; return what went wrong, or None."""
         machine = self._machine
         source = None
         self._retry_after = None
         self._pending = False
         try:
-            if machine.resuming == "call":
-                other = await self._resumed()
-                request = machine.begin(time.monotonic(), other.fields, other)
+            if machine.resume_mode == "call":
+                resume_request = await self._build_resume_request()
+                request = machine.begin(time.monotonic(), resume_request.fields, resume_request)
             else:
-                fields = await self._fields()
+                fields = await self._build_fields()
                 request = machine.begin(time.monotonic(), fields)
             while True:
                 log.debug(
@@ -397,9 +376,9 @@ class ClientBase(Generic[T]):
                     redact_url(request.url),
                     machine.attempt,
                 )
-                if self._closed:
-                    raise Over
-                source = await self._sent(request)
+                if self._is_closed:
+                    raise SourceExhausted
+                source = await self._send_wrapped(request)
                 assert source.response is not None
                 log.debug("%r", source.response)
                 hop, objection = machine.follow(source.response)
@@ -407,35 +386,36 @@ class ClientBase(Generic[T]):
                     break
                 await self._close_source(source)
                 source, request = None, hop
-            await self._look_at(source, objection)
+            await self._inspect_response(source, objection)
         except GeneratorExit:
-            # Nothing can be awaited any more.
+            # The coroutine is being closed, so nothing can be awaited.
             raise
         except BaseException as error:
             if source is not None:
                 await self._close_source(source)
             if not isinstance(error, Exception):
-                self._broken = machine.interrupted(time.monotonic())
+                self._deferred_error = machine.interrupted(time.monotonic())
                 raise
-            if isinstance(error, Over):
+            if isinstance(error, SourceExhausted):
                 raise
             return error
         return None
 
-    async def _sent(self, request: Request) -> Source:
+    async def _send_wrapped(self, request: Request) -> Source:
+        """Send the request; raise an `SSEError` for whatever the library raises."""
         try:
             return await self._send(request)
-        except (SSEError, Over):
+        except (SSEError, SourceExhausted):
             raise
         except Exception as error:
-            # A header that the library does not send, or what a hook of the user's has raised. Its
-            # text may be secret.
+            # For example a header that the library refuses, or an exception of a user's hook, whose
+            # text may contain a secret.
             raise SSEError(
-                f"Expected a request that the client sends, got {type(error).__name__}"
+                f"The client could not send the request: {type(error).__name__} (see __cause__)"
             ) from error
 
-    async def _look_at(self, source: Source, objection: str) -> None:
-        """The final response: to be read, or an error."""
+    async def _inspect_response(self, source: Source, objection: str) -> None:
+        """Open the stream of the final response, or raise the reason against it."""
         response = self.response = cast("Response", source.response)
         reason = refused = None
         try:
@@ -444,240 +424,190 @@ class ClientBase(Generic[T]):
             refused = error
             self._retry_after = error.retry_after
         if self._on_open is not None:
-            await self._call_back(self._on_open, response)
-        if self._closed:
-            raise Over
+            await self._call_user(self._on_open, response)
+        if self._is_closed:
+            raise SourceExhausted
         if refused is not None:
             raise refused
         if reason is not None:
             self._finish(reason)
-            raise Over
+            raise SourceExhausted
         self._machine.opened(time.monotonic())
         if self._event_timeout is not None:
-            self._watched = Watched(source.chunks, self._event_timeout)
-            source = source._replace(chunks=self._watched)
-        self._had_event = False
-        self._asked = None
+            self._watchdog = WatchedChunks(source.chunks, self._event_timeout)
+            source = source._replace(chunks=self._watchdog)
+        self._has_event = False
+        self._requested_delay = None
         self._stream = self._make_stream(
             source, self._new_parser(last_event_id=self._machine.last_event_id)
         )
-        if self._closed:
-            # Just now, by another thread.
+        if self._is_closed:
+            # Another thread closed the source just now, before it could see the stream.
             self._end_stream(self._stream)
 
-    async def _fields(self) -> Fields:
+    async def _build_fields(self) -> Fields:
+        """Return the header fields of the next attempt."""
         headers = self._headers
         if callable(headers):
-            headers = parse_user_fields(await self._call_back(headers))
-        return merge_fields(self._own_fields, headers)
+            headers = parse_user_fields(await self._call_user(headers))
+        return merge_fields(self._default_fields, headers)
 
-    async def _resumed(self) -> Request:
-        """The request that the program wants to ask for the rest."""
-        answer = await self._call_back(cast("Any", self._resume), self._machine.last_event_id)
-        says_headers = isinstance(answer, Mapping) and answer.get("headers") is not None
-        fields = () if says_headers else await self._fields()
+    async def _build_resume_request(self) -> Request:
+        """Return the request that the callable `resume` wants."""
+        answer = await self._call_user(cast("Any", self._resume), self._machine.last_event_id)
+        has_headers = isinstance(answer, Mapping) and answer.get("headers") is not None
+        fields = () if has_headers else await self._build_fields()
         return build_resume_request(answer, self.url, self._defaults, fields)
 
-    async def _call_back(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+    async def _call_user(self, callback: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a callback whose exceptions are not failures of the connection."""
         try:
             return await self._call(callback, *arguments)
         except Exception as error:
-            raise _Raised(error) from None
+            raise _CallbackError(error) from None
 
-    # -- What both do: the loss of a connection
+    # -- Shared: the loss of a connection
 
-    async def _stopped(self, error: BaseException) -> None:
-        """The stream gave no event: see to it that it can be asked for again, or raise."""
+    async def _stream_ended(self, error: BaseException) -> None:
+        """Decide what follows on what a stream has raised: return to reconnect, or raise."""
         stream = self._stream
         if isinstance(error, RuntimeError) and stream.is_being_read:
-            # By another thread or task.
+            # Another thread or task reads the stream, which goes on.
             raise error
-        if isinstance(error, Exception) and not isinstance(error, End):
+        if isinstance(error, Exception) and not isinstance(error, ConnectionEnded):
             if stream.end_reason is None:
-                await self._raised(error)
+                await self._callback_raised(error)
             else:
-                await self._drop()
-                await self._failed(error)
+                await self._drop_connection()
+                await self._connection_failed(error)
             return
-        await self._drop()
+        await self._drop_connection()
         if not isinstance(error, Exception):
-            self._broken = self._machine.interrupted(time.monotonic())
+            self._deferred_error = self._machine.interrupted(time.monotonic())
             raise error
-        if self._closed:
-            raise Over
-        if self._asked is not None:
+        if self._is_closed:
+            raise SourceExhausted
+        if self._requested_delay is not None:
             return
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
-            raise Over
-        incomplete = self._machine.incomplete(self._pending, self._until is not None)
+            raise SourceExhausted
+        incomplete = self._machine.check_complete(self._pending, self._until is not None)
         if incomplete is not None:
-            await self._failed(incomplete)
+            await self._connection_failed(incomplete)
             return
         log.debug("%s: ended", redact_url(self.url))
         if self._on_close is not None:
             failure = None
             try:
-                await self._call_back(self._on_close)
-            except _Raised as raised:
+                await self._call_user(self._on_close)
+            except _CallbackError as raised:
                 failure = raised
             if failure is not None:
-                await self._failed(failure)
+                await self._connection_failed(failure)
                 return
         reason = self._machine.ended(time.monotonic())
         if reason is not None:
             self._finish(reason)
-            raise Over
+            raise SourceExhausted
         self._log_wait()
 
-    async def _raised(self, error: Exception) -> None:
-        """A callback raised, while the stream could go on."""
+    async def _callback_raised(self, error: Exception) -> None:
+        """Decide what follows on an exception after which the stream could continue."""
         if isinstance(error, RetriableError):
-            await self._drop()
-            await self._failed(_Raised(error))
+            await self._drop_connection()
+            await self._connection_failed(_CallbackError(error))
             return
-        delay = await self._ask(error)
+        delay = await self._consult_on_error(error)
         if delay is None:
             raise error
-        await self._drop()
-        self._machine.asked(time.monotonic(), delay)
+        await self._drop_connection()
+        self._machine.reconnect_requested(time.monotonic(), delay)
 
-    async def _not_taken(self, error: BaseException) -> None:
-        """`on_message` raised: its event is for the next connection to bring again."""
-        await self._drop()
+    async def _message_failed(self, error: BaseException) -> None:
+        """Drop the connection after `on_message` raised, so that its event comes again."""
+        await self._drop_connection()
         if isinstance(error, RetriableError):
-            # Over: the next event says so.
-            with suppress(Over):
-                await self._failed(_Raised(error))
+            # If the source is exhausted, the next read says so.
+            with suppress(SourceExhausted):
+                await self._connection_failed(_CallbackError(error))
             return
-        delay = await self._ask(error) if isinstance(error, Exception) else None
+        delay = await self._consult_on_error(error) if isinstance(error, Exception) else None
         if delay is None:
-            self._broken = self._machine.interrupted(time.monotonic())
+            self._deferred_error = self._machine.interrupted(time.monotonic())
             raise error
-        self._machine.asked(time.monotonic(), delay)
+        self._machine.reconnect_requested(time.monotonic(), delay)
 
-    async def _failed(self, error: Exception, retry_after: float | None = None) -> None:
-        raised = isinstance(error, _Raised)
-        if isinstance(error, _Raised):
+    async def _connection_failed(self, error: Exception, retry_after: float | None = None) -> None:
+        """Report the failure to the state machine; then raise, or wait for the next attempt."""
+        from_callback = isinstance(error, _CallbackError)
+        if isinstance(error, _CallbackError):
             error = error.error
-        final = self._machine.failed(time.monotonic(), error, retry_after, raised=raised)
-        await self._settle(error, final, raised=raised)
+        final = self._machine.failed(
+            time.monotonic(), error, retry_after, from_callback=from_callback
+        )
+        await self._raise_or_wait(error, final, from_callback=from_callback)
 
-    async def _settle(
-        self, error: Exception, final: Exception | None, *, raised: bool = False
+    async def _raise_or_wait(
+        self, error: Exception, final: Exception | None, *, from_callback: bool = False
     ) -> None:
-        """Raise `final`, or wait for the next attempt: as on_error has it."""
-        if self._closed:
-            # Which may be why.
-            raise Over
-        # Where the wait for on_error is cancelled, it is asked again.
-        self._broken = final
-        delay = await self._ask(error if final is None else final)
-        self._broken = None
-        if self._closed:
-            raise Over
+        """Raise `final`, or return to wait for the next attempt, unless `on_error` overrules.
+
+        Args:
+            error: what the attempt or the stream failed with.
+            final: the error to raise according to the policy, or None.
+            from_callback: whether a callback raised the error.
+        """
+        if self._is_closed:
+            # The failure may be a consequence of close().
+            raise SourceExhausted
+        # If the wait for on_error is cancelled, on_error is called again later.
+        self._deferred_error = final
+        delay = await self._consult_on_error(error if final is None else final)
+        self._deferred_error = None
+        if self._is_closed:
+            raise SourceExhausted
         if delay is not None:
-            self._machine.asked(time.monotonic(), delay)
+            self._machine.reconnect_requested(time.monotonic(), delay)
         elif final is not None:
             self._finish(EndReason.ERROR)
             raise final
-        # What others have to say may be secret.
-        ours = isinstance(error, SSEError) and not raised
-        self._log_wait(f": {error if ours else type(error).__name__}")
+        # The text of other exceptions may contain a secret.
+        is_safe = isinstance(error, SSEError) and not from_callback
+        self._log_wait(f": {error if is_safe else type(error).__name__}")
 
-    async def _ask(self, error: Exception) -> float | None:
-        """What on_error has to say: seconds, or None."""
+    async def _consult_on_error(self, error: Exception) -> float | None:
+        """Call `on_error`; return the seconds after which it wants to reconnect, or None."""
         if self._on_error is None:
             return None
         try:
             delay = await self._call(self._on_error, error)
-            return None if delay is None else _seconds(delay, "what on_error returns")
+            return None if delay is None else check_seconds(delay, "the return value of on_error")
         except Exception:
-            await self._drop()
+            await self._drop_connection()
             self._finish(EndReason.ERROR)
             raise
 
-    async def _drop(self) -> None:
-        """Give the connection free, and keep what crosses to the next one."""
+    async def _drop_connection(self) -> None:
+        """Release the connection, and keep the state that the next one needs."""
         stream, machine = self._stream, self._machine
         if stream is None:
             return
         machine.last_event_id = self.last_event_id
         machine.retry = self.retry
-        if self._had_event:
+        if self._has_event:
             machine.progressed()
         self._pending = stream.pending
         self._stream = None
         await self._release(stream)
 
     def _finish(self, reason: EndReason) -> None:
-        self._over = True
+        self._is_exhausted = True
         if self.end_reason is None:
             self.end_reason = reason
         self._machine.close()
         log.debug("%s: over (%s)", redact_url(self.url), reason.value)
 
     def _log_wait(self, why: str = "") -> None:
-        seconds = max(0.0, self._machine.due - time.monotonic())
+        seconds = max(0.0, self._machine.next_attempt_at - time.monotonic())
         log.debug("%s%s; again in %.1f s", redact_url(self.url), why, seconds)
-
-
-class Watched(Iterator[bytes], AsyncIterator[bytes]):
-    """Chunks that are given up on when they bring no event for so many seconds.
-
-    `since` is when the next event began to be waited for.
-    """
-
-    def __init__(self, chunks: Any, seconds: float) -> None:
-        self._chunks = chunks
-        self._seconds = seconds
-        self.since = time.monotonic()
-
-    def __next__(self) -> bytes:
-        if self.left() <= 0:
-            raise self.too_late()
-        try:
-            return cast("bytes", next(self._chunks))
-        except StopIteration:
-            # An end is an end, however late.
-            raise
-        except Exception as error:
-            # The time-out of the read is no longer than this one.
-            if self.left() > 0:
-                raise
-            raise self.too_late() from error
-
-    async def __anext__(self) -> bytes:
-        import anyio
-
-        with anyio.move_on_after(self.left()):
-            return cast("bytes", await self._chunks.__anext__())
-        raise self.too_late()
-
-    def left(self) -> float:
-        return self.since + self._seconds - time.monotonic()
-
-    def too_late(self) -> StreamTimeout:
-        return StreamTimeout(
-            f"Expected an event within {self._seconds:g} seconds, got none: raise event_timeout if "
-            "they may be further apart"
-        )
-
-
-def _seconds(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"Expected {what} to be a number of seconds or None, got {type(value).__name__}"
-        )
-    if not 0 <= value < _MAX_SECONDS:
-        raise ValueError(f"Expected {what} to be a number of seconds from 0, got {value!r}")
-    return value
-
-
-def refuse_async(**callbacks: Any) -> None:
-    for name, callback in callbacks.items():
-        if inspect.iscoroutinefunction(callback):
-            raise TypeError(
-                f"Expected {name} to be called without await, got an async function: "
-                "AsyncEventSource awaits callbacks, but for on_comment and on_chunk"
-            )

@@ -1,4 +1,4 @@
-"""When to ask again, and after how long: the settings of the client, and its states."""
+"""When to connect again, and after how long: the settings of the client, and its states."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ class ReadyState(enum.IntEnum):
     """The state of the connection (HTML standard, 9.2.2)."""
 
     CONNECTING = 0
-    """There is none yet, or it is to be made again."""
+    """There is no connection yet, or the client is about to reconnect."""
     OPEN = 1
-    """Events may come."""
+    """There is a connection, and events may arrive."""
     CLOSED = 2
-    """There is none and there will be none."""
+    """There is no connection, and the client makes none any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconnectPolicy:
-    """When to ask again, and after how long. All durations are in seconds.
+    """When to connect again, and after how long. All durations are in seconds.
 
     The wait before an attempt is the longest of `min_delay`, the server's `retry` and its
-    Retry-After, and on top of it a random part of a backoff, which grows with every attempt in a
-    row that brought nothing: `min(max_delay, initial_delay * multiplier ** n)`.
+    Retry-After, plus a random share of a backoff that grows with every attempt in a row that
+    brought no event: `min(max_delay, initial_delay * multiplier ** n)`.
 
     Attributes:
-        initial_attempts: how often to ask for the first response, before its error is raised;
-            None: no limit.
-        max_attempts: how often to ask for the next response, once there was a first: in a row,
-            without an event or `reset_after` seconds open in between. None: no limit; 0: never.
-        max_elapsed: the time from the first failure in a row after which no attempt begins any
-            more; None: no limit.
-        retry_statuses: the statuses after which to ask again.
-        initial_delay: the backoff of the first attempt.
-        multiplier: what it grows by with each that brings nothing.
-        max_delay: what it grows to.
-        jitter: which share of the backoff is random: 1.0 all of it, 0.0 none.
-        min_delay: the shortest wait there is, also for one that a callback asks for.
-        max_retry: the longest `retry` of a server that is heeded.
-        max_retry_after: the longest Retry-After that is heeded.
-        reset_after: how long a connection is open before it counts as if it had brought an event.
-        reconnect_on_end: whether to ask again after a clean end; None: for GET only.
-        max_redirects: how many redirects one attempt follows.
+        initial_attempts: attempts to get the first response before its error is raised; None: no
+            limit.
+        max_attempts: attempts in a row to get the next response after there was a first one; an
+            event, or `reset_after` seconds open, starts the count again. None: no limit; 0: never
+            reconnect.
+        max_elapsed: the time after the first failure in a row after which no further attempt
+            begins; None: no limit.
+        retry_statuses: the statuses that are answered by another attempt, not by an error.
+        initial_delay: the backoff before the first attempt.
+        multiplier: the factor by which the backoff grows after an attempt without an event.
+        max_delay: the longest backoff.
+        jitter: the random share of the backoff: 1.0 all of it, 0.0 none.
+        min_delay: the shortest wait, which also holds for a delay that a callback asks for.
+        max_retry: the longest `retry` of a server that is respected.
+        max_retry_after: the longest Retry-After that is respected.
+        reset_after: how long a connection has to be open to count as if it had brought an event.
+        reconnect_on_end: whether to reconnect after a clean end; None: for GET only.
+        max_redirects: the number of redirects that one attempt follows.
         max_id_size: the largest Last-Event-ID to be sent, in bytes; None: no limit.
     """
 
@@ -70,20 +71,16 @@ class ReconnectPolicy:
     reconnect_on_end: bool | None = None
     max_redirects: int = 20
     max_id_size: int | None = 8192
-    # The standard knows nothing of declared ends, and the server's time replaces the client's.
-    _standard: bool = field(default=False, repr=False)
-
-    @property
-    def _whatwg(self) -> bool:
-        """Whether it was made by `whatwg()`, so that it follows them also where they lose."""
-        return self._standard
+    # Set by `whatwg()`, for what no other field says: an end within an event is a clean end, the
+    # server's `retry` replaces the backoff, and only the first member of a gzip body is read.
+    _whatwg: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.type in _NUMBERS and not _is_number(value, each.type):
                 raise ValueError(f"Expected {each.name} to be {_NUMBERS[each.type]}, got {value!r}")
-        if not _are_statuses(self.retry_statuses):
+        if not _is_status_collection(self.retry_statuses):
             raise ValueError(
                 f"Expected retry_statuses to be a collection of int, got {self.retry_statuses!r}"
             )
@@ -92,15 +89,18 @@ class ReconnectPolicy:
                 f"Expected reconnect_on_end to be a bool or None, got {self.reconnect_on_end!r}"
             )
         if self.jitter > 1:
-            raise ValueError(f"Expected jitter to be a share of 0 to 1, got {self.jitter!r}")
+            raise ValueError(f"Expected jitter to be a share from 0 to 1, got {self.jitter!r}")
 
     @classmethod
     def whatwg(cls, **changes: Any) -> Self:
-        """What browsers do, as the HTML standard has it (9.2.3); `changes` are fields.
+        """Return the policy of browsers (HTML standard, 9.2.3).
 
-        Network errors and ends are followed by another attempt for ever, after the server's
-        `retry` or 3 seconds; any status but 200 is an error. Requests other than GET are guarded
-        all the same.
+        Network errors and ends are followed by another attempt without any limit, after the
+        server's `retry` or 3 seconds; any status but 200 is an error. As with every policy, a
+        request other than GET is only sent again where that is safe.
+
+        Args:
+            **changes: fields of the policy with other values.
         """
         standard: dict[str, Any] = {
             "initial_attempts": None,
@@ -110,23 +110,27 @@ class ReconnectPolicy:
             "jitter": 0.0,
             "reconnect_on_end": True,
             "max_id_size": None,
-            "_standard": True,
+            "_whatwg": True,
         }
         return cls(**{**standard, **changes})
 
     @classmethod
     def never(cls, **changes: Any) -> Self:
-        """One attempt; every error is raised. `changes` are fields."""
+        """Return the policy that makes one attempt and raises every error.
+
+        Args:
+            **changes: fields of the policy with other values.
+        """
         return cls(
             **{"initial_attempts": 1, "max_attempts": 0, "reconnect_on_end": False, **changes}
         )
 
 
 _NUMBERS = {
-    "int": "a whole number from 0",
-    "float": "a number from 0",
-    "int | None": "a whole number from 0, or None",
-    "float | None": "a number from 0, or None",
+    "int": "a whole number of at least 0",
+    "float": "a number of at least 0",
+    "int | None": "a whole number of at least 0, or None",
+    "float | None": "a number of at least 0, or None",
 }
 
 
@@ -138,5 +142,5 @@ def _is_number(value: object, kind: str) -> bool:
     return value >= 0 and (isinstance(value, int) or not kind.startswith("int"))
 
 
-def _are_statuses(value: object) -> bool:
+def _is_status_collection(value: object) -> bool:
     return isinstance(value, Collection) and all(isinstance(each, int) for each in value)

@@ -1,8 +1,30 @@
-"""What a client does next, decided without a clock, a socket or a sleep.
+"""The decisions of the client: a state machine without a clock, a socket or a sleep.
 
-`Reconnection` is told what happened and when (in seconds of any clock that does not go back); it
-answers with the next request, with the error to raise, or with why it is all over. Chance comes in
-as a function. Who asks, waits and reads is `_client`.
+Outcomes go in, verdicts come out. The driver (`base`) reports each outcome with its time, in
+seconds of a monotonic clock. The verdict "again" means: begin an attempt at `next_attempt_at`.
+
+| outcome                                  | method                | verdict                       |
+|------------------------------------------|-----------------------|-------------------------------|
+| an attempt is due                        | `begin`               | the `Request` to send         |
+| a redirect                               | `follow`              | the `Request` to send, or why |
+|                                          |                       | it is not followed            |
+| an event stream (200)                    | `opened`              | read it                       |
+| the connection has brought an event      | `progressed`          | count from zero again         |
+| a refused response, a network error, a   | `failed`              | None: again                   |
+| timeout, an exception of a callback      |                       | an error: raise it            |
+| the end of the stream                    | `check_complete`      | None: call `ended`            |
+|                                          |                       | an error: call `failed`       |
+| a clean end                              | `ended`               | None: again                   |
+|                                          |                       | an `EndReason`: it is over    |
+| `reconnect()`, a number from `on_error`  | `reconnect_requested` | again                         |
+| a wait that was cancelled or interrupted | `interrupted`         | None: again                   |
+|                                          |                       | an error: raise it when the   |
+|                                          |                       | program reads on              |
+| 204, `until` was met, an error is raised | `close`               | it is over                    |
+
+For example, a 503 arrives at `failed` as a `ResponseError`. It is retried if
+`ReconnectPolicy.retry_statuses` contains it, the request may be sent again (`_is_repeatable`), and
+the policy allows another attempt (`_attempts_left`); `_wait` says how long to wait before.
 """
 
 from __future__ import annotations
@@ -18,7 +40,7 @@ from sse_fast._errors import (
     StreamTimeout,
     TransportError,
 )
-from sse_fast._request import Request, follow, parse_url, strip_credentials
+from sse_fast._request import Request, parse_url, resolve_location, strip_credentials
 from sse_fast._source import REDIRECTS
 from sse_fast._stream import EndReason
 from sse_fast.adapters._clients import iter_exception_chain
@@ -29,27 +51,35 @@ if TYPE_CHECKING:
     from sse_fast._source import Response
 
 _SAFE_METHODS = {"GET", "HEAD"}
-_PERMANENT = {301, 308}
-_KEEP_METHOD = {307, 308}
-_REFUSED = {425, 429, 503, 529}
-"""Statuses of a server that has not looked at the request (529: overloaded, as some say it)."""
-_UNTRUSTED = {"SSLCertVerificationError", "CertificateError", "ServerFingerprintMismatch"}
-_AS_THEY_ARE = (ResponseError, StreamIncomplete, StreamTimeout)
+_PERMANENT_REDIRECTS = {301, 308}
+_METHOD_PRESERVING_REDIRECTS = {307, 308}
+_UNPROCESSED_STATUSES = {425, 429, 503, 529}
+"""Statuses of servers that have not acted on the request (529: overloaded, used by some APIs)."""
+_CERTIFICATE_ERRORS = {"SSLCertVerificationError", "CertificateError", "ServerFingerprintMismatch"}
+_RAISED_UNWRAPPED = (ResponseError, StreamIncomplete, StreamTimeout)
 
 
 class Reconnection:
     """The state of a client between its requests.
 
-    At any time there is at most one connection: from `begin` to the `failed`, `ended`, `asked`,
-    `interrupted` or `close` that tells of its loss.
+    At any time there is at most one connection: from `begin` to the call of `failed`, `ended`,
+    `reconnect_requested`, `interrupted` or `close` that reports its loss.
+
+    Args:
+        policy: when to connect again.
+        request: the request to send; its header fields are passed to each `begin`.
+        resend: whether the request may be sent again whatever its method.
+        resume: how to ask for the rest after a first stream: "get", "call" (`begin` gets the
+            request), or None (by the same request).
+        rng: returns a random number from 0.0 to 1.0, for the jitter.
 
     Attributes:
         policy: the `ReconnectPolicy`.
         state: the `ReadyState`.
-        last_event_id: the id to go on from; for the driver to set.
-        retry: the reconnection time that the server asked for, in ms, or None; likewise.
-        due: when the next attempt may begin.
-        attempt: the number of the present attempt since there was a first response, or an event.
+        last_event_id: the id to resume from; set by the driver.
+        retry: the reconnection time that the server asked for, in ms, or None; set by the driver.
+        next_attempt_at: when the next attempt may begin.
+        attempt: the number of attempts since the first response or the last event.
     """
 
     def __init__(
@@ -59,112 +89,121 @@ class Reconnection:
         *,
         resend: bool = False,
         resume: str | None = None,
-        chance: Callable[[], float] = random.random,
+        rng: Callable[[], float] = random.random,
     ) -> None:
-        """`request` is what to ask, its fields are given with each attempt. `resend`: whether it
-        may be sent again whatever its method. `resume`: how the rest is asked for after a 200,
-        "get", "call" (the request is given with each attempt), or None: by the same request.
-        """
         self.policy = policy
         self.state = ReadyState.CONNECTING
         self.last_event_id = ""
         self.retry: int | None = None
-        self.due = float("-inf")
+        self.next_attempt_at = float("-inf")
         self.attempt = 0
         self._request = request
         self._is_get = request.method == "GET"
         self._resend = resend
         self._resume = resume
-        self._chance = chance
-        # The request under way, or that of the open connection.
+        self._rng = rng
+        # The request of the attempt under way, or of the open connection.
         self._current: Request | None = None
-        # The redirects of this attempt, and where they have led for good.
-        self._hops = 0
-        self._moved: Request | None = None
-        self._began = float("-inf")
+        # The redirects of this attempt, and the request after those that were all permanent.
+        self._redirect_count = 0
+        self._moved_to: Request | None = None
+        self._began_at = float("-inf")
         self._opened_at: float | None = None
         self._had_response = False
-        self._failures = 0
+        self._failure_count = 0
         self._failing_since: float | None = None
 
-    # -- The way to a connection
+    # -- Connecting
 
     @property
-    def connected(self) -> bool:
+    def has_connection(self) -> bool:
         """Whether there is a connection, or an attempt at one."""
         return self._current is not None
 
     @property
-    def resuming(self) -> str | None:
-        """How the next request asks for the rest; None: it is the one that was given."""
+    def resume_mode(self) -> str | None:
+        """How the next request asks for the rest; None: it is the first request again."""
         return self._resume if self._had_response else None
 
     def begin(
         self,
         now: float,
         fields: Iterable[tuple[str, bytes]] = (),
-        resumed: Request | None = None,
+        resume_request: Request | None = None,
     ) -> Request:
-        """An attempt begins: what to ask.
+        """Begin an attempt, and return the request to send.
 
         Args:
             now: the time, in seconds.
-            fields: the header fields; a Last-Event-ID among them counts as long as there is no id.
-            resumed: the request that asks for the rest, if `resuming` says "call".
+            fields: the header fields. A Last-Event-ID among them is replaced once there is an id.
+            resume_request: the request that asks for the rest, if `resume_mode` is "call".
 
         Raises:
             StreamIncomplete: the id is too long to be sent.
         """
         if self.state is not ReadyState.CONNECTING or self._current is not None:
-            raise RuntimeError("Expected no connection when one begins, got one")
-        # A request that was built for this time may say itself where to go on.
-        given = resumed is not None and any(name.lower() == "last-event-id" for name, _ in fields)
-        if self.last_event_id and not given:
+            raise RuntimeError("There is a connection already, or the client is closed")
+        # A request built by `resume` may carry its own Last-Event-ID.
+        has_own_id = resume_request is not None and any(
+            name.lower() == "last-event-id" for name, _ in fields
+        )
+        if self.last_event_id and not has_own_id:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
-            fields.append(("Last-Event-ID", self._id_field()))
+            fields.append(("Last-Event-ID", self._encode_id()))
         self.attempt += 1
-        self._began = now
-        self._hops, self._moved = 0, None
+        self._began_at = now
+        self._redirect_count, self._moved_to = 0, None
         request = self._request
-        if resumed is not None:
-            request = resumed
-        elif self.resuming == "get" and self.last_event_id:
+        if resume_request is not None:
+            request = resume_request
+        elif self.resume_mode == "get" and self.last_event_id:
             request = request._replace(method="GET", body=None)
             fields = [each for each in fields if not each[0].lower().startswith("content-")]
         request = request._replace(fields=tuple(fields))
-        redirected = request.cross_origin and resumed is None
-        self._current = strip_credentials(request) if redirected else request
+        has_moved_origin = request.cross_origin and resume_request is None
+        self._current = strip_credentials(request) if has_moved_origin else request
         return self._current
 
     def follow(self, response: Response) -> tuple[Request | None, str]:
-        """The request that a redirect asks for; None, and why not, if it is not followed."""
+        """Return the request to which a response redirects.
+
+        Returns:
+            The request and "", None and the reason why the redirect is refused, or None and "" if
+            the response is no redirect.
+        """
         request, location = self._current, response.headers.get("location")
         if request is None or response.status not in REDIRECTS or location is None:
             return None, ""
         status = response.status
-        url = follow(request.url, location)
+        url = resolve_location(request.url, location)
         if url is None:
-            return None, "Expected a URL of http or https to be redirected to, got another"
+            return None, f"The redirect ({status}) leads to a URL that is not valid http or https"
         origin, target = parse_url(request.url), parse_url(url)
-        same_origin = origin.origin == target.origin
+        is_same_origin = origin.origin == target.origin
         if origin.scheme == "https" and target.scheme == "http":
-            return None, "Expected to stay with https, got a redirect to http"
-        keeps = request.method == "GET" or (same_origin and status in _KEEP_METHOD)
-        if not keeps:
-            return (
-                None,
-                f"Expected an answer to a {request.method}, got a redirect that cannot repeat it",
+            return None, f"The redirect ({status}) leads from https to http, which is not followed"
+        if request.method != "GET" and not (
+            is_same_origin and status in _METHOD_PRESERVING_REDIRECTS
+        ):
+            return None, (
+                f"A {request.method} is not repeated after this redirect ({status}): only 307 and "
+                "308 within the same origin repeat it"
             )
-        self._hops += 1
-        if self._hops > self.policy.max_redirects:
-            return None, f"Expected at most {self.policy.max_redirects} redirects, got more"
+        self._redirect_count += 1
+        if self._redirect_count > self.policy.max_redirects:
+            return None, (
+                f"More than {self.policy.max_redirects} redirects in a row: raise max_redirects of "
+                "the policy to follow more"
+            )
         hop = request._replace(url=url, redirected=True)
-        if not same_origin:
+        if not is_same_origin:
             hop = strip_credentials(hop)
-        if status in _PERMANENT and (self._hops == 1 or self._moved is request):
-            self._moved = hop
-            # A request that was built for this time says nothing of the others.
-            if self.resuming != "call":
+        if status in _PERMANENT_REDIRECTS and (
+            self._redirect_count == 1 or self._moved_to is request
+        ):
+            self._moved_to = hop
+            # A request built by `resume` says nothing about where the next one has to go.
+            if self.resume_mode != "call":
                 self._request = self._request._replace(
                     url=url, redirected=True, cross_origin=hop.cross_origin
                 )
@@ -172,7 +211,7 @@ class Reconnection:
         return hop, ""
 
     def opened(self, now: float) -> None:
-        """The response is an event stream."""
+        """Note that the response is an event stream."""
         assert self._current is not None
         self.state = ReadyState.OPEN
         self._opened_at = now
@@ -181,12 +220,12 @@ class Reconnection:
         self._had_response = True
 
     def progressed(self) -> None:
-        """The connection has brought an event."""
+        """Note that the connection has brought an event: attempts and backoff start again."""
         self.attempt = 0
-        self._failures = 0
+        self._failure_count = 0
         self._failing_since = None
 
-    # -- The loss of it
+    # -- Losing the connection
 
     def failed(
         self,
@@ -194,112 +233,131 @@ class Reconnection:
         error: Exception,
         retry_after: float | None = None,
         *,
-        raised: bool = False,
+        from_callback: bool = False,
     ) -> Exception | None:
-        """An attempt or the stream failed: the error to raise, or None: ask again when `due`.
+        """Decide what follows after an attempt or a stream has failed.
 
-        `retry_after` is what the server asked for, where the error does not say it. `raised`: by a
-        callback, so that the policy has no say in it.
+        Args:
+            now: the time, in seconds.
+            error: what it failed with.
+            retry_after: the server's Retry-After in seconds, if the error does not carry it.
+            from_callback: whether a callback raised the error, which only a `RetriableError`
+                allows to retry.
+
+        Returns:
+            The error to raise, or None: again.
         """
         in_stream = self.state is ReadyState.OPEN
-        request = self._lose(now)
+        request = self._disconnect(now)
         if isinstance(error, RetriableError):
-            self._ask_again(now, self._wait(error.delay, retry_after))
+            self._schedule(now, self._wait(error.delay, retry_after))
             return None
-        if raised:
-            hopeless = True
+        if from_callback:
+            is_fatal = True
         elif isinstance(error, ResponseError):
             retry_after = error.retry_after
-            hopeless = error.response.status not in self.policy.retry_statuses
+            is_fatal = error.response.status not in self.policy.retry_statuses
+        elif isinstance(error, StreamIncomplete):
+            # Raised by `begin`, it means that the id cannot be sent, which no attempt changes.
+            is_fatal = not in_stream
         else:
-            hopeless = not (
-                in_stream
-                if isinstance(error, StreamIncomplete)
-                else isinstance(error, TransportError) and not _is_untrusted(error)
-            )
-        repeatable = self._may_repeat(request, error)
-        if not hopeless and repeatable:
+            is_fatal = not isinstance(error, TransportError) or _is_certificate_error(error)
+        repeatable = self._is_repeatable(request, error)
+        if not is_fatal and repeatable:
             delay = self._wait(None, retry_after)
-            if self._may_try(now, now + delay):
-                self._ask_again(now, delay)
+            if self._attempts_left(now, now + delay):
+                self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
-        within = in_stream or (self._had_response and not repeatable)
-        if hopeless or not within or isinstance(error, _AS_THEY_ARE):
+        cut_off = in_stream or (self._had_response and not repeatable)
+        if is_fatal or not cut_off or isinstance(error, _RAISED_UNWRAPPED):
             return error
         incomplete = StreamIncomplete(
-            "Expected the rest of the stream, got a connection that broke off, and "
+            "The connection broke off within the stream, and "
             + (
-                "no attempt that the policy has left: see its max_attempts and max_elapsed"
+                "the policy allows no further attempt: see its max_attempts and max_elapsed"
                 if repeatable
-                else "a request that may not be sent again: see resend and resume"
+                else "the request must not be sent twice: pass resend=True or resume="
             )
         )
         incomplete.__cause__ = error
         return incomplete
 
-    def incomplete(self, pending: bool, until: bool) -> StreamIncomplete | None:
-        """Whether a stream that ended was cut off: within an event, or before it met `until`."""
-        if self.policy._whatwg or not (pending or until):
+    def check_complete(self, pending: bool, has_until: bool) -> StreamIncomplete | None:
+        """Return an error if a stream was cut off, although it came to a regular end.
+
+        Args:
+            pending: whether it ended within an event.
+            has_until: whether it ended before it met `until`.
+        """
+        if self.policy._whatwg or not (pending or has_until):
             return None
-        wanted = "the rest of an event" if pending else "an event that meets `until`"
-        return StreamIncomplete(f"Expected {wanted}, got the end of the stream before it")
+        if pending:
+            return StreamIncomplete("The stream ended within an event")
+        return StreamIncomplete("The stream ended before an event met `until`")
 
     def ended(self, now: float) -> EndReason | None:
-        """The stream came to a clean end: why it is over, or None: ask again when `due`."""
-        request = self._lose(now)
-        again = self.policy.reconnect_on_end
-        if self._is_get if again is None else again:
+        """Decide what follows after a clean end: return why it is over, or None: again."""
+        request = self._disconnect(now)
+        reconnects = self.policy.reconnect_on_end
+        if self._is_get if reconnects is None else reconnects:
             delay = self._wait(None, None)
-            if self._may_repeat(request, None) and self._may_try(now, now + delay):
-                self._ask_again(now, delay)
+            if self._is_repeatable(request, None) and self._attempts_left(now, now + delay):
+                self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
         return EndReason.END
 
-    def asked(self, now: float, delay: float) -> None:
-        """The program wants to be connected anew, after so many seconds: no limit applies."""
-        self._lose(now)
+    def reconnect_requested(self, now: float, delay: float) -> None:
+        """Schedule the attempt that the program asked for, which no limit of the policy applies to.
+
+        Args:
+            now: the time, in seconds.
+            delay: the seconds to wait before.
+        """
+        self._disconnect(now)
         self.state = ReadyState.CONNECTING
-        self.due = now + self._wait(delay, None)
+        self.next_attempt_at = now + self._wait(delay, None)
 
     def interrupted(self, now: float) -> Exception | None:
-        """The program broke off the attempt or the stream, without having done with it: the error
-        to raise when it goes on, or None.
+        """Note that the program broke off the attempt or the stream without being done with it.
+
+        Returns:
+            The error to raise when the program reads on, or None: again.
         """
         if self._current is None:
             return None
         if self.state is not ReadyState.OPEN:
-            # It has not failed.
+            # The attempt has not failed, so it does not count.
             self.attempt -= 1
-        request = self._lose(now)
-        self.due = max(self.due, self._began + self.policy.min_delay)
-        if self._may_repeat(request, None):
+        request = self._disconnect(now)
+        self.next_attempt_at = max(self.next_attempt_at, self._began_at + self.policy.min_delay)
+        if self._is_repeatable(request, None):
             return None
         self.state = ReadyState.CLOSED
         return StreamIncomplete(
-            "Expected the program to read on, got one that broke off, and a request that may not "
-            "be sent again: see resend and resume"
+            f"Reading was interrupted, and a {self._request.method} is not repeated automatically: "
+            "pass resend=True or resume="
         )
 
     def close(self) -> None:
-        """It is over for good."""
+        """End it: there will be no further attempt, unless `reconnect_requested` says so."""
         self._current = None
         self.state = ReadyState.CLOSED
 
-    def _id_field(self) -> bytes:
-        """The value of Last-Event-ID (HTML standard, 9.2.4)."""
+    def _encode_id(self) -> bytes:
+        """Return the value of Last-Event-ID (HTML standard, 9.2.4)."""
         value = self.last_event_id.encode("utf-8", "replace").strip(b" \t")
         limit = self.policy.max_id_size
         if limit is not None and len(value) > limit:
             raise StreamIncomplete(
-                f"Expected a last event ID of at most {limit} bytes to go on from, got one of "
-                f"{len(value)}: raise max_id_size if the server takes it"
+                f"The last event ID has {len(value)} bytes, more than the {limit} that are sent to "
+                "resume: raise max_id_size if the server accepts it"
             )
         return value
 
-    def _lose(self, now: float) -> Request | None:
-        """There is no connection any more; the request that it was for."""
+    def _disconnect(self, now: float) -> Request | None:
+        """Note the loss of the connection, and return the request that it was for."""
         opened_at, self._opened_at = self._opened_at, None
         if opened_at is not None and now - opened_at >= self.policy.reset_after:
             self.progressed()
@@ -308,53 +366,58 @@ class Reconnection:
             self.state = ReadyState.CONNECTING
         return request
 
-    def _may_repeat(self, request: Request | None, error: Exception | None) -> bool:
-        """Whether the server can be asked again without doing twice what it was asked to do."""
-        if self.resuming == "call" or (self.resuming == "get" and self.last_event_id):
+    def _is_repeatable(self, request: Request | None, error: Exception | None) -> bool:
+        """Return whether another attempt cannot make the server act on a request twice."""
+        if self.resume_mode == "call" or (self.resume_mode == "get" and self.last_event_id):
             return True
-        # Else it is the first request that is sent again.
+        # From here on, the next attempt sends the first request again.
         if request is None or self._request.method in _SAFE_METHODS or self._resend:
             return True
         if request.method != self._request.method:
-            # What the server says of a GET for the rest says nothing of that.
+            # The failure of a GET for the rest says nothing about the first request.
             return False
         if isinstance(error, ResponseError):
-            return error.response.status in _REFUSED
+            return error.response.status in _UNPROCESSED_STATUSES
         return isinstance(error, TransportError) and not error.sent
 
-    def _may_try(self, now: float, due: float) -> bool:
-        """Whether the limits allow for another attempt at the time `due`."""
+    def _attempts_left(self, now: float, next_attempt_at: float) -> bool:
+        """Return whether the limits of the policy allow an attempt at that time."""
         policy = self.policy
         limit = policy.max_attempts if self._had_response else policy.initial_attempts
         since = now if self._failing_since is None else self._failing_since
-        if policy.max_elapsed is not None and due - since > policy.max_elapsed:
+        if policy.max_elapsed is not None and next_attempt_at - since > policy.max_elapsed:
             return False
         return limit is None or self.attempt < limit
 
-    def _ask_again(self, now: float, delay: float) -> None:
-        self.due = now + delay
-        self._failures += 1
+    def _schedule(self, now: float, delay: float) -> None:
+        self.next_attempt_at = now + delay
+        self._failure_count += 1
         if self._failing_since is None:
             self._failing_since = now
 
     def _wait(self, delay: float | None, retry_after: float | None) -> float:
-        """Seconds to the next attempt; `delay` is what the program asked for."""
+        """Return the seconds to wait before the next attempt.
+
+        Args:
+            delay: the delay that the program asked for, or None.
+            retry_after: the delay that the server asked for, or None.
+        """
         policy = self.policy
         if delay is not None:
             return max(policy.min_delay, delay)
         retry = None if self.retry is None else min(self.retry / 1000, policy.max_retry)
         try:
-            backoff = policy.initial_delay * policy.multiplier**self._failures
+            backoff = policy.initial_delay * policy.multiplier**self._failure_count
         except OverflowError:
             backoff = policy.max_delay
         backoff = min(policy.max_delay, backoff)
-        backoff -= backoff * policy.jitter * (1 - self._chance())
+        backoff -= backoff * policy.jitter * (1 - self._rng())
         if policy._whatwg:
             return max(policy.min_delay, backoff if retry is None else retry)
-        asked_for = min(retry_after or 0.0, policy.max_retry_after)
-        return max(policy.min_delay, retry or 0.0, asked_for) + backoff
+        server_delay = min(retry_after or 0.0, policy.max_retry_after)
+        return max(policy.min_delay, retry or 0.0, server_delay) + backoff
 
 
-def _is_untrusted(error: TransportError) -> bool:
-    """Whether the certificate of the server was refused: it will be refused again."""
-    return any(type(each).__name__ in _UNTRUSTED for each in iter_exception_chain(error))
+def _is_certificate_error(error: TransportError) -> bool:
+    """Return whether the server's certificate was refused, as it would be again."""
+    return any(type(each).__name__ in _CERTIFICATE_ERRORS for each in iter_exception_chain(error))

@@ -1,4 +1,4 @@
-"""The callbacks, but for `on_error`."""
+"""Every callback except `on_error`: when it is called, with what, and which may be async."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from sse_fast import (
     RetriableError,
 )
 from tests.support.callback_styles import (
-    ASYNC,
-    AWAITING,
-    COMMENTED,
-    FAST,
-    MANNERS,
+    ASYNC_STYLES,
+    ASYNCIO,
+    COMMENT_THEN_EVENT,
     NEVER_ASYNC,
     SYNC,
     TRIO,
-    B,
-    Manner,
-    MyError,
-    Seen,
+    CallbackError,
+    CallbackStyle,
+    Recorder,
     run,
+    style_params,
 )
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import Way
 from tests.support.scripted_server import EVENT_STREAM, Play, Stage, stream
+from tests.support.threaded_reader import NO_DELAY, STREAM_B
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -43,20 +42,20 @@ pytestmark = UNREAD_UNDER_TRIO
 # -- on_open ---------------------------------------------------------------------------------------
 
 
-def test_on_open_gets_every_final_response(manner: Manner, stage: Stage) -> None:
-    """No redirect, and refused ones with their body."""
+def test_on_open_gets_every_final_response(style: CallbackStyle, stage: Stage) -> None:
+    """Redirects are not reported; refused responses come with their body."""
     stage.plays = [
         Play(503, [("X-Which", "1")], body=[b"busy"]),
         Play(302, [("Location", "@b")], framing="length"),
         stream(),
         Play(429, (), body=[b"later"]),
-        B,
+        STREAM_B,
     ]
     opened: list[Any] = []
-    seen = Seen()
-    run(manner, stage.url, seen, on_open=manner(opened.append))
-    assert seen.end is EndReason.NO_CONTENT
-    assert seen.data == ["a", "b"]
+    recorder = Recorder()
+    run(style, stage.url, recorder, on_open=style(opened.append))
+    assert recorder.end is EndReason.NO_CONTENT
+    assert recorder.data == ["a", "b"]
     assert [response.status for response in opened] == [503, 200, 429, 200, 204]
     assert [response.body for response in opened] == [b"busy", b"", b"later", b"", b""]
     assert opened[0].headers["x-which"] == "1"
@@ -73,27 +72,29 @@ def test_on_open_gets_every_final_response(manner: Manner, stage: Stage) -> None
     ],
     ids=["404", "type", "501", "302"],
 )
-def test_returning_does_not_skip_the_checks(manner: Manner, stage: Stage, play: Play) -> None:
+def test_on_open_cannot_accept_a_refused_response(
+    style: CallbackStyle, stage: Stage, play: Play
+) -> None:
     stage.plays = [play]
     opened: list[Any] = []
-    seen = Seen()
-    run(manner, stage.url, seen, on_open=manner(lambda response: opened.append(response) or True))
-    assert isinstance(seen.error, ResponseError)
-    assert seen.error.response is opened[0]
+    recorder = Recorder()
+    run(style, stage.url, recorder, on_open=style(lambda response: opened.append(response) or True))
+    assert isinstance(recorder.error, ResponseError)
+    assert recorder.error.response is opened[0]
     assert opened[0].body == b"data: no\n\n"
-    assert seen.errors == [seen.error]
+    assert recorder.errors == [recorder.error]
     assert len(stage.requests) == 1
 
 
-def test_on_open_comes_before_the_first_event(manner: Manner, stage: Stage) -> None:
+def test_on_open_called_before_first_event(style: CallbackStyle, stage: Stage) -> None:
     stage.plays = [stream()]
     order: list[str] = []
     run(
-        manner,
+        style,
         stage.url,
-        Seen(),
-        on_message=manner(lambda event: order.append(event.data)),
-        on_open=manner(lambda response: order.append(str(response.status))),
+        Recorder(),
+        on_message=style(lambda event: order.append(event.data)),
+        on_open=style(lambda response: order.append(str(response.status))),
     )
     assert order == ["200", "a", "204"]
 
@@ -101,161 +102,156 @@ def test_on_open_comes_before_the_first_event(manner: Manner, stage: Stage) -> N
 # -- on_close --------------------------------------------------------------------------------------
 
 
-def test_on_close_at_every_clean_end(manner: Manner, stage: Stage) -> None:
-    """Before it is asked again: not at a cut-off, and not at what is no end of a stream."""
-    stage.plays = [stream(), Play(503, ()), stream(framing="chunked-truncated"), stream(), B]
+def test_on_close_called_at_every_clean_end(style: CallbackStyle, stage: Stage) -> None:
+    """The call comes before the next request, and not after a refusal or a truncated body."""
+    stage.plays = [stream(), Play(503, ()), stream(framing="chunked-truncated"), stream(), STREAM_B]
     order: list[Any] = []
-    seen = Seen()
+    recorder = Recorder()
     run(
-        manner,
+        style,
         stage.url,
-        seen,
-        on_message=manner(lambda event: order.append(event.data)),
-        on_close=manner(lambda: order.append(len(stage.requests))),
+        recorder,
+        on_message=style(lambda event: order.append(event.data)),
+        on_close=style(lambda: order.append(len(stage.requests))),
     )
-    assert seen.end is EndReason.NO_CONTENT
+    assert recorder.end is EndReason.NO_CONTENT
     assert order == ["a", 1, "a", "a", 4, "b", 5]
 
 
-def test_on_close_of_a_post_is_the_last(manner: Manner, stage: Stage) -> None:
-    stage.plays = [stream(), B]
-    seen = Seen()
-    run(manner, stage.url, seen, method="POST")
-    assert (seen.end, seen.data, seen.closes) == (EndReason.END, ["a"], 1)
+def test_on_close_called_once_for_a_post(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST")
+    assert (recorder.end, recorder.data, recorder.closes) == (EndReason.END, ["a"], 1)
     assert len(stage.requests) == 1
 
 
 @pytest.mark.parametrize("until", ["[DONE]", lambda event: event.data == "a"], ids=["str", "call"])
-def test_no_on_close_where_until_was_met(manner: Manner, stage: Stage, until: Any) -> None:
+def test_on_close_not_called_when_until_is_met(
+    style: CallbackStyle, stage: Stage, until: Any
+) -> None:
     stage.plays = [stream(b"data: a\n\ndata: [DONE]\n\n")]
-    seen = Seen()
-    run(manner, stage.url, seen, until=until)
-    assert (seen.end, seen.data, seen.closes) == (EndReason.UNTIL, ["a"], 0)
+    recorder = Recorder()
+    run(style, stage.url, recorder, until=until)
+    assert (recorder.end, recorder.data, recorder.closes) == (EndReason.UNTIL, ["a"], 0)
 
 
-def test_no_on_close_where_the_program_closed(stage: Stage) -> None:
-    for manner in MANNERS:
-        stage.requests.clear()
-        stage.plays = [stream(end="hang")]
-        seen = Seen()
+def test_on_close_not_called_after_close(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(end="hang")]
+    recorder = Recorder()
 
-        async def use(source: Any, manner: Manner = manner, seen: Seen = seen) -> None:
-            def on_message(event: Any) -> None:
-                seen.on_message(event)
-                source.close()
+    async def use(source: Any) -> None:
+        def on_message(event: Any) -> None:
+            recorder.on_message(event)
+            source.close()
 
-            seen.end = await source.run(manner(on_message), on_close=manner(seen.on_close))
+        recorder.end = await source.run(style(on_message), on_close=style(recorder.on_close))
 
-        manner.way.use(use, stage.url)
-        assert (seen.end, seen.data, seen.closes) == (EndReason.CLOSED, ["a"], 0)
-        assert len(stage.requests) == 1
+    style.way.use(use, stage.url)
+    assert (recorder.end, recorder.data, recorder.closes) == (EndReason.CLOSED, ["a"], 0)
+    assert len(stage.requests) == 1
 
 
-def test_on_close_is_for_one_run(manner: Manner, stage: Stage) -> None:
-    """Not for what is read behind it, whichever way that run ended."""
-    stage.plays = [stream(), stream(), B]
+def test_on_close_ends_with_its_run(style: CallbackStyle, stage: Stage) -> None:
+    """A loop that reads on after `run` raised does not call the `on_close` of that run."""
+    stage.plays = [stream(), stream(), STREAM_B]
     closes: list[int] = []
 
     def on_message(event: Any) -> None:
         if event.data == "a" and len(stage.requests) == 2:
-            raise MyError
+            raise CallbackError
 
     async def use(source: Any) -> None:
         def on_close() -> None:
             closes.append(len(stage.requests))
 
-        with pytest.raises(MyError):
-            await source.run(manner(on_message), on_close=manner(on_close))
+        with pytest.raises(CallbackError):
+            await source.run(style(on_message), on_close=style(on_close))
         assert [event.data async for event in source] == ["b"]
 
-    manner.way.use(use, stage.url, policy=FAST)
+    style.way.use(use, stage.url, policy=NO_DELAY)
     assert closes == [1]
 
 
-def test_on_close_may_want_more(manner: Manner, stage: Stage) -> None:
-    """As often as it likes: each time it is asked again, also by POST."""
-    stage.plays = [stream(), stream(), B]
-    seen = Seen()
+def test_on_close_retriable_error_sends_again(style: CallbackStyle, stage: Stage) -> None:
+    """Each RetriableError repeats the request, even a POST."""
+    stage.plays = [stream(), stream(), STREAM_B]
+    recorder = Recorder()
 
     def on_close() -> None:
-        seen.closes += 1
-        if seen.closes < 3:
+        recorder.closes += 1
+        if recorder.closes < 3:
             raise RetriableError(delay=0)
 
-    run(manner, stage.url, seen, on_close=manner(on_close), method="POST", data=b"x")
-    assert (seen.end, seen.data, seen.closes) == (EndReason.END, ["a", "a", "b"], 3)
+    run(style, stage.url, recorder, on_close=style(on_close), method="POST", data=b"x")
+    assert (recorder.end, recorder.data, recorder.closes) == (EndReason.END, ["a", "a", "b"], 3)
     assert [request.body for request in stage.requests] == [b"x"] * 3
 
 
 # -- on_message ------------------------------------------------------------------------------------
 
 
-def test_on_message_gets_events_only(manner: Manner, stage: Stage) -> None:
+def test_on_message_gets_only_dispatched_events(style: CallbackStyle, stage: Stage) -> None:
     body = b": c\n\n\n\nid: 7\n\nevent: e\n\nretry: 5\n\nunknown: x\n\ndata\n\ndata: a\n\n: c\n\n"
     stage.plays = [stream(body)]
-    seen = Seen()
+    recorder = Recorder()
     comments: list[str] = []
-    run(manner, stage.url, seen, on_comment=comments.append, method="POST")
-    assert seen.data == ["", "a"]
+    run(style, stage.url, recorder, on_comment=comments.append, method="POST")
+    assert recorder.data == ["", "a"]
     assert comments == ["c", "c"]
-    assert seen.errors == []
+    assert recorder.errors == []
 
 
-def test_a_callback_may_close_the_source(manner: Manner, stage: Stage) -> None:
-    """From wherever it is called: nothing is asked then."""
-    for name in ("on_open", "on_error", "on_message", "on_close", "on_comment", "headers"):
-        stage.requests.clear()
-        first = Play(503, ()) if name == "on_error" else stream(COMMENTED)
-        stage.plays = [first, B]
-        box: list[Any] = []
+@pytest.mark.parametrize(
+    "name", ["on_open", "on_error", "on_message", "on_close", "on_comment", "headers"]
+)
+def test_close_in_callback_ends_the_run(style: CallbackStyle, stage: Stage, name: str) -> None:
+    """No request follows."""
+    first = Play(503, ()) if name == "on_error" else stream(COMMENT_THEN_EVENT)
+    stage.plays = [first, STREAM_B]
+    sources: list[Any] = []
 
-        def close(*args: Any, box: list[Any] = box, name: str = name) -> Any:
-            box[0].close()
-            return {} if name == "headers" else None
+    def close(*args: Any) -> Any:
+        sources[0].close()
+        return {} if name == "headers" else None
 
-        callback = close if name in NEVER_ASYNC else manner(close)
-        ignored = manner(lambda *args: None)
+    callback = close if name in NEVER_ASYNC else style(close)
+    ignored = style(lambda *args: None)
 
-        async def use(
-            source: Any,
-            name: str = name,
-            box: list[Any] = box,
-            callback: Any = callback,
-            ignored: Any = ignored,
-        ) -> None:
-            box.append(source)
-            on_message = callback if name == "on_message" else ignored
-            on_close = callback if name == "on_close" else ignored
-            assert await source.run(on_message, on_close=on_close) is EndReason.CLOSED
-            assert source.ready_state is ReadyState.CLOSED
+    async def use(source: Any) -> None:
+        sources.append(source)
+        on_message = callback if name == "on_message" else ignored
+        on_close = callback if name == "on_close" else ignored
+        assert await source.run(on_message, on_close=on_close) is EndReason.CLOSED
+        assert source.ready_state is ReadyState.CLOSED
 
-        options = {} if name in ("on_message", "on_close") else {name: callback}
-        manner.way.use(use, stage.url, policy=FAST, **options)
-        assert len(stage.requests) == (0 if name == "headers" else 1), name
+    options = {} if name in ("on_message", "on_close") else {name: callback}
+    style.way.use(use, stage.url, policy=NO_DELAY, **options)
+    assert len(stage.requests) == (0 if name == "headers" else 1)
 
 
-# -- Which functions -------------------------------------------------------------------------------
+# -- Sync and async functions ----------------------------------------------------------------------
 
 
-async def afunction(*args: Any) -> None:
+async def async_callback(*args: Any) -> None:
     pass
 
 
-class ACallable:
+class AsyncCallable:
     async def __call__(self, *args: Any) -> None:
         pass
 
 
 @pytest.mark.parametrize("name", ["headers", "resume", "on_open", "on_error"])
-def test_the_sync_client_refuses_async_functions(name: str) -> None:
-    for function in (afunction, partial(afunction, 1)):
+def test_sync_client_refuses_async_functions(name: str) -> None:
+    for function in (async_callback, partial(async_callback, 1)):
         with pytest.raises(TypeError, match="AsyncEventSource"):
             EventSource("http://127.0.0.1", **{name: function})
 
 
 @pytest.mark.parametrize("name", ["on_message", "on_close"])
-def test_run_refuses_async_functions(stage: Stage, name: str) -> None:
-    functions = {"on_message": lambda event: None, "on_close": lambda: None, name: afunction}
+def test_sync_run_refuses_async_functions(stage: Stage, name: str) -> None:
+    functions = {"on_message": lambda event: None, "on_close": lambda: None, name: async_callback}
     with pytest.raises(TypeError, match="AsyncEventSource"):
         sse_fast.fetch_event_source(stage.url, **functions)
     with EventSource(stage.url) as source, pytest.raises(TypeError, match="AsyncEventSource"):
@@ -264,22 +260,20 @@ def test_run_refuses_async_functions(stage: Stage, name: str) -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda *args: afunction(), ACallable(), lambda *args: _Awaitable()],
+    [lambda *args: async_callback(), AsyncCallable(), lambda *args: _Awaitable()],
     ids=["lambda", "callable", "awaitable"],
 )
 @pytest.mark.parametrize("name", ["headers", "on_open", "on_error", "on_message", "on_close"])
-def test_the_sync_client_refuses_what_is_to_be_awaited(
-    stage: Stage, name: str, function: Any
-) -> None:
-    """Where only the call shows it; never is one dropped in silence, or warned of."""
-    stage.plays = [Play(503, ()) if name == "on_error" else stream(), B]
-    seen = Seen()
-    manner = Manner(SYNC, awaited=False)
-    run(manner, stage.url, seen, **{name: function})
-    assert type(seen.error) is TypeError
-    assert "AsyncEventSource" in str(seen.error)
+def test_sync_client_refuses_awaitable_results(stage: Stage, name: str, function: Any) -> None:
+    """The result is refused, and no coroutine is left for Python to warn about."""
+    stage.plays = [Play(503, ()) if name == "on_error" else stream(), STREAM_B]
+    recorder = Recorder()
+    style = CallbackStyle(SYNC, is_async=False)
+    run(style, stage.url, recorder, **{name: function})
+    assert type(recorder.error) is TypeError
+    assert "AsyncEventSource" in str(recorder.error)
     assert len(stage.requests) == (0 if name == "headers" else 1)
-    assert seen.errors == ([] if name == "on_error" else [seen.error])
+    assert recorder.errors == ([] if name == "on_error" else [recorder.error])
 
 
 class _Awaitable:
@@ -287,44 +281,44 @@ class _Awaitable:
         return iter(())
 
 
-@pytest.mark.parametrize("manner", AWAITING, ids=str)
-def test_the_async_client_awaits_whatever_it_gets(manner: Manner, stage: Stage) -> None:
-    """Also from a lambda, a partial or an object."""
-    stage.plays = [Play(503, ()), stream(), B]
+@pytest.mark.parametrize("style", style_params(ASYNC_STYLES))
+def test_async_client_awaits_any_awaitable_result(style: CallbackStyle, stage: Stage) -> None:
+    """The callback may be a lambda, a partial or an object, too."""
+    stage.plays = [Play(503, ()), stream(), STREAM_B]
     calls: list[str] = []
 
-    async def note(name: str, *args: Any) -> None:
+    async def record(name: str, *args: Any) -> None:
         await anyio.sleep(0)
         calls.append(name)
 
-    class Noting:
+    class OnOpen:
         async def __call__(self, *args: Any) -> None:
-            await note("on_open")
+            await record("on_open")
 
     run(
-        manner,
+        style,
         stage.url,
-        Seen(),
-        on_message=lambda event: note("on_message"),
-        on_close=partial(note, "on_close"),
-        on_open=Noting(),
-        on_error=partial(note, "on_error"),
+        Recorder(),
+        on_message=lambda event: record("on_message"),
+        on_close=partial(record, "on_close"),
+        on_open=OnOpen(),
+        on_error=partial(record, "on_error"),
     )
-    one = ["on_open", "on_message", "on_close"]
-    assert calls == ["on_open", "on_error", *one, *one, "on_open"]
+    stream_calls = ["on_open", "on_message", "on_close"]
+    assert calls == ["on_open", "on_error", *stream_calls, *stream_calls, "on_open"]
 
 
 @pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
 @pytest.mark.parametrize("name", ["on_comment", "on_chunk"])
-def test_what_the_parser_calls_is_never_awaited(cls: Any, name: str) -> None:
+def test_parser_callbacks_must_not_be_async(cls: Any, name: str) -> None:
     with pytest.raises(TypeError, match=name):
-        cls("http://127.0.0.1", **{name: afunction})
+        cls("http://127.0.0.1", **{name: async_callback})
 
 
-# -- Cancelled in a callback -----------------------------------------------------------------------
+# -- Cancellation within a callback ----------------------------------------------------------------
 
 
-# What is cancelled -> what comes first, and the data of all that is taken.
+# The callback that is cancelled -> the first answer, and the data of all events that are taken.
 CANCELLED: dict[str, tuple[Play, list[str]]] = {
     "headers": (stream(), ["a", "a", "b"]),
     "on_open": (stream(), ["a", "b"]),
@@ -332,39 +326,39 @@ CANCELLED: dict[str, tuple[Play, list[str]]] = {
     "on_close": (stream(), ["a", "a", "b"]),
     "resume": (stream(), ["a", "a", "b"]),
     "on_error": (Play(503, ()), ["a", "b"]),
-    "on_error behind a cut-off": (stream(framing="chunked-truncated"), ["a", "a", "b"]),
-    "on_error behind a callback": (stream(), ["a", "b"]),
+    "on_error after a truncated body": (stream(framing="chunked-truncated"), ["a", "a", "b"]),
+    "on_error after a callback": (stream(), ["a", "b"]),
 }
 
 
 @pytest.mark.parametrize("name", CANCELLED)
-@pytest.mark.parametrize("way", [ASYNC, TRIO], ids=str)
-def test_a_cancelled_callback_ends_nothing(way: Way, stage: Stage, name: str) -> None:
-    """Only close() is final: the next run goes on, and loses no event."""
+@pytest.mark.parametrize("way", [ASYNCIO, TRIO], ids=str)
+def test_cancelled_callback_leaves_source_usable(way: Way, stage: Stage, name: str) -> None:
+    """The next run continues and loses no event: only close() is final."""
     first, expected = CANCELLED[name]
-    stage.plays = [first, stream(), B]
-    held = anyio.Event()
+    stage.plays = [first, stream(), STREAM_B]
+    waiting = anyio.Event()
 
     async def callback(*args: Any) -> Any:
-        if not held.is_set():
-            held.set()
+        if not waiting.is_set():
+            waiting.set()
             await anyio.sleep_forever()
         return {"headers": {}, "resume": stage.url}.get(name)
 
     async def use(source: Any) -> None:
         async def on_message(event: Any) -> None:
             if name == "on_message":
-                # What follows is not noted, as it was not taken.
+                # The event that follows is not recorded, as it was not taken.
                 await callback()
-            if name == "on_error behind a callback" and not held.is_set():
-                raise MyError
+            if name == "on_error after a callback" and not waiting.is_set():
+                raise CallbackError
             data.append(event.data)
 
         data: list[str] = []
         on_close = callback if name == "on_close" else None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(source.run, on_message, on_close=on_close))
-            await held.wait()
+            await waiting.wait()
             tasks.cancel_scope.cancel()
         assert source.end_reason is None
         assert source.ready_state is not ReadyState.CLOSED
@@ -373,4 +367,4 @@ def test_a_cancelled_callback_ends_nothing(way: Way, stage: Stage, name: str) ->
 
     option = name.partition(" ")[0]
     options = {} if option in ("on_message", "on_close") else {option: callback}
-    way.use(use, stage.url, policy=FAST, **options)
+    way.use(use, stage.url, policy=NO_DELAY, **options)

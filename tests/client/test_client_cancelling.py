@@ -1,4 +1,4 @@
-"""Waits that are cancelled, and a second reader."""
+"""Cancelled waits lose no event, and a second reader is refused."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ import pytest
 import sse_fast
 from sse_fast import ReadyState, ReconnectPolicy
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import SOURCES, Way
+from tests.support.eventsources import ASYNC_OURS, Way
 from tests.support.scripted_server import Play, Request, Stage, serve_stage, stream
 from tests.support.threaded_reader import (
-    ASYNCIO,
-    AT_ONCE,
-    AWAITING,
-    BLOCKING,
-    FAST,
-    MUTE,
+    ASYNC_WAYS,
+    ASYNCIO_WAYS,
+    LONG_DELAY,
+    NO_DELAY,
     OF_TRIO,
-    SETTLED,
-    SLOW,
-    B,
-    Reading,
-    marked,
-    quiet,
-    settled,
+    SHORT_DELAY,
+    SILENCE,
+    STREAM_B,
+    SYNC_WAYS,
+    ThreadedReader,
+    each_way,
+    marks_of,
+    quiet_stream,
     wait_until,
+    wait_until_others_blocked,
 )
 
 pytestmark = UNREAD_UNDER_TRIO
@@ -45,30 +45,26 @@ pytestmark = UNREAD_UNDER_TRIO
 # -- Cancelled waits -------------------------------------------------------------------------------
 
 
-async def cancelled_by_task(
-    wait: Callable[[], Awaitable[Any]], condition: Callable[[], object]
-) -> None:
+async def cancel_task(wait: Callable[[], Awaitable[Any]], condition: Callable[[], object]) -> None:
     task = asyncio.ensure_future(wait())
-    await settled(condition)
+    await wait_until_others_blocked(condition)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def cancelled_by_wait_for(
+async def cancel_by_wait_for(
     wait: Callable[[], Awaitable[Any]], condition: Callable[[], object]
 ) -> None:
-    # It cannot be told to wait for the condition.
+    # wait_for cannot wait for the condition, so give it the time to become true.
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(wait(), 4 * SETTLED if condition() else 0.5)
+        await asyncio.wait_for(wait(), 0.05 if condition() else 0.5)
     assert condition()
 
 
-async def cancelled_by_scope(
-    wait: Callable[[], Awaitable[Any]], condition: Callable[[], object]
-) -> None:
+async def cancel_scope(wait: Callable[[], Awaitable[Any]], condition: Callable[[], object]) -> None:
     async def cancel() -> None:
-        await settled(condition)
+        await wait_until_others_blocked(condition)
         tasks.cancel_scope.cancel()
 
     got: list[Any] = []
@@ -78,41 +74,41 @@ async def cancelled_by_scope(
     assert got == []
 
 
-HOW = {
-    "task": cancelled_by_task,
-    "wait_for": cancelled_by_wait_for,
-    "scope": cancelled_by_scope,
+CANCEL = {
+    "task": cancel_task,
+    "wait_for": cancel_by_wait_for,
+    "scope": cancel_scope,
 }
 CANCELLING = [
-    pytest.param(way, how, id=f"{way}-{how}", marks=[OF_TRIO] if way.backend == "trio" else [])
-    for way in AWAITING
-    for how in HOW
+    pytest.param(way, how, id=f"{way}-{how}", marks=marks_of(way, ASYNC_OURS))
+    for way in ASYNC_WAYS
+    for how in CANCEL
     if way.backend == "asyncio" or how == "scope"
 ]
 
 
 @pytest.mark.parametrize(("way", "how"), CANCELLING)
-def test_a_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None:
-    """The next one connects anew, from the last event that was taken."""
-    stage.plays = [MUTE, quiet(b"id: 1\ndata: a\n\n"), Play(503, ()), B]
+def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None:
+    """The next wait opens a new connection, from the last event that was taken."""
+    stage.plays = [SILENCE, quiet_stream(b"id: 1\ndata: a\n\n"), Play(503, ()), STREAM_B]
     policy = ReconnectPolicy(initial_delay=30.0, jitter=0.0, min_delay=0.01)
     errors: list[Exception] = []
 
     async def use(source: Any) -> None:
-        cancelled = partial(HOW[how], lambda: anext(source))
-        # Before the head has come.
-        await cancelled(lambda: stage.requests)
+        cancel = partial(CANCEL[how], lambda: anext(source))
+        # Before the head of the response.
+        await cancel(lambda: stage.requests)
         assert source.ready_state is ReadyState.CONNECTING
         assert (await anext(source)).data == "a"
         assert source.last_event_id == ""
-        # While it is quiet.
-        await cancelled(lambda: True)
+        # While the stream is quiet.
+        await cancel(lambda: True)
         assert source.last_event_id == "1"
         assert source.end_reason is None
         assert source.ready_state is ReadyState.CONNECTING
-        # While it waits to ask again, which goes on.
-        await cancelled(lambda: errors)
-        await cancelled(lambda: True)
+        # While the next attempt is waited for. The wait continues after a cancellation.
+        await cancel(lambda: errors)
+        await cancel(lambda: True)
         assert len(stage.requests) == 3
         source.reconnect()
         assert (await anext(source)).data == "b"
@@ -123,58 +119,58 @@ def test_a_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> No
     assert [request.open for request in stage.requests] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("way", marked(AWAITING))
-def test_a_cancelled_post_is_not_sent_again(way: Way, stage: Stage) -> None:
-    """By itself: the program may want it."""
+@each_way(ASYNC_WAYS, ASYNC_OURS)
+def test_cancelled_post_is_not_sent_again(way: Way, stage: Stage) -> None:
+    """Only a call of reconnect() sends it again."""
 
     async def use(source: Any) -> None:
         assert (await anext(source)).data == "a"
-        await cancelled_by_scope(lambda: anext(source), lambda: True)
+        await cancel_scope(lambda: anext(source), lambda: True)
         with pytest.raises(sse_fast.StreamIncomplete):
             await anext(source)
         assert len(stage.requests) == 1
         source.reconnect()
         assert (await anext(source)).data == "b"
 
-    stage.plays = [quiet(b"id: 1\ndata: a\n\n"), B]
-    way.use(use, stage.url, policy=FAST, method="POST", data=b"x")
+    stage.plays = [quiet_stream(b"id: 1\ndata: a\n\n"), STREAM_B]
+    way.use(use, stage.url, policy=SHORT_DELAY, method="POST", data=b"x")
     assert stage.requests[1].get("Last-Event-ID") == b"1"
 
 
-@pytest.mark.parametrize("way", ASYNCIO, ids=str)
-def test_trio_in_the_midst_of_its_import(
+@each_way(ASYNCIO_WAYS)
+def test_half_imported_trio_is_ignored(
     way: Way, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By another thread: the module is known, and empty."""
-    stage.plays = [Play(503, body=[b"busy"]), B]
+    """Another thread is importing trio: the module is in sys.modules, but empty."""
+    stage.plays = [Play(503, body=[b"busy"]), STREAM_B]
 
     async def use(source: Any) -> None:
         monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
         assert (await anext(source)).data == "b"
 
-    way.use(use, stage.url, policy=AT_ONCE)
+    way.use(use, stage.url, policy=NO_DELAY)
 
 
-@pytest.mark.parametrize("while_", ["on_message", "quiet", "head", "__aenter__"])
-def test_a_loop_that_ends_before_its_task(while_: str, stage: Stage) -> None:
-    """It is closed where it stands, and nothing can be awaited any more."""
-    stage.plays = [quiet(b"data: a\n\n") if while_ in ("on_message", "quiet") else MUTE]
+@pytest.mark.parametrize("phase", ["on_message", "quiet", "head", "__aenter__"])
+def test_event_loop_closed_before_its_task(phase: str, stage: Stage) -> None:
+    """Its coroutine is closed where it waits, and nothing can be awaited any more."""
+    stage.plays = [quiet_stream(b"data: a\n\n") if phase in ("on_message", "quiet") else SILENCE]
     source = sse_fast.AsyncEventSource(stage.url)
     got: list[Any] = []
 
     async def on_message(event: Any) -> None:
         got.append(event)
-        if while_ == "on_message":
+        if phase == "on_message":
             await asyncio.Event().wait()
 
     async def begin() -> Any:
-        work = source.__aenter__() if while_ == "__aenter__" else source.run(on_message)
+        work = source.__aenter__() if phase == "__aenter__" else source.run(on_message)
         task = asyncio.ensure_future(work)
-        await settled(lambda: stage.requests if stage.plays == [MUTE] else got)
+        await wait_until_others_blocked(lambda: stage.requests if stage.plays == [SILENCE] else got)
         return task.get_coro()
 
     loop = asyncio.new_event_loop()
-    # Of the task that never ends.
+    # The loop reports the task that never ends.
     loop.set_exception_handler(lambda loop, context: None)
     loop.run_until_complete(begin()).close()
     loop.run_until_complete(source.aclose())
@@ -182,17 +178,17 @@ def test_a_loop_that_ends_before_its_task(while_: str, stage: Stage) -> None:
     wait_until(lambda: stage.open == 0)
 
 
-def counting(number: int, request: Request) -> Play:
-    """Events from the id on, a few of them at a time."""
+def play_next_four(number: int, request: Request) -> Play:
+    """Play the four events that follow the Last-Event-ID, one at a time."""
     first = int(request.get("Last-Event-ID") or 0) + 1
     parts = [b"id: %d\ndata: %d\n\n" % (each, each) for each in range(first, first + 4)]
     return stream(*parts, delay=7, end="hang")
 
 
-@pytest.mark.parametrize("name", [way.name for way in AWAITING if way.backend == "asyncio"])
-def test_a_loop_of_short_waits_gets_every_event_once(name: str, stage: Stage) -> None:
-    """Whatever the moment at which a wait is cut short."""
-    stage.plays = counting
+@each_way(ASYNCIO_WAYS)
+def test_short_waits_get_every_event_once(way: Way, stage: Stage) -> None:
+    """A wait may time out at any moment."""
+    stage.plays = play_next_four
     data: list[int] = []
 
     async def use(source: Any) -> None:
@@ -204,15 +200,15 @@ def test_a_loop_of_short_waits_gets_every_event_once(name: str, stage: Stage) ->
                 event = await asyncio.wait_for(anext(source), 0.002 + waits % 7 / 200)
                 data.append(int(event.data))
 
-    SOURCES[name].use(use, stage.url, policy=FAST)
+    way.use(use, stage.url, policy=SHORT_DELAY)
     assert data == list(range(1, 41))
 
 
 def poll(way: Way) -> tuple[int, float]:
-    """The requests that a second of polling comes to, and how long it was."""
+    """Poll for a second; return the number of requests and the seconds that it took."""
     with serve_stage(
-        lambda number, request: MUTE if number % 2 else quiet(b": nothing\n\n")
-    ) as one:
+        lambda number, request: SILENCE if number % 2 else quiet_stream(b": nothing\n\n")
+    ) as stage:
 
         async def use(source: Any) -> float:
             began = time.monotonic()
@@ -221,76 +217,88 @@ def poll(way: Way) -> tuple[int, float]:
                     await anext(source)
             return time.monotonic() - began
 
-        seconds = way.use(use, one.url)
-        return len(one.requests), seconds
+        seconds = way.use(use, stage.url)
+        return len(stage.requests), seconds
 
 
 @OF_TRIO
-def test_a_loop_of_short_waits_is_no_storm() -> None:
-    """At most ten requests a second; every way at once, as all that takes time is waiting."""
-    with ThreadPoolExecutor(len(AWAITING)) as pool:
-        for way, (count, seconds) in zip(AWAITING, pool.map(poll, AWAITING), strict=True):
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(ASYNC_OURS, id="ours"),
+        pytest.param(
+            [way for way in ASYNC_WAYS if way not in ASYNC_OURS],
+            id="others",
+            marks=pytest.mark.matrix,
+        ),
+    ],
+)
+def test_short_waits_send_at_most_ten_requests_a_second(ways: list[Way]) -> None:
+    """The ways run together, since they spend their time waiting."""
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for way, (count, seconds) in zip(ways, pool.map(poll, ways), strict=True):
             assert 1 <= count <= 10 * seconds + 1, way
 
 
 # -- Only one reader -------------------------------------------------------------------------------
 
 
-def plays_while(while_: str, go: threading.Event) -> list[Play]:
-    """What keeps a reader waiting like that, until it may go on to the event "b"."""
+def plays_while(phase: str, may_continue: threading.Event) -> list[Play]:
+    """Return plays that keep a reader waiting until `may_continue`, and then send the event "b"."""
     return {
-        "head": [Play(framing="none", end=go), B],
-        "quiet": [Play(body=[b"id: 1\ndata: a\n\n", go, b"id: 2\ndata: b\n\n"], end="hang")],
-        "backoff": [stream(), B],
-    }[while_]
+        "head": [Play(framing="none", end=may_continue), STREAM_B],
+        "quiet": [
+            Play(body=[b"id: 1\ndata: a\n\n", may_continue, b"id: 2\ndata: b\n\n"], end="hang")
+        ],
+        "backoff": [stream(), STREAM_B],
+    }[phase]
 
 
-async def ask_by_next(source: Any) -> None:
+async def read_by_next(source: Any) -> None:
     await anext(source)
 
 
-async def ask_by_open(source: Any) -> None:
+async def read_by_open(source: Any) -> None:
     await source.open()
 
 
-async def ask_by_run(source: Any) -> None:
+async def read_by_run(source: Any) -> None:
     await source.run(print)
 
 
-def ways_to_ask(while_: str) -> list[Callable[[Any], Any]]:
-    # Where there is a connection, open() has nothing to do.
-    return [ask_by_next, ask_by_run, *([] if while_ == "quiet" else [ask_by_open])]
+def second_reads(phase: str) -> list[Callable[[Any], Any]]:
+    # On an open connection, open() has nothing to do.
+    return [read_by_next, read_by_run, *([] if phase == "quiet" else [read_by_open])]
 
 
-@pytest.mark.parametrize("while_", ["head", "quiet", "backoff"])
-@pytest.mark.parametrize("way", BLOCKING, ids=str)
-def test_a_second_thread_is_refused(way: Way, stage: Stage, while_: str) -> None:
-    """And leaves the first one as it was."""
-    go = threading.Event()
-    stage.plays = plays_while(while_, go)
+@pytest.mark.parametrize("phase", ["head", "quiet", "backoff"])
+@each_way(SYNC_WAYS)
+def test_second_thread_is_refused(way: Way, stage: Stage, phase: str) -> None:
+    """The first one reads on."""
+    may_continue = threading.Event()
+    stage.plays = plays_while(phase, may_continue)
     errors: list[Exception] = []
-    with Reading(way, stage.url, policy=SLOW, on_error=errors.append) as reading:
-        wait_until(lambda: stage.requests if while_ == "head" else reading.data)
-        time.sleep(SETTLED)
-        for ask in ways_to_ask(while_):
-            with pytest.raises(RuntimeError, match="one thread"):
-                anyio.run(ask, reading.source)
+    with ThreadedReader(way, stage.url, policy=LONG_DELAY, on_error=errors.append) as reader:
+        reader.wait_until_blocked(lambda: stage.requests if phase == "head" else reader.data)
+        for read_again in second_reads(phase):
+            with pytest.raises(RuntimeError, match="thread or task"):
+                anyio.run(read_again, reader.source)
         assert errors == []
-        go.set()
-        if while_ != "quiet":
-            wait_until(lambda: errors or while_ == "backoff")
-            reading.source.reconnect()
-        wait_until(lambda: "b" in reading.data)
-        reading.close()
-    assert reading.data == (["b"] if while_ == "head" else ["a", "b"])
-    assert len(stage.requests) == (1 if while_ == "quiet" else 2)
+        may_continue.set()
+        if phase != "quiet":
+            wait_until(lambda: errors or phase == "backoff")
+            reader.source.reconnect()
+        wait_until(lambda: "b" in reader.data)
+        reader.close()
+    assert reader.data == (["b"] if phase == "head" else ["a", "b"])
+    assert len(stage.requests) == (1 if phase == "quiet" else 2)
 
 
-@pytest.mark.parametrize("while_", ["head", "quiet", "backoff"])
-@pytest.mark.parametrize("way", marked(AWAITING))
-def test_a_second_task_is_refused(way: Way, stage: Stage, while_: str) -> None:
-    go = threading.Event()
-    stage.plays = plays_while(while_, go)
+@pytest.mark.parametrize("phase", ["head", "quiet", "backoff"])
+@each_way(ASYNC_WAYS)
+def test_second_task_is_refused(way: Way, stage: Stage, phase: str) -> None:
+    may_continue = threading.Event()
+    stage.plays = plays_while(phase, may_continue)
     errors: list[Exception] = []
 
     async def use(source: Any) -> None:
@@ -302,17 +310,17 @@ def test_a_second_task_is_refused(way: Way, stage: Stage, while_: str) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await settled(lambda: stage.requests if while_ == "head" else data)
-            for ask in ways_to_ask(while_):
-                with pytest.raises(RuntimeError, match="one thread or task"):
-                    await ask(source)
+            await wait_until_others_blocked(lambda: stage.requests if phase == "head" else data)
+            for read_again in second_reads(phase):
+                with pytest.raises(RuntimeError, match="thread or task"):
+                    await read_again(source)
             assert errors == []
-            go.set()
-            if while_ != "quiet":
-                await settled(lambda: errors or while_ == "backoff")
+            may_continue.set()
+            if phase != "quiet":
+                await wait_until_others_blocked(lambda: errors or phase == "backoff")
                 source.reconnect()
 
     data: list[str] = []
-    way.use(use, stage.url, policy=SLOW, on_error=errors.append)
-    assert data == (["b"] if while_ == "head" else ["a", "b"])
-    assert len(stage.requests) == (1 if while_ == "quiet" else 2)
+    way.use(use, stage.url, policy=LONG_DELAY, on_error=errors.append)
+    assert data == (["b"] if phase == "head" else ["a", "b"])
+    assert len(stage.requests) == (1 if phase == "quiet" else 2)

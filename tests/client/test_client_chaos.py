@@ -1,10 +1,9 @@
-"""A server that does everything wrong, over 60 connections, and a consumer that notices nothing:
-every event once, in order.
-"""
+"""A server that misbehaves on 60 connections; the consumer gets every event once and in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -12,14 +11,15 @@ import pytest
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy, StreamTimeout
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import SOURCES, Way, everywhere
+from tests.support.eventsources import BY_US, Way
 from tests.support.scripted_server import Play, Request, in_two_seconds, serve_stage
+from tests.support.threaded_reader import OURS_OR_OTHERS, check_together
 
 pytestmark = UNREAD_UNDER_TRIO
 
 EVENTS = 500
 CONNECTIONS = 60
-SILENT = 4  # of the acts
+SILENT = 4  # how many of the acts send nothing for `IDLE` seconds
 IDLE = 0.5
 POLICY = ReconnectPolicy(
     initial_attempts=None,
@@ -33,7 +33,7 @@ BOM = "\N{BOM}".encode()
 
 
 def event(number: int) -> bytes:
-    """Ids that begin with one another, so that half an id is one, too; text of several bytes."""
+    """Return an event whose truncated id is that of another, with text of multi-byte characters."""
     return f"id: {number}\ndata: {text(number)}\n\n".encode()
 
 
@@ -41,13 +41,13 @@ def text(number: int) -> str:
     return f"{number} é日🚀"
 
 
-# -- What may happen: each is a function of the bytes that follow the Last-Event-ID ----------------
+# -- Acts: each returns an answer, by the bytes that follow the Last-Event-ID ----------------------
 
 Act = Callable[[Random, bytes], Play]
 
 
 def served(framing: Any = "close", end: Any = "fin", **options: Any) -> Act:
-    """All of it arrives, in pieces of any size."""
+    """Send all of it in pieces of random size."""
 
     def act(random: Random, rest: bytes) -> Play:
         return Play(body=pieces(random, rest), framing=framing, end=end, delay=0.3, **options)
@@ -55,18 +55,18 @@ def served(framing: Any = "close", end: Any = "fin", **options: Any) -> Act:
     return act
 
 
-def cut(framing: Any = "close", end: Any = "fin", behind: bytes = b"") -> Act:
-    """It breaks off somewhere, or right behind the last occurrence of those bytes."""
+def cut(framing: Any = "close", end: Any = "fin", after: bytes = b"") -> Act:
+    """Break off at random, or right after the last occurrence of those bytes."""
 
     def act(random: Random, rest: bytes) -> Play:
-        at = rest.rindex(behind) + len(behind) if behind else random.randrange(1, len(rest))
+        at = rest.rindex(after) + len(after) if after else random.randrange(1, len(rest))
         return Play(body=pieces(random, rest[:at]), framing=framing, end=end, delay=0.3)
 
     return act
 
 
 def answered(body: bytes = b"", **options: Any) -> Act:
-    """None of it comes."""
+    """Send none of it."""
     return lambda random, rest: Play(body=[body] if body else [], **options)
 
 
@@ -86,35 +86,35 @@ def pieces(random: Random, data: bytes) -> list[bytes]:
 
 
 ACTS: list[Act] = [
-    # Ends in good order, and those that look like one.
+    # Clean ends, and those that look clean.
     *(served(framing) for framing in ("close", "chunked", "length")),
     *(served(framing, keep_alive=True) for framing in ("chunked", "length")),
     *(answered(framing=framing) for framing in ("close", "chunked", "length")),
     answered(b": nothing\n\n:\n" * 20),
     answered(BOM),
     answered(b"retry: 1\n\n"),
-    # Killed: between two events, or wherever.
+    # Truncated, between two events or anywhere.
     *(served("chunked-truncated", end) for end in ("fin", "rst")),
     *(served("length-short", end) for end in ("fin", "rst")),
     *(cut(framing) for framing in ("close", "chunked", "length") for _ in range(2)),
     *(cut(framing, "rst") for framing in ("close", "chunked", "length-short") for _ in range(2)),
     cut("chunked-truncated"),
-    # Within a line, a UTF-8 sequence, an id that is the beginning of another.
-    cut(behind=b"id: 1"),
-    cut(behind=b"id"),
-    cut("chunked-truncated", behind=b"data: "),
-    cut("chunked", behind="é日🚀".encode()[:-1]),
-    cut("chunked", behind="é日🚀".encode()[:3]),
-    cut("length-short", behind="é日🚀".encode()),
-    cut("chunked", behind="é日🚀\n".encode()),
-    # Silent: before the first byte, before the first event, within an event, between two.
+    # Truncated within a line, within a UTF-8 sequence, within an id so that it is another id.
+    cut(after=b"id: 1"),
+    cut(after=b"id"),
+    cut("chunked-truncated", after=b"data: "),
+    cut("chunked", after="é日🚀".encode()[:-1]),
+    cut("chunked", after="é日🚀".encode()[:3]),
+    cut("length-short", after="é日🚀".encode()),
+    cut("chunked", after="é日🚀\n".encode()),
+    # Silent before the first byte, before the first event, within an event, between two events.
     answered(framing="none", end="hang"),
     answered(b": nothing\n\n", framing="chunked", end="hang"),
     cut("chunked", "hang"),
     served("length-short", "hang"),
-    # Gone before there was an answer.
+    # Closed before there is an answer.
     *(answered(framing="none", end=end) for end in ("fin", "rst") for _ in range(2)),
-    # Refused for now.
+    # Refused temporarily.
     *(refused(status) for status in (408, 425, 429, 500, 502, 503, 504, 529)),
     *(refused(status, after) for status in (429, 503) for after in (lambda: "0", lambda: "1")),
     *(refused(status, in_two_seconds) for status in (429, 503)),
@@ -123,7 +123,7 @@ ACTS: list[Act] = [
 
 
 class Chaos:
-    """Plays the acts in a random order; then what is left, until nothing is."""
+    """Plays the acts in a random order, then the remaining events, then 204."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -139,15 +139,15 @@ class Chaos:
 
 
 def log(after: int, count: int) -> bytes:
-    """Some of them begin with a byte order mark, as each connection is a stream of its own."""
+    """Return a stream of the `count` events that follow `after`; some have a byte order mark."""
     first = BOM if after % 2 else b"event: none\n\n"
     last = min(EVENTS, after + count)
     return first + b"".join(event(number) for number in range(after + 1, last + 1))
 
 
-def test_the_plan() -> None:
+def test_acts_leave_events_for_every_connection() -> None:
     assert len(ACTS) + 2 == CONNECTIONS
-    # So that no act comes when all is served.
+    # There are enough events, so that every act has some left to send.
     assert 10 * sum(act(Random(0), log(0, 10)).status == 200 for act in ACTS) <= EVENTS
 
 
@@ -173,26 +173,25 @@ def check(way: Way, by_callback: bool) -> None:
     assert [each.data for each in seen] == [text(number) for number in range(1, EVENTS + 1)]
     assert [each.id for each in seen] == [str(number) for number in range(1, EVENTS + 1)]
     assert reason is EndReason.NO_CONTENT
-    # More only where a busy machine was itself as quiet as the silent acts.
+    # There are more timeouts only where a busy machine was slower than `IDLE`.
     late = sum(isinstance(error, StreamTimeout) for error in errors) - SILENT
     assert late >= 0
     assert CONNECTIONS <= len(stage.requests) <= CONNECTIONS + late
-    # One at a time: the one before is closed, or is the same.
+    # One connection at a time: the previous one is closed or reused.
     assert {request.playing for request in stage.requests} == {0}
     assert {request.open for request in stage.requests} == {0}
-    # Most of it went wrong.
+    # Most connections failed.
     assert len(errors) > CONNECTIONS / 2
 
 
-def check_iteration(way: Way) -> None:
-    check(way, by_callback=False)
+@pytest.mark.soak
+@OURS_OR_OTHERS
+def test_chaos_delivers_every_event_once_in_order(ways: list[Way]) -> None:
+    # Four at a time: a client that is short of CPU time would take the server for quiet.
+    check_together(partial(check, by_callback=False), ways, at_once=4)
 
 
-def test_every_event_once_and_in_order(way: Way) -> None:
-    # Not all at once: a client that is short of time would take the server for quiet.
-    everywhere(check_iteration, 4)[way.name].result()
-
-
-@pytest.mark.parametrize("name", ["sse_fast", "sse_fast asyncio"])
-def test_every_event_once_and_in_order_through_a_callback(name: str) -> None:
-    check(SOURCES[name], by_callback=True)
+@pytest.mark.soak
+@BY_US
+def test_chaos_delivers_every_event_once_to_on_message(way: Way) -> None:
+    check(way, by_callback=True)

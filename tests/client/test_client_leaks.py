@@ -1,4 +1,4 @@
-"""What a source leaves behind: nothing, or a connection that is used again."""
+"""A source leaves nothing behind, except a connection that can be reused."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from typing_extensions import Self
 
 from sse_fast import AsyncEventSource, EventSource
 from tests.support.clients import LIMIT, UNREAD_UNDER_TRIO
-from tests.support.eventsources import Way
+from tests.support.eventsources import ADAPTERS, Way
 from tests.support.scripted_server import EVENT_STREAM, Play, Stage, stream
 from tests.support.threaded_reader import (
-    AT_ONCE,
-    AWAITING,
-    BLOCKING,
+    ASYNC_WAYS,
     CHUNKED,
-    CLIENTS,
-    EVERY,
-    FAST,
-    SETTLED,
-    SOON,
-    marked,
-    quiet,
-    settled,
+    CLIENT_WAYS,
+    EVERY_ADAPTER,
+    NO_DELAY,
+    PROMPT_SECONDS,
+    SHORT_DELAY,
+    SYNC_WAYS,
+    each_way,
+    quiet_stream,
     wait_until,
+    wait_until_blocked,
+    wait_until_others_blocked,
 )
 
 pytestmark = UNREAD_UNDER_TRIO
 
 
-# -- What is left behind ---------------------------------------------------------------------------
+# -- Leaks -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event_timeout", [None, 5.0])
-@pytest.mark.parametrize("way", BLOCKING, ids=str)
-def test_a_source_that_is_dropped_gives_its_connection_free(
+@each_way(SYNC_WAYS, ADAPTERS)
+def test_dropped_source_releases_its_connection(
     way: Way, stage: Stage, event_timeout: float | None
 ) -> None:
-    """At once, without the garbage collector."""
-    stage.plays = [quiet(b"data: a\n\n")]
+    """Dropping the last reference is enough, without the garbage collector."""
+    stage.plays = [quiet_stream(b"data: a\n\n")]
     with way.make_client() as client:
         gc.disable()
         try:
@@ -55,14 +57,14 @@ def test_a_source_that_is_dropped_gives_its_connection_free(
                 break
             assert stage.open == 1
             del source
-            wait_until(lambda: stage.open == 0, SOON)
+            wait_until(lambda: stage.open == 0, PROMPT_SECONDS)
         finally:
             gc.enable()
 
 
-@pytest.mark.parametrize("way", marked(AWAITING))
-def test_an_async_source_that_is_dropped_gives_its_connection_free(way: Way, stage: Stage) -> None:
-    stage.plays = [quiet(b"data: a\n\n")]
+@each_way(ASYNC_WAYS, ADAPTERS)
+def test_dropped_async_source_releases_its_connection(way: Way, stage: Stage) -> None:
+    stage.plays = [quiet_stream(b"data: a\n\n")]
 
     async def run() -> None:
         async with way.make_client() as client:
@@ -80,6 +82,8 @@ def test_an_async_source_that_is_dropped_gives_its_connection_free(way: Way, sta
 
 
 MANY = 200
+
+# -- How a program may leave a source
 
 
 def leave(source: Any) -> None:
@@ -105,18 +109,18 @@ def fail(source: Any) -> None:
         source.run(on_message)
 
 
-def forget(source: Any) -> None:
+def drop(source: Any) -> None:
     next(source)
 
 
-def come_again(source: Any) -> None:
+def reconnect(source: Any) -> None:
     with source:
         next(source)
         source.reconnect()
         next(source)
 
 
-OUT = [leave, close, close_unread, fail, forget, come_again]
+LEAVE = [leave, close, close_unread, fail, drop, reconnect]
 
 
 async def aleave(source: Any) -> None:
@@ -129,7 +133,7 @@ async def aclose(source: Any) -> None:
     await source.aclose()
 
 
-async def aclose_from_a_thread(source: Any) -> None:
+async def close_in_a_thread(source: Any) -> None:
     await anext(source)
     await anyio.to_thread.run_sync(source.close)
 
@@ -150,86 +154,94 @@ async def acancel(source: Any) -> None:
             await anext(source)
 
 
-async def acome_again(source: Any) -> None:
+async def areconnect(source: Any) -> None:
     async with source:
         await anext(source)
         source.reconnect()
         await anext(source)
 
 
-AOUT = [aleave, aclose, aclose_from_a_thread, afail, acancel, acome_again]
+ALEAVE = [aleave, aclose, close_in_a_thread, afail, acancel, areconnect]
 
 
-def descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
+@dataclass(frozen=True)
+class Resources:
+    """Resources in use by this process; the server's threads end when its clients have left."""
+
+    descriptors: int
+    threads: int
+    connections: int
+
+    @classmethod
+    def count(cls, stage: Stage) -> Self:
+        gc.collect()
+        return cls(len(os.listdir("/dev/fd")), threading.active_count(), stage.open)
+
+    def exceed(self, other: Resources) -> bool:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return any(mine > others for mine, others in pairs)
 
 
-def left(before: list[int], stage: Stage) -> list[int]:
-    gc.collect()
-    # Threads of the server are gone when its clients are.
-    now = [descriptors(), threading.active_count(), stage.open]
-    return [max(0, one - other) for one, other in zip(now, before, strict=True)]
-
-
-@pytest.mark.parametrize("way", BLOCKING, ids=str)
-def test_two_hundred_sources(way: Way, stage: Stage) -> None:
-    stage.plays = lambda number, request: quiet(b"data: a\n\n")
+@each_way(SYNC_WAYS)
+def test_two_hundred_sources_leak_nothing(way: Way, stage: Stage) -> None:
+    stage.plays = lambda number, request: quiet_stream(b"data: a\n\n")
     with way.make_client() as client:
-        OUT[0](EventSource(stage.url, client=client, policy=FAST))
+        leave(EventSource(stage.url, client=client, policy=SHORT_DELAY))
         wait_until(lambda: stage.open == 0)
-        time.sleep(0.02)
-        before = [descriptors(), threading.active_count(), 0]
+        wait_until_blocked()
+        before = Resources.count(stage)
         for number in range(MANY):
-            OUT[number % len(OUT)](EventSource(stage.url, client=client, policy=AT_ONCE))
-        # While the client is still open.
-        wait_until(lambda: left(before, stage) == [0, 0, 0], 5)
+            LEAVE[number % len(LEAVE)](EventSource(stage.url, client=client, policy=NO_DELAY))
+        # The client is still open.
+        wait_until(lambda: not Resources.count(stage).exceed(before), 5)
 
 
-@pytest.mark.parametrize("way", marked(AWAITING))
-def test_two_hundred_async_sources(way: Way, stage: Stage) -> None:
-    stage.plays = lambda number, request: quiet(b"data: a\n\n")
+@each_way(ASYNC_WAYS)
+def test_two_hundred_async_sources_leak_nothing(way: Way, stage: Stage) -> None:
+    stage.plays = lambda number, request: quiet_stream(b"data: a\n\n")
 
     async def run() -> None:
         async with way.make_client() as client:
-            for go in AOUT:
-                # Also what starts worker threads, which stay.
-                await go(AsyncEventSource(stage.url, client=client, policy=FAST))
+            for each in ALEAVE:
+                # One of them starts a worker thread, which stays.
+                await each(AsyncEventSource(stage.url, client=client, policy=SHORT_DELAY))
             with anyio.fail_after(5):
-                while stage.open:
-                    await anyio.sleep(0.01)
-            await anyio.sleep(0.02)
-            before = [descriptors(), threading.active_count(), 0]
+                await wait_until_others_blocked(lambda: stage.open == 0)
+            wait_until_blocked()
+            before = Resources.count(stage)
             tasks = len(anyio.get_running_tasks())
             for number in range(MANY):
-                await AOUT[number % len(AOUT)](
-                    AsyncEventSource(stage.url, client=client, policy=AT_ONCE)
+                await ALEAVE[number % len(ALEAVE)](
+                    AsyncEventSource(stage.url, client=client, policy=NO_DELAY)
                 )
             with anyio.fail_after(5):
-                while any(left(before, stage)) or len(anyio.get_running_tasks()) > tasks:
+                while (
+                    Resources.count(stage).exceed(before) or len(anyio.get_running_tasks()) > tasks
+                ):
                     await anyio.sleep(0.01)
 
     anyio.run(run, backend=way.backend or "asyncio")
 
 
-# -- Connections that are used again ---------------------------------------------------------------
+# -- Connections that are reused -------------------------------------------------------------------
 
 
 def chunked(*parts: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
     return b"".join(b"%X\r\n%b\r\n" % (len(part), part) for part in parts) + end
 
 
-def at_once(body: bytes, *fields: tuple[str, str]) -> Play:
-    """A whole response in one write, so that its end is there with its beginning."""
+def whole_response(body: bytes, *fields: tuple[str, str]) -> Play:
+    """Return a response that is sent by one write, so that its end arrives with its beginning."""
     return Play(fields=[EVENT_STREAM, *fields], body=[body], keep_alive=True)
 
 
 BODY = b"data: a\n\n"
 ENDED = {
-    "chunked": at_once(chunked(BODY), CHUNKED),
-    "length": at_once(BODY, ("Content-Length", str(len(BODY)))),
-    "more in the chunk": at_once(chunked(BODY + b"data: b\n\n"), CHUNKED),
-    "more chunks": at_once(chunked(BODY, b"data: b\n\n", b": c\n\n"), CHUNKED),
-    "more of the length": at_once(BODY * 2, ("Content-Length", str(2 * len(BODY)))),
+    "chunked": whole_response(chunked(BODY), CHUNKED),
+    "length": whole_response(BODY, ("Content-Length", str(len(BODY)))),
+    "more in the chunk": whole_response(chunked(BODY + b"data: b\n\n"), CHUNKED),
+    "more chunks": whole_response(chunked(BODY, b"data: b\n\n", b": c\n\n"), CHUNKED),
+    "more of the length": whole_response(BODY * 2, ("Content-Length", str(2 * len(BODY)))),
 }
 
 
@@ -237,35 +249,43 @@ def read_in_turn(
     way: Way,
     url: str,
     count: int,
-    leave: Callable[[], object] | None = None,
-    blocking: bool = False,
+    leave_when: Callable[[], object] | None = None,
+    blocks_loop: bool = False,
     **options: Any,
 ) -> list[list[str]]:
-    """The data of several sources, one after the other, on one client.
+    """Read sources one after the other with one client; return the data of each.
 
-    Each is left behind its first event, once `leave` says so; `blocking`: the event loop cannot
-    read in the meantime.
+    Args:
+        way: the way to read.
+        url: of the server.
+        count: how many sources.
+        leave_when: leave each after its first event, once this holds and the server has sent all.
+        blocks_loop: whether the event loop is kept from reading until then.
+        **options: of the sources.
     """
 
     def read(client: Any) -> list[str]:
         with EventSource(url, client=client, **options) as source:
-            if leave is None:
+            if leave_when is None:
                 return [event.data for event in source]
             event = next(source)
-            wait_until(leave)
-            time.sleep(SETTLED)
+            wait_until(leave_when)
+            wait_until_blocked()
             return [event.data]
 
     async def aread(client: Any) -> list[str]:
         async with AsyncEventSource(url, client=client, **options) as source:
-            if leave is None:
+            if leave_when is None:
                 return [event.data async for event in source]
             event = await anext(source)
-            if blocking:
-                wait_until(leave)
-                time.sleep(SETTLED)
+            if blocks_loop:
+                wait_until(leave_when)
+                wait_until_blocked()
             else:
-                await settled(leave)
+                await wait_until_others_blocked(leave_when)
+                wait_until_blocked()
+                # The last bytes are there: let the loop read them.
+                await wait_until_others_blocked()
             return [event.data]
 
     if not way.is_async:
@@ -281,30 +301,30 @@ def read_in_turn(
 
 
 @pytest.mark.parametrize("body", ENDED)
-@pytest.mark.parametrize("way", marked(CLIENTS))
-def test_a_connection_is_used_again_behind_until(way: Way, stage: Stage, body: str) -> None:
-    """Where the end of the body has arrived already, though nobody needs it."""
+@each_way(CLIENT_WAYS, ADAPTERS)
+def test_connection_is_reused_after_until(way: Way, stage: Stage, body: str) -> None:
+    """The end of the body has arrived already, although the stream does not need it."""
     stage.plays = [ENDED[body]] * 3
     data = read_in_turn(way, stage.url, 3, until=lambda event: event.data == "a")
     assert data == [["a"]] * 3
     assert {request.connection for request in stage.requests} == {0}
 
 
-@pytest.mark.parametrize("blocking", [False, True])
-@pytest.mark.parametrize("way", marked(CLIENTS))
-def test_a_connection_is_used_again_when_it_was_left_behind_the_last_event(
-    way: Way, stage: Stage, blocking: bool
+@pytest.mark.parametrize("blocks_loop", [False, True])
+@each_way(CLIENT_WAYS, ADAPTERS)
+def test_connection_is_reused_if_left_after_last_event(
+    way: Way, stage: Stage, blocks_loop: bool
 ) -> None:
-    """The end of the body comes a little later, but comes before the source is closed."""
+    """The end of the body arrives after the last event, but before the source is closed."""
     stage.plays = [stream(BODY, keep_alive=True, delay=5)] * 3
-    data = read_in_turn(way, stage.url, 3, lambda: stage.requests[-1].ended, blocking)
+    data = read_in_turn(way, stage.url, 3, lambda: stage.requests[-1].ended, blocks_loop)
     assert data == [["a"]] * 3
     assert {request.connection for request in stage.requests} == {0}
 
 
-@EVERY
-def test_nothing_waits_for_an_end_that_has_not_arrived(way: Way, stage: Stage) -> None:
-    held = threading.Event()
+@EVERY_ADAPTER
+def test_close_does_not_wait_for_the_end_of_a_body(way: Way, stage: Stage) -> None:
+    server_may_end = threading.Event()
     times = [time.monotonic()]
 
     def until(event: Any) -> bool:
@@ -313,29 +333,27 @@ def test_nothing_waits_for_an_end_that_has_not_arrived(way: Way, stage: Stage) -
 
     length = ("Content-Length", "100")
     unfinished = [
-        at_once(chunked(BODY, end=b""), CHUNKED),
-        at_once(BODY, length),
-        at_once(chunked(BODY)[:-2], CHUNKED),
+        whole_response(chunked(BODY, end=b""), CHUNKED),
+        whole_response(BODY, length),
+        whole_response(chunked(BODY)[:-2], CHUNKED),
     ]
     for play in unfinished:
-        play.end = held
+        play.end = server_may_end
     stage.plays = [play for play in unfinished for _ in range(2)]
     data = read_in_turn(way, stage.url, len(stage.plays), until=until)
     times.append(time.monotonic())
     assert times[-1] - times[0] < LIMIT / 4
-    # From one event to the next, the end of a source lies between: each would take its time.
+    # A source is closed between one event and the next, so a wait would show in every interval.
     assert min(after - before for before, after in pairwise(times[1:])) < 0.25
     assert data == [["a"]] * len(stage.plays)
     assert [request.connection for request in stage.requests] == list(range(len(stage.plays)))
-    held.set()
+    server_may_end.set()
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
-@pytest.mark.parametrize("way", marked(CLIENTS))
-def test_a_connection_is_used_again_behind_a_clean_end(
-    way: Way, stage: Stage, framing: Any
-) -> None:
-    """By the very next attempt, and behind a refusal or a 204, too."""
+@each_way(CLIENT_WAYS, ADAPTERS)
+def test_connection_is_reused_after_clean_end(way: Way, stage: Stage, framing: Any) -> None:
+    """The next attempt reuses the connection, also after a refusal or a 204."""
     refused = Play(503, (), framing="length", body=[b"busy"], keep_alive=True)
     stage.plays = [
         stream(framing=framing, keep_alive=True),
@@ -346,17 +364,20 @@ def test_a_connection_is_used_again_behind_a_clean_end(
         stream(framing=framing, keep_alive=True),
         Play(204, (), keep_alive=True),
     ]
-    assert read_in_turn(way, stage.url, 2, policy=FAST) == [["a", "a"], ["a"]]
+    assert read_in_turn(way, stage.url, 2, policy=SHORT_DELAY) == [["a", "a"], ["a"]]
     assert len(stage.requests) == 7
     connections = [request.connection for request in stage.requests]
-    # A redirect's body is not read, so that its connection may go.
+    # The body of a redirect is not read, so its connection may be closed.
     assert len(set(connections[:3])) == 1
     assert len(set(connections[3:])) == 1
 
 
-@pytest.mark.parametrize("way", marked(CLIENTS))
-def test_a_connection_within_a_body_is_not_used_again(way: Way, stage: Stage) -> None:
-    stage.plays = [at_once(chunked(BODY, end=b""), CHUNKED), at_once(chunked(BODY), CHUNKED)]
+@each_way(CLIENT_WAYS, ADAPTERS)
+def test_connection_left_within_a_body_is_not_reused(way: Way, stage: Stage) -> None:
+    stage.plays = [
+        whole_response(chunked(BODY, end=b""), CHUNKED),
+        whole_response(chunked(BODY), CHUNKED),
+    ]
     stage.plays[0].end = "hang"
     assert way.read(stage.url, stop_after=1).plain == [("message", "a", "")]
     assert way.read(stage.url, stop_after=1).plain == [("message", "a", "")]

@@ -1,4 +1,4 @@
-"""What is logged, and what is never shown."""
+"""The log of a source, and secrets that neither it nor an error may show."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import SOURCES, Way
 from tests.support.scripted_server import EVENT_STREAM, Play, Stage, serve_stage, stream
 from tests.support.server import nobody
-from tests.support.threaded_reader import CHUNKED, EVERY, FAST, quiet
+from tests.support.threaded_reader import (
+    CHUNKED,
+    EVERY_ADAPTER,
+    EVERY_WAY,
+    SHORT_DELAY,
+    quiet_stream,
+)
 
 pytestmark = UNREAD_UNDER_TRIO
 
 
-@EVERY
-def test_what_is_logged(way: Way, stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """Each attempt, the status of its response, the wait with its reason, and the end."""
+@EVERY_WAY
+def test_log_has_attempts_responses_waits_and_end(
+    way: Way, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has each attempt, its status, each wait with its reason, and the end."""
     caplog.set_level(logging.DEBUG, "sse_fast")
     stage.plays = [
         Play(503, ()),
@@ -39,26 +47,24 @@ def test_what_is_logged(way: Way, stage: Stage, caplog: pytest.LogCaptureFixture
     assert len(re.findall(rf"GET {re.escape(stage.url)}, attempt \d+", text)) == 4
     assert f"{stage.origin}/c/b" in text
     assert re.findall(r"<Response (\d+)", text) == ["503", "302", "200", "200", "204"]
-    # Why, and for how long.
+    # Each wait is logged with its reason and its length.
     assert re.search(r"status 200, got 503.*again in 0\.\d s", text)
     assert re.search(r"ended\b.*;\s.*again in 0\.\d s", text, re.DOTALL)
     assert re.search(r"body.*again in 0\.\d s|bytes.*again in 0\.\d s", text)
     assert re.search(r"over \(no content\)$", text, re.MULTILINE)
 
 
-def test_a_close_is_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_ends_with_close(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "sse_fast")
-    stage.plays = [quiet(b"data: a\n\n")]
+    stage.plays = [quiet_stream(b"data: a\n\n")]
     with EventSource(stage.url) as source:
         next(source)
     assert caplog.messages[-1] == f"{stage.url}: closed"
 
 
-def test_nothing_is_shown_without_being_asked_for(
-    stage: Stage, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_log_is_silent_by_default(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
     stage.plays = [Play(503, ()), stream()]
-    SOURCES["sse_fast"].read(stage.url, policy=FAST)
+    SOURCES["sse_fast"].read(stage.url, policy=SHORT_DELAY)
     assert capfd.readouterr() == ("", "")
 
 
@@ -73,9 +79,10 @@ class MyError(Exception):
     pass
 
 
-# What goes wrong, and what is given for it. The first are matters of the library.
-BY_LIBRARY: dict[str, tuple[Play | None, dict[str, Any]]] = {
-    "nobody": (None, {}),
+# Each failure is an answer of the server (None: there is no server) and options of the source. For
+# these, the text of the error comes from the library.
+LIBRARY_FAILURES: dict[str, tuple[Play | None, dict[str, Any]]] = {
+    "no server": (None, {}),
     "no head": (Play(framing="none"), {}),
     "silence": (Play(framing="none", end="hang"), {"idle_timeout": 0.05}),
     "bad head": (Play(fields=[("Bad Name", SECRET), EVENT_STREAM]), {}),
@@ -88,8 +95,8 @@ BY_LIBRARY: dict[str, tuple[Play | None, dict[str, Any]]] = {
     "not ASCII": (stream(), {"headers": {"X-Key": f"{SECRET}é"}}),
     "not UTF-8": (stream(), {"headers": {"X-Key": SECRET.encode() + b"\xff"}}),
 }
-ALL_SHOWN: dict[str, tuple[Play | None, dict[str, Any]]] = {
-    **BY_LIBRARY,
+FAILURES: dict[str, tuple[Play | None, dict[str, Any]]] = {
+    **LIBRARY_FAILURES,
     "refused": (Play(404, REFUSED, body=[DATA]), {}),
     "busy": (Play(503, [*REFUSED, ("Retry-After", "0")], body=[DATA]), {}),
     "redirect of a POST": (
@@ -108,15 +115,17 @@ ALL_SHOWN: dict[str, tuple[Play | None, dict[str, Any]]] = {
     "bad resume": (stream(), {"resume": lambda last_event_id: f"http://{SECRET}@[/"}),
     "bad mapping": (stream(), {"resume": lambda last_event_id: {SECRET: 1}}),
 }
-OF_A_LIBRARY = [SOURCES[name] for name in ("requests", "urllib3", "httpx", "aiohttp")]
+LIBRARY_WAYS = [SOURCES[name] for name in ("requests", "urllib3", "httpx", "aiohttp")]
 
 
-def shown_by(way: Way, url: str, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
-    """All texts that came of a source, the errors that `on_error` saw among them."""
+def collect_texts(
+    way: Way, url: str, caplog: pytest.LogCaptureFixture, **options: Any
+) -> list[str]:
+    """Read a source; return all texts it shows: its log, reprs, and errors, also of `on_error`."""
     caplog.set_level(logging.DEBUG, "sse_fast")
     url = url.replace("://", f"://{SECRET}:{SECRET}@") + f"?{SECRET}#{SECRET}"
     seen: list[Any] = []
-    given = {"headers": FIELDS, "policy": FAST, "on_error": seen.append, **options}
+    given = {"headers": FIELDS, "policy": SHORT_DELAY, "on_error": seen.append, **options}
     outcome = way.read(url, **given)
     assert outcome.error is None or outcome.error in seen or "on_error" in options
     records = [record for record in caplog.records if record.name.startswith("sse_fast")]
@@ -132,24 +141,24 @@ def shown_by(way: Way, url: str, caplog: pytest.LogCaptureFixture, **options: An
 @pytest.mark.parametrize(
     ("way", "name"),
     [
-        *((SOURCES[way], name) for way in ("sse_fast", "sse_fast asyncio") for name in ALL_SHOWN),
-        *((way, name) for way in OF_A_LIBRARY for name in BY_LIBRARY),
+        *((SOURCES[way], name) for way in ("sse_fast", "sse_fast asyncio") for name in FAILURES),
+        *((way, name) for way in LIBRARY_WAYS for name in LIBRARY_FAILURES),
         *((way, "blanks") for way in SOURCES.values() if way.library == "httpx2"),
     ],
     ids=str,
 )
-def test_no_secret_is_shown(
+def test_log_and_errors_show_no_secret(
     way: Way, stage: Stage, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Scheme, host and path are; not query, user, field values, ids, bodies, or others' words."""
-    play, options = ALL_SHOWN[name]
+    """Scheme, host and path may be shown, but not query, user, field values, ids or bodies."""
+    play, options = FAILURES[name]
     if play is not None:
         stage.plays = [play, stream(b"data: b\n\n")]
     if name != "long id":
         options = {"last_event_id": SECRET, **options}
     with nobody() as origin:
         url = f"{origin}/c" if play is None else stage.url
-        shown = shown_by(way, url, caplog, **options)
+        shown = collect_texts(way, url, caplog, **options)
     assert [text for text in shown if SECRET in text] == []
 
 
@@ -158,27 +167,27 @@ def test_no_secret_is_shown(
     "error",
     [MyError, RetriableError, sse_fast.FatalError, sse_fast.TransportError, OSError],
 )
-def test_what_callbacks_raise_is_not_logged(
+def test_log_hides_what_callbacks_raise(
     stage: Stage, name: str, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It comes out as it was, and its text is nobody else's business."""
-    once = [error(SECRET)]
+    """The exception is raised unchanged; its text, which may be a secret, is not logged."""
+    errors = [error(SECRET)]
 
     def callback(*args: Any) -> dict[str, str]:
-        if once:
-            raise once.pop()
+        if errors:
+            raise errors.pop()
         return {}
 
     stage.plays = [stream(b": c\n\ndata: a\n\n")] * 2
-    shown_by(SOURCES["sse_fast"], stage.url, caplog, **{name: callback})
-    assert once == []
+    collect_texts(SOURCES["sse_fast"], stage.url, caplog, **{name: callback})
+    assert errors == []
     messages = [r.getMessage() for r in caplog.records if r.name.startswith("sse_fast")]
     assert [text for text in messages if SECRET in text] == []
 
 
 @pytest.mark.parametrize("name", ["unknown", "wrong name"])
-@EVERY
-def test_no_secret_is_shown_of_a_certificate_that_is_refused(
+@EVERY_ADAPTER
+def test_refused_certificate_shows_no_secret(
     way: Way, name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG, "sse_fast")
@@ -190,9 +199,11 @@ def test_no_secret_is_shown_of_a_certificate_that_is_refused(
     errors: list[Exception] = []
     with serve_stage([stream()], context) as secure:
         url = secure.url.replace("://", f"://{SECRET}:{SECRET}@") + f"?{SECRET}"
-        outcome = way.read(url, ca=str(file), policy=FAST, headers=FIELDS, on_error=errors.append)
+        outcome = way.read(
+            url, ca=str(file), policy=SHORT_DELAY, headers=FIELDS, on_error=errors.append
+        )
         assert secure.requests == []
-    # It would be refused again.
+    # It is not retried, as the certificate would be refused again.
     assert isinstance(outcome.error, sse_fast.TransportError)
     assert errors == [outcome.error]
     assert (outcome.error.phase, outcome.error.sent) == ("connect", False)
@@ -218,7 +229,7 @@ def test_no_secret_is_shown_of_a_certificate_that_is_refused(
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_no_secret_is_shown_of_what_is_refused_at_once(cls: Any, options: Any) -> None:
+def test_invalid_arguments_show_no_secret(cls: Any, options: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         cls(**{"url": "http://127.0.0.1", **options})
     assert SECRET not in str(caught.value)

@@ -1,4 +1,4 @@
-"""reconnect(), from wherever it is called."""
+"""reconnect(): from the loop, from another thread, before, during and after a connection."""
 
 from __future__ import annotations
 
@@ -22,61 +22,63 @@ from tests.support.clients import LIMIT, UNREAD_UNDER_TRIO
 from tests.support.eventsources import Way
 from tests.support.scripted_server import Play, Request, Stage, stream
 from tests.support.threaded_reader import (
-    EVERY,
-    FAST,
-    SETTLED,
-    SLOW,
-    SOON,
-    B,
-    Reading,
-    quiet,
+    EVERY_WAY,
+    LONG_DELAY,
+    PROMPT_SECONDS,
+    SHORT_DELAY,
+    STREAM_B,
+    ThreadedReader,
+    quiet_stream,
     wait_until,
 )
 
 pytestmark = UNREAD_UNDER_TRIO
 
 
-@EVERY
-def test_reconnect_in_the_loop(way: Way, stage: Stage) -> None:
-    """The event at hand is taken, as the next one is asked for; what came with it is not."""
-    stage.plays = [quiet(b"id: 1\ndata: a\n\nid: 2\ndata: x\n\n"), quiet(b"id: 2\ndata: b\n\n")]
+@EVERY_WAY
+def test_reconnect_in_the_loop_resumes_after_event(way: Way, stage: Stage) -> None:
+    """The current event is taken, since the next one is asked for; one that came with it is not."""
+    stage.plays = [
+        quiet_stream(b"id: 1\ndata: a\n\nid: 2\ndata: x\n\n"),
+        quiet_stream(b"id: 2\ndata: b\n\n"),
+    ]
 
     def on_event(source: Any, event: Any) -> None:
         if event.data == "a":
             source.reconnect()
 
-    outcome = way.read(stage.url, policy=FAST, on_event=on_event, stop_after=2)
+    outcome = way.read(stage.url, policy=SHORT_DELAY, on_event=on_event, stop_after=2)
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert [request.get("Last-Event-ID") for request in stage.requests] == [None, b"1"]
     assert stage.requests[1].open == 0
 
 
-@EVERY
-@pytest.mark.parametrize("while_", ["quiet", "backoff"])
-def test_reconnect_from_another_thread(way: Way, stage: Stage, while_: str) -> None:
-    first = quiet(b"id: 1\ndata: a\n\n") if while_ == "quiet" else stream()
-    stage.plays = [first, quiet(b"id: 2\ndata: b\n\n")]
-    with Reading(way, stage.url, policy=SLOW) as reading:
-        wait_until(lambda: reading.data)
-        if while_ == "backoff":
+@EVERY_WAY
+@pytest.mark.parametrize("phase", ["quiet", "backoff"])
+def test_reconnect_from_another_thread_sends_request(way: Way, stage: Stage, phase: str) -> None:
+    first = quiet_stream(b"id: 1\ndata: a\n\n") if phase == "quiet" else stream()
+    stage.plays = [first, quiet_stream(b"id: 2\ndata: b\n\n")]
+    with ThreadedReader(way, stage.url, policy=LONG_DELAY) as reader:
+        wait_until(lambda: reader.data)
+        if phase == "backoff":
             wait_until(lambda: stage.requests[0].ended)
-        time.sleep(SETTLED)
+        reader.wait_until_blocked()
         before = time.monotonic()
-        reading.source.reconnect()
-        wait_until(lambda: len(stage.requests) == 2, SOON)
-        wait_until(lambda: len(reading.data) == 2)
-        reading.close()
-    assert reading.data == ["a", "b"]
-    # It is no way around the shortest wait.
-    assert 0.08 < stage.requests[1].arrived - before < SOON
+        reader.source.reconnect()
+        wait_until(lambda: len(stage.requests) == 2, PROMPT_SECONDS)
+        wait_until(lambda: len(reader.data) == 2)
+        reader.close()
+    assert reader.data == ["a", "b"]
+    # The policy's `min_delay` of 0.1 seconds holds all the same.
+    assert 0.08 < stage.requests[1].arrived - before < PROMPT_SECONDS
     assert stage.requests[1].get("Last-Event-ID") == b"1"
     assert stage.requests[1].open == 0
 
 
-@EVERY
+@EVERY_WAY
 @pytest.mark.parametrize("end", ["no content", "error", "until", "end"])
-def test_reconnect_after_the_end(way: Way, stage: Stage, end: str) -> None:
-    """It lives again; what it was consent to send again may be any method."""
+def test_reconnect_after_the_end_revives_the_source(way: Way, stage: Stage, end: str) -> None:
+    """The source is usable again, and reconnect() counts as consent to repeat even a POST."""
     last: dict[str, Play] = {
         "no content": Play(204, ()),
         "error": Play(404, ()),
@@ -103,16 +105,14 @@ def test_reconnect_after_the_end(way: Way, stage: Stage, end: str) -> None:
     options = {"until": until} if end == "until" else {}
     policy = ReconnectPolicy.never(min_delay=0.01)
     with suppress(sse_fast.StreamIncomplete):
-        # Where `until` is not met by what came of reconnect().
+        # The second stream does not meet `until`.
         way.use(use, stage.url, method="POST", data=b"x", policy=policy, **options)
     assert data == {"until": ["last"], "end": ["1"]}.get(end, [])
     assert [(request.method, request.body) for request in stage.requests] == [("POST", b"x")] * 2
 
 
-@EVERY
-def test_reconnect_after_close(way: Way, stage: Stage) -> None:
-    """There is nothing after that."""
-
+@EVERY_WAY
+def test_reconnect_after_close_does_nothing(way: Way, stage: Stage) -> None:
     async def use(source: Any) -> None:
         await source.open()
         source.close()
@@ -122,15 +122,15 @@ def test_reconnect_after_close(way: Way, stage: Stage) -> None:
         assert [event async for event in source] == []
         assert source.end_reason is EndReason.CLOSED
 
-    stage.plays = [quiet(b"data: a\n\n"), B]
-    way.use(use, stage.url, policy=FAST)
+    stage.plays = [quiet_stream(b"data: a\n\n"), STREAM_B]
+    way.use(use, stage.url, policy=SHORT_DELAY)
     assert len(stage.requests) == 1
 
 
-@EVERY
-def test_reconnect_after_a_delay(way: Way, stage: Stage) -> None:
-    """And no sooner, or later, than that, whatever the server wants."""
-    stage.plays = [stream(b"retry: 30000\nid: 1\ndata: a\n\n", end="hang"), B]
+@EVERY_WAY
+def test_reconnect_with_delay_waits_that_long(way: Way, stage: Stage) -> None:
+    """The delay replaces the one that the server asked for."""
+    stage.plays = [stream(b"retry: 30000\nid: 1\ndata: a\n\n", end="hang"), STREAM_B]
     times: list[float] = []
 
     def on_event(source: Any, event: Any) -> None:
@@ -138,35 +138,36 @@ def test_reconnect_after_a_delay(way: Way, stage: Stage) -> None:
             times.append(time.monotonic())
             source.reconnect(0.1)
 
-    outcome = way.read(stage.url, policy=SLOW, on_event=on_event, stop_after=2)
+    outcome = way.read(stage.url, policy=LONG_DELAY, on_event=on_event, stop_after=2)
     assert [event.data for event in outcome.events] == ["a", "b"]
-    assert 0.09 < stage.requests[1].arrived - times[0] < SOON
+    assert 0.09 < stage.requests[1].arrived - times[0] < PROMPT_SECONDS
 
 
-@EVERY
-def test_reconnect_while_an_attempt_is_under_way(way: Way, stage: Stage) -> None:
-    """That is what it asks for: there is one request, and no second one behind it."""
-    go = threading.Event()
+@EVERY_WAY
+def test_reconnect_during_an_attempt_sends_no_other(way: Way, stage: Stage) -> None:
+    """The attempt is what it asks for, so no second request follows it."""
+    may_continue = threading.Event()
 
     def plays(number: int, request: Request) -> Play:
-        go.wait(LIMIT)
-        return B if number else quiet(b"id: 1\ndata: a\n\n")
+        may_continue.wait(LIMIT)
+        return STREAM_B if number else quiet_stream(b"id: 1\ndata: a\n\n")
 
     stage.plays = plays
-    with Reading(way, stage.url, policy=FAST) as reading:
+    with ThreadedReader(way, stage.url, policy=SHORT_DELAY) as reader:
         wait_until(lambda: stage.requests)
-        reading.source.reconnect()
-        time.sleep(SETTLED)
-        go.set()
-        wait_until(lambda: reading.data)
-        time.sleep(SETTLED)
+        reader.source.reconnect()
+        reader.wait_until_blocked()
+        may_continue.set()
+        reader.wait_until_blocked(lambda: reader.data)
+        # Within `min_delay` from now, a second request would be sent.
+        time.sleep(3 * SHORT_DELAY.min_delay)
         assert len(stage.requests) == 1
-        reading.close()
-    assert reading.data == ["a"]
+        reader.close()
+    assert reader.data == ["a"]
 
 
-def test_reconnect_as_soon_as_there_is_a_stream(stage: Stage) -> None:
-    """By another thread, before the reader has looked at it: the delay counts."""
+def test_reconnect_on_a_new_stream_waits_its_delay(stage: Stage) -> None:
+    """Another thread calls it before the reader has seen the stream: the delay counts."""
 
     class Source(EventSource):
         streams = 0
@@ -180,25 +181,25 @@ def test_reconnect_as_soon_as_there_is_a_stream(stage: Stage) -> None:
                     thread.start()
                     thread.join()
 
-    stage.plays = [quiet(b"id: 1\ndata: a\n\n"), quiet(b"id: 2\ndata: b\n\n")]
-    with Source(stage.url, policy=FAST) as source:
+    stage.plays = [quiet_stream(b"id: 1\ndata: a\n\n"), quiet_stream(b"id: 2\ndata: b\n\n")]
+    with Source(stage.url, policy=SHORT_DELAY) as source:
         assert next(source).data == "b"
     assert stage.requests[1].arrived - stage.requests[0].arrived > 0.2
 
 
-@EVERY
-def test_reconnect_before_anything_was_asked(way: Way, stage: Stage) -> None:
+@EVERY_WAY
+def test_reconnect_before_first_request_sends_one(way: Way, stage: Stage) -> None:
     async def use(source: Any) -> None:
         source.reconnect()
         assert [event.data async for event in source] == ["a"]
 
     stage.plays = [stream()]
-    way.use(use, stage.url, policy=FAST)
+    way.use(use, stage.url, policy=SHORT_DELAY)
     assert len(stage.requests) == 2
 
 
 @pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), "1", True, []], ids=repr)
-def test_reconnect_refuses(cls: Any, delay: Any) -> None:
+def test_reconnect_invalid_delay_raises(cls: Any, delay: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="delay"):
         cls("http://127.0.0.1").reconnect(delay)

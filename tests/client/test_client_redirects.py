@@ -1,4 +1,9 @@
-"""Redirects, hop by hop: where they lead, and what of the caller's another origin gets to see."""
+"""Redirects, hop by hop: where they lead, and which fields are sent to another origin.
+
+Our policy is tested over our own transport. The part of each adapter is tested once per library:
+it keeps the client's credentials away from another origin, and shows redirects as they are. The
+rest of the cross product is marked `matrix`.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +22,24 @@ import trustme
 
 from sse_fast import EndReason, ReconnectPolicy, ResponseError
 from tests.support.clients import HTTPX, UNREAD_UNDER_TRIO
-from tests.support.eventsources import SOURCES, Way
+from tests.support.eventsources import (
+    LIBRARIES,
+    OURS,
+    SOURCES,
+    Way,
+    matrix_marks,
+    way_params,
+)
 from tests.support.scripted_server import EVENT_STREAM, Play, Request, Stage, serve_stage, stream
 
 pytestmark = [
     UNREAD_UNDER_TRIO,
-    # Of aiohttp 3.14: it is what its users have, all the same.
+    # aiohttp 3.14 deprecates it, but its users have it.
     pytest.mark.filterwarnings("ignore:The 'auth' parameter is deprecated:DeprecationWarning"),
 ]
 
 FAST = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
-SOON = 1.5  # seconds; the time-outs of the clients are many times as long
+SOON = 1.5  # seconds; the timeouts of the clients are many times longer
 SECRET = "s3cret"
 BASIC = base64.b64encode(f"u:{SECRET}".encode())
 RAW = SOURCES["sse_fast"]
@@ -36,30 +48,34 @@ WITH_JAR = [way for way in CLIENTS if way.library != "urllib3"]
 WITH_PARAMETERS = [way for way in CLIENTS if way.library in {"requests", "httpx", "httpx2"}]
 WITH_NETRC = WITH_JAR
 STATUSES = [301, 302, 303, 307, 308]
-FOR_GOOD = {301, 308}
+PERMANENT = {301, 308}
+# For tests of what the adapter of each library does.
+EACH_LIBRARY = pytest.mark.parametrize("way", way_params(SOURCES.values(), LIBRARIES))
+EACH_CLIENT = pytest.mark.parametrize("way", way_params(CLIENTS, LIBRARIES))
+EACH_JAR = pytest.mark.parametrize("way", way_params(WITH_JAR, LIBRARIES))
 
-# What another origin gets: what the contract names, and what HTTP itself wants.
+# The fields that another origin gets, and those that HTTP requires.
 ALWAYS = {"accept", "accept-encoding", "cache-control", "host"}
 SOMETIMES = {"user-agent", "connection"}
 
 
 @pytest.fixture
 def here() -> Iterator[Stage]:
-    """The origin that is asked first."""
+    """The origin that gets the first request."""
     with serve_stage() as stage:
         yield stage
 
 
 @pytest.fixture
 def there() -> Iterator[Stage]:
-    """Another one: it differs by its port."""
+    """Another origin, which differs by its port."""
     with serve_stage() as stage:
         yield stage
 
 
 @pytest.fixture(autouse=True)
 def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only one there is, with a line for every origin."""
+    """The only netrc file, with a line for every origin."""
     path = tmp_path / "netrc"
     hosts = ("127.0.0.1", "localhost")
     path.write_text("".join(f"machine {host} login u password {SECRET}\n" for host in hosts))
@@ -73,7 +89,7 @@ def redirect(location: str, status: int = 302, **options: Any) -> Play:
 
 
 def named(origin: str) -> str:
-    """The same server by another name, which is another origin."""
+    """Return the same server under another name, which is another origin."""
     return origin.replace("127.0.0.1", "localhost")
 
 
@@ -91,7 +107,7 @@ def shows_secret(request: Request) -> bool:
 
 
 def assert_bare(request: Request, *others: str) -> None:
-    """What another origin gets: no more, and no less."""
+    """Assert that the request has exactly what another origin may get."""
     assert not shows_secret(request)
     assert ALWAYS | set(others) <= names(request) <= ALWAYS | SOMETIMES | set(others)
     assert len(request.fields) == len(names(request))
@@ -102,7 +118,7 @@ def assert_bare(request: Request, *others: str) -> None:
 
 
 def with_client(way: Way) -> tuple[Way, list[Any]]:
-    """The same way, and a list that gets its client once there is one."""
+    """Return the same way, and a list to which its client is appended once there is one."""
     clients: list[Any] = []
 
     @contextmanager
@@ -120,13 +136,19 @@ def with_client(way: Way) -> tuple[Way, list[Any]]:
     return replace(way, make_client=amake if way.is_async else make), clients
 
 
-# -- Credentials, wherever they were put -----------------------------------------------------------
+# -- Credentials, from every place -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Where they are put: into the URL, the options of the source or those of the client; and what
-    tells the first origin by.
+    """A place for credentials: the URL, the options of the source, or those of the client.
+
+    Attributes:
+        ways: the ways that have such a place.
+        shown: returns whether a request carries the credentials.
+        user: user and password for the URL.
+        headers: header fields of the source.
+        client: returns the options of the client.
     """
 
     ways: list[Way]
@@ -149,7 +171,7 @@ FIELDS = {
 
 
 def _netrc_options(way: Way, netrc: Path) -> dict[str, Any]:
-    # httpx reads it when told to, and never by itself.
+    # httpx reads netrc only if it is told to.
     for module in HTTPX:
         if module.__name__ == way.library:
             return {"auth": module.NetRCAuth(str(netrc))}
@@ -185,18 +207,44 @@ CREDENTIALS = {
         client=_netrc_options,
     ),
 }
-OF_A_WAY = [
-    pytest.param(way, kind, id=f"{way}-{kind}")
-    for kind, credentials in CREDENTIALS.items()
-    for way in credentials.ways
-]
-# What differs from one status to the next is no matter of libraries.
-OF_A_STATUS = [
-    pytest.param(way, kind, status, id=f"{way}-{kind}-{status}")
-    for kind, credentials in CREDENTIALS.items()
-    for way in credentials.ways
-    for status in (STATUSES if way is RAW else (301, 302))
-]
+# The places within the client, which are up to the adapter of its library.
+CLIENT_PLACES = CREDENTIALS.keys() - {"request", "user"}
+
+
+def credential_params(*places: str) -> list[Any]:
+    """Return a parameter for every way and kind of credentials.
+
+    The default run has our own transport, and for `places` one way per library.
+    """
+    return [
+        pytest.param(
+            *(way, kind),
+            id=f"{way}-{kind}",
+            marks=matrix_marks(way, LIBRARIES if kind in places else OURS),
+        )
+        for kind, credentials in CREDENTIALS.items()
+        for way in credentials.ways
+    ]
+
+
+def status_params(*places: str, default_status: int) -> list[Any]:
+    """Return a parameter for every way, kind of credentials and status.
+
+    The default run has our own transport, and for `places` one way per library with one status:
+    only our policy treats the statuses differently.
+    """
+    return [
+        pytest.param(
+            *(way, kind, status),
+            id=f"{way}-{kind}-{status}",
+            marks=matrix_marks(
+                way, LIBRARIES if kind in places and status == default_status else OURS
+            ),
+        )
+        for kind, credentials in CREDENTIALS.items()
+        for way in credentials.ways
+        for status in (STATUSES if way is RAW else (301, 302))
+    ]
 
 
 def read_with(way: Way, kind: str, url: str, netrc: Path, **options: Any) -> Any:
@@ -210,12 +258,23 @@ def read_with(way: Way, kind: str, url: str, netrc: Path, **options: Any) -> Any
     )
 
 
-@pytest.mark.parametrize("by", ["port", "host"])
-@pytest.mark.parametrize(("way", "kind"), OF_A_WAY)
-def test_another_origin_gets_none(
+@pytest.mark.parametrize(
+    ("way", "kind", "by"),
+    [
+        *(
+            pytest.param(*each.values, "port", id=f"{each.id}-port", marks=each.marks)
+            for each in credential_params(*CLIENT_PLACES)
+        ),
+        *(
+            pytest.param(*each.values, "host", id=f"{each.id}-host", marks=each.marks)
+            for each in credential_params("cookies", "netrc")
+        ),
+    ],
+)
+def test_cross_origin_redirect_gets_no_credentials(
     way: Way, kind: str, by: str, netrc: Path, here: Stage, there: Stage
 ) -> None:
-    """Whichever way they were set; the first origin gets them at every attempt."""
+    """The first origin gets the credentials at every attempt, wherever they were put."""
     if by == "port":
         here.plays = [redirect(there.url + "/1"), redirect(there.url + "/2")]
         there.plays = [stream()]
@@ -223,7 +282,7 @@ def test_another_origin_gets_none(
         own, foreign = here.requests, there.requests
         assert [request.path for request in foreign] == ["/c/a/1", "/c/a/2"]
     else:
-        # One server with two names: what comes through is told by the field Host.
+        # One server with two names, which are told apart by the field Host.
         location = named(here.url) + "/1"
         here.plays = [redirect(location), stream(), redirect(location)]
         outcome = read_with(way, kind, here.url, netrc)
@@ -240,9 +299,11 @@ def test_another_origin_gets_none(
     assert foreign[1].get("Last-Event-ID") == b"1"
 
 
-@pytest.mark.parametrize(("way", "kind"), OF_A_WAY)
-def test_the_way_back_is_bare(way: Way, kind: str, netrc: Path, here: Stage, there: Stage) -> None:
-    """What another origin sends back to the first may be what that other one wants done there."""
+@pytest.mark.parametrize(("way", "kind"), credential_params("client"))
+def test_redirect_back_gets_no_credentials(
+    way: Way, kind: str, netrc: Path, here: Stage, there: Stage
+) -> None:
+    """A redirect back to the first origin may be a request that the other one forged."""
     here.plays = [redirect(there.url), stream()]
     there.plays = [redirect(here.url + "/back")]
     outcome = read_with(way, kind, here.url, netrc, stop_after=1)
@@ -253,8 +314,11 @@ def test_the_way_back_is_bare(way: Way, kind: str, netrc: Path, here: Stage, the
     assert here.requests[1].target == "/c/a/back"
 
 
-def test_what_was_got_on_the_way_is_not_passed_on(way: Way, here: Stage, there: Stage) -> None:
-    """A jar knows no ports, and a Location may carry a user of its own."""
+@EACH_LIBRARY
+def test_cross_origin_redirect_gets_no_new_cookie_or_user(
+    way: Way, here: Stage, there: Stage
+) -> None:
+    """Cookie jars do not separate ports, and a Location may contain a user."""
     fields = [
         ("Set-Cookie", f"k={SECRET}; Path=/"),
         ("Location", there.url.replace("://", f"://x:{SECRET}@") + "#fragment"),
@@ -267,7 +331,8 @@ def test_what_was_got_on_the_way_is_not_passed_on(way: Way, here: Stage, there: 
     assert there.requests[0].target == "/c/a"
 
 
-def test_what_says_which_stream_is_wanted_goes_along(way: Way, here: Stage, there: Stage) -> None:
+@EACH_LIBRARY
+def test_cross_origin_redirect_keeps_allowed_fields(way: Way, here: Stage, there: Stage) -> None:
     here.plays = [redirect(there.url)]
     there.plays = [stream()]
     headers = {
@@ -288,20 +353,20 @@ def test_what_says_which_stream_is_wanted_goes_along(way: Way, here: Stage, ther
     assert request.get("Host") == there.origin.removeprefix("http://").encode()
 
 
-@pytest.mark.parametrize(("way", "kind", "status"), OF_A_STATUS)
-def test_where_later_attempts_begin(
+@pytest.mark.parametrize(("way", "kind", "status"), status_params("client", default_status=301))
+def test_permanent_redirect_replaces_url(
     way: Way, kind: str, status: int, netrc: Path, here: Stage, there: Stage
 ) -> None:
-    """Moved for good to another origin: there at once, and without credentials for ever."""
+    """After a permanent move to another origin, later attempts go there, without credentials."""
     here.plays = [redirect(there.url, status), redirect(there.url, status)]
     there.plays = [stream(), stream(b"id: 2\ndata: b\n\n")]
-    if status not in FOR_GOOD:
+    if status not in PERMANENT:
         here.plays = [*here.plays, redirect(there.url, status)]
     outcome = read_with(way, kind, here.url, netrc)
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert outcome.source.end_reason is EndReason.NO_CONTENT
     asked = [CREDENTIALS[kind].shown(request) for request in here.requests]
-    assert asked == ([True] if status in FOR_GOOD else [True] * 3)
+    assert asked == ([True] if status in PERMANENT else [True] * 3)
     assert len(there.requests) == 3
     assert_bare(there.requests[0])
     for number, request in enumerate(there.requests[1:], 1):
@@ -309,13 +374,11 @@ def test_where_later_attempts_begin(
         assert request.get("Last-Event-ID") == str(number).encode()
 
 
-@pytest.mark.parametrize(("way", "kind"), OF_A_WAY)
-def test_the_rest_may_be_elsewhere(
+@pytest.mark.parametrize(("way", "kind"), credential_params("client"))
+def test_resume_at_another_origin_gets_only_its_own(
     way: Way, kind: str, netrc: Path, here: Stage, there: Stage
 ) -> None:
-    """Another origin gets what `resume` has built for it, and nothing else; not even of that once
-    it leads further.
-    """
+    """It gets what `resume` has built for it, and after a further redirect not even that."""
     json = {"from": 1}
     again: dict[str, Any] = {"url": there.url.replace("://", "://me:pw@"), "method": "PUT"}
     given: dict[str, Any] = {"headers": {"X-Given": "1", "Accept": "a/b"}}
@@ -343,8 +406,8 @@ def test_the_rest_may_be_elsewhere(
     assert {request.get("Last-Event-ID") for request in there.requests} == {b"1"}
 
 
-def test_the_body_of_a_get_goes_no_further(way: Way, here: Stage, there: Stage) -> None:
-    """Nor with a later attempt, where the stream has moved for good."""
+def test_cross_origin_redirect_drops_body_of_get(way: Way, here: Stage, there: Stage) -> None:
+    """Later attempts drop it as well, if the redirect was permanent."""
     here.plays = [redirect(there.url, 301)]
     there.plays = [stream(), stream()]
     outcome = way.read(here.url, data=SECRET, policy=FAST)
@@ -357,15 +420,16 @@ def test_the_body_of_a_get_goes_no_further(way: Way, here: Stage, there: Stage) 
     ("first", "second", "begin"),
     [(301, 308, "/c/c"), (301, 302, "/c/b"), (302, 301, "/c/a"), (307, 303, "/c/a")],
 )
-def test_two_redirects_in_a_row(here: Stage, first: int, second: int, begin: str) -> None:
-    """Only what has been permanent all along is."""
+def test_url_replaced_by_leading_permanent_redirects(
+    here: Stage, first: int, second: int, begin: str
+) -> None:
+    """A permanent redirect after a temporary one does not replace the URL."""
     here.plays = [redirect("@b", first), redirect("@c", second), stream()]
     RAW.read(here.url, policy=FAST)
     assert targets(here) == ["/c/a", "/c/b", "/c/c", begin]
 
 
-def test_moved_for_good_and_refused_there(here: Stage) -> None:
-    """It has moved all the same."""
+def test_permanent_redirect_to_503_replaces_url(here: Stage) -> None:
     here.plays = [redirect("@b", 301), Play(503, ()), stream()]
     assert [event.data for event in RAW.read(here.url, policy=FAST).events] == ["a"]
     assert targets(here) == ["/c/a", "/c/b", "/c/b", "/c/b"]
@@ -374,18 +438,20 @@ def test_moved_for_good_and_refused_there(here: Stage) -> None:
 # -- The same origin -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("way", "kind", "status"), OF_A_STATUS)
-def test_the_same_origin_gets_all(
+@pytest.mark.parametrize(
+    ("way", "kind", "status"), status_params(*CLIENT_PLACES, default_status=302)
+)
+def test_same_origin_redirect_keeps_credentials(
     way: Way, kind: str, status: int, netrc: Path, here: Stage
 ) -> None:
-    again = [] if status in FOR_GOOD else [redirect("/c/b?x=%7B1%7D&y", status)]
+    again = [] if status in PERMANENT else [redirect("/c/b?x=%7B1%7D&y", status)]
     here.plays = [redirect("/c/b?x=%7B1%7D&y", status), stream(), *again, stream()]
     outcome = read_with(way, kind, here.url, netrc)
     assert outcome.error is None
     assert [event.data for event in outcome.events] == ["a", "a"]
     first = f"/c/a?token={SECRET}" if kind == "params" else "/c/a"
     there = "/c/b?x=%7B1%7D&y"
-    # The parameters of the client are its own, and no part of where a redirect leads.
+    # The parameters of the client are not added to the target of a redirect.
     expected = [first, there, there, there] if again == [] else [first, there, first, there, first]
     assert targets(here) == expected
     if kind != "params":
@@ -394,7 +460,8 @@ def test_the_same_origin_gets_all(
     assert ids == [None, None, *[b"1"] * (len(expected) - 2)]
 
 
-def test_all_that_the_caller_set_is_repeated(way: Way, here: Stage) -> None:
+@EACH_LIBRARY
+def test_same_origin_redirect_keeps_fields(way: Way, here: Stage) -> None:
     here.plays = [redirect("@b"), stream()]
     headers = {**FIELDS, "Host": "other", "Accept": "x/y", "X-Bytes": "é"}
     way.read(here.url, headers=headers, policy=FAST, stop_after=1)
@@ -405,8 +472,9 @@ def test_all_that_the_caller_set_is_repeated(way: Way, here: Stage) -> None:
     assert second.get("Host") == b"other"
 
 
-def test_where_a_location_leads(way: Way, here: Stage, there: Stage) -> None:
-    """RFC 3986, 5.2; what is not ASCII is meant as UTF-8."""
+@EACH_LIBRARY
+def test_location_is_resolved_against_url(way: Way, here: Stage, there: Stage) -> None:
+    """By RFC 3986, 5.2; bytes that are not ASCII are UTF-8."""
     host = here.origin.removeprefix("http:")
     locations = ["?x=1", "../b/./c", f"{host}/d#fragment", "é?ü", "HTTP:" + host + "/e"]
     here.plays = [*map(redirect, locations), stream()]
@@ -414,8 +482,7 @@ def test_where_a_location_leads(way: Way, here: Stage, there: Stage) -> None:
     assert targets(here) == ["/c/a", "/c/a?x=1", "/b/c", "/d", "/%C3%A9?%C3%BC", "/e"]
 
 
-def test_cookies_of_a_redirect(here: Stage) -> None:
-    """For libraries with a jar."""
+def test_cookie_of_redirect_is_sent_by_jars(here: Stage) -> None:
     for way in WITH_JAR:
         here.requests.clear()
         cookie = ("Set-Cookie", "k=v; Path=/")
@@ -437,7 +504,7 @@ def test_cookies_of_a_redirect(here: Stage) -> None:
     ],
     ids=["json", "form", "bytes"],
 )
-def test_a_post_is_repeated_within_its_origin(
+def test_post_repeated_by_307_within_origin(
     way: Way, here: Stage, status: int, given: Any, body: bytes, kind: bytes
 ) -> None:
     again = [] if status == 308 else [redirect("@b", status)]
@@ -455,13 +522,21 @@ def test_a_post_is_repeated_within_its_origin(
 @pytest.mark.parametrize(
     ("way", "status", "elsewhere"),
     [
-        *((way, *each) for way in SOURCES.values() for each in [(302, False), (307, True)]),
+        *(
+            pytest.param(
+                *(way, status, elsewhere),
+                id=f"{way}-{status}-{elsewhere}",
+                marks=matrix_marks(way, OURS),
+            )
+            for way in SOURCES.values()
+            for status, elsewhere in [(302, False), (307, True)]
+        ),
         *((RAW, status, False) for status in (301, 303)),
         *((RAW, status, True) for status in (301, 302, 303, 308)),
     ],
     ids=str,
 )
-def test_a_post_goes_no_further(
+def test_post_redirect_that_changes_method_or_origin_raises(
     way: Way, here: Stage, there: Stage, status: int, elsewhere: bool
 ) -> None:
     here.plays = [redirect(there.url if elsewhere else "@b", status, body=[b"why"])]
@@ -474,8 +549,7 @@ def test_a_post_goes_no_further(
     assert [len(here.requests), len(there.requests)] == [1, 0]
 
 
-def test_the_rest_by_get_follows_as_any_get(way: Way, here: Stage, there: Stage) -> None:
-    """To another origin, too, and without the body."""
+def test_resume_by_get_follows_303_to_another_origin(way: Way, here: Stage, there: Stage) -> None:
     here.plays = [
         stream(framing="chunked-truncated"),
         redirect(there.url, 303),
@@ -493,16 +567,16 @@ def test_the_rest_by_get_follows_as_any_get(way: Way, here: Stage, there: Stage)
 # -- Limits ----------------------------------------------------------------------------------------
 
 
-def test_twenty_redirects(way: Way, here: Stage) -> None:
+def test_twenty_redirects_are_followed(way: Way, here: Stage) -> None:
     here.plays = [redirect("@a")] * 20 + [stream(), stream()]
     outcome = way.read(here.url, policy=FAST)
     assert outcome.error is None
-    # The attempt after that has twenty of its own.
+    # The next attempt is counted from zero.
     assert [event.data for event in outcome.events] == ["a", "a"]
     assert len(here.requests) == 23
 
 
-def test_twenty_one_redirects(way: Way, here: Stage) -> None:
+def test_redirect_number_21_raises(way: Way, here: Stage) -> None:
     here.plays = [redirect("@a")] * 22
     outcome = way.read(here.url, policy=FAST)
     assert isinstance(outcome.error, ResponseError)
@@ -512,10 +586,13 @@ def test_twenty_one_redirects(way: Way, here: Stage) -> None:
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_none_follows_by_itself(way: Way, here: Stage, there: Stage, status: int) -> None:
+@EACH_LIBRARY
+def test_max_redirects_0_raises_whatever_the_client(
+    way: Way, here: Stage, there: Stage, status: int
+) -> None:
     here.plays = [redirect(there.url, status, body=[b"moved"])]
     policy = replace(FAST, max_redirects=0)
-    # What a user's client is set to changes nothing.
+    # The setting of the client changes nothing.
     options = {"follow_redirects": True} if way.library in {"httpx", "httpx2"} else {}
     outcome = way.read(here.url, policy=policy, client_options=options)
     assert isinstance(outcome.error, ResponseError)
@@ -526,7 +603,8 @@ def test_none_follows_by_itself(way: Way, here: Stage, there: Stage, status: int
 
 
 @pytest.mark.parametrize("status", [300, 304, 307])
-def test_no_location(way: Way, here: Stage, status: int) -> None:
+@EACH_LIBRARY
+def test_redirect_without_location_raises(way: Way, here: Stage, status: int) -> None:
     here.plays = [redirect("", status, framing="close")]
     outcome = way.read(here.url, policy=FAST)
     assert isinstance(outcome.error, ResponseError)
@@ -545,8 +623,8 @@ def test_no_location(way: Way, here: Stage, status: int) -> None:
         f"javascript:{SECRET}",
     ],
 )
-def test_a_location_that_cannot_be_asked(way: Way, here: Stage, location: str) -> None:
-    """It is an error as a bad status is, and with every library the same."""
+@EACH_LIBRARY
+def test_invalid_location_raises_response_error(way: Way, here: Stage, location: str) -> None:
     here.plays = [redirect(location)] * 3
     outcome = way.read(here.url, policy=FAST)
     assert isinstance(outcome.error, ResponseError)
@@ -582,7 +660,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.mark.parametrize("status", [301, 307])
-def test_https_stays_https(way: Way, here: Stage, authority: Authority, status: int) -> None:
+def test_redirect_from_https_to_http_raises(
+    way: Way, here: Stage, authority: Authority, status: int
+) -> None:
     with authority.serving(redirect(here.url, status)) as secure:
         outcome = way.read(secure.url, headers=FIELDS, ca=authority.file, policy=FAST)
     assert isinstance(outcome.error, ResponseError)
@@ -591,8 +671,10 @@ def test_https_stays_https(way: Way, here: Stage, authority: Authority, status: 
     assert [len(secure.requests), len(here.requests)] == [1, 0]
 
 
-def test_http_may_lead_to_https(way: Way, here: Stage, authority: Authority) -> None:
-    """Which is another origin, also on its way back: that is refused."""
+def test_redirect_from_http_to_https_is_cross_origin(
+    way: Way, here: Stage, authority: Authority
+) -> None:
+    """The redirect back to http is refused."""
     with authority.serving(stream(), redirect(here.url + "/back")) as secure:
         here.plays = [redirect(secure.url)] * 2
         outcome = way.read(here.url, headers=FIELDS, ca=authority.file, policy=FAST)
@@ -603,7 +685,8 @@ def test_http_may_lead_to_https(way: Way, here: Stage, authority: Authority) -> 
     assert_bare(secure.requests[1], "last-event-id")
 
 
-def test_the_same_origin_over_tls(way: Way, authority: Authority) -> None:
+@EACH_LIBRARY
+def test_same_origin_redirect_over_tls_keeps_fields(way: Way, authority: Authority) -> None:
     with authority.serving(redirect("@b", 308), stream(), stream()) as secure:
         way.read(secure.url, headers=FIELDS, ca=authority.file, policy=FAST)
     assert targets(secure) == ["/c/a", "/c/b", "/c/b", "/c/b"]
@@ -625,8 +708,8 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_the_body_of_a_redirect_is_passed_over(way: Way, here: Stage, body: str) -> None:
-    """And not waited for."""
+@EACH_LIBRARY
+def test_body_of_redirect_is_not_waited_for(way: Way, here: Stage, body: str) -> None:
     play = redirect("@b", **BODIES[body])
     if body == "an event stream":
         play.fields = [*play.fields, EVENT_STREAM]
@@ -636,18 +719,19 @@ def test_the_body_of_a_redirect_is_passed_over(way: Way, here: Stage, body: str)
     assert time.monotonic() - began < SOON
     assert outcome.plain == [("message", "a", "1")]
     assert targets(here) == ["/c/a", "/c/b"]
-    # One connection at a time: that of the redirect was given up, or is this one.
+    # One connection at a time: the one of the redirect was closed, or is used again.
     assert here.requests[1].open == 0
 
 
-def test_a_large_body_of_a_redirect_is_passed_over(way: Way, here: Stage) -> None:
+@EACH_LIBRARY
+def test_large_body_of_redirect_is_skipped(way: Way, here: Stage) -> None:
     here.plays = [redirect("@b", framing="chunked", body=[bytes(2**16)] * 64), stream()]
     began = time.monotonic()
     assert len(way.read(here.url, policy=FAST, stop_after=1).events) == 1
     assert time.monotonic() - began < SOON
 
 
-def test_the_body_of_a_refused_redirect_is_not_waited_for(
+def test_body_of_refused_redirect_is_read_in_time(
     way: Way, here: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.05)
@@ -662,8 +746,8 @@ def test_the_body_of_a_refused_redirect_is_not_waited_for(
 # -- netrc -----------------------------------------------------------------------------------------
 
 
-def test_netrc_is_heeded(netrc: Path, here: Stage) -> None:
-    """Else the next test could not fail."""
+def test_netrc_is_used_without_authorization(netrc: Path, here: Stage) -> None:
+    """Otherwise the next test could not fail."""
     for way in WITH_NETRC:
         here.requests.clear()
         here.plays = [stream()]
@@ -673,8 +757,8 @@ def test_netrc_is_heeded(netrc: Path, here: Stage) -> None:
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization"])
 @pytest.mark.parametrize("place", ["request", "client", "user"])
-@pytest.mark.parametrize("way", WITH_NETRC, ids=str)
-def test_netrc_never_replaces_the_callers(
+@EACH_JAR
+def test_netrc_never_replaces_authorization(
     way: Way, place: str, name: str, netrc: Path, here: Stage
 ) -> None:
     options = _netrc_options(way, netrc)
@@ -692,9 +776,9 @@ def test_netrc_never_replaces_the_callers(
     assert [request.all("Authorization") for request in here.requests] == [[value]] * 4
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
-def test_the_request_says_more_than_the_client(way: Way, here: Stage) -> None:
-    """An Authorization of the source's own, where the client has another; all else is sent."""
+@EACH_CLIENT
+def test_authorization_of_source_replaces_that_of_client(way: Way, here: Stage) -> None:
+    """The other fields and cookies of the client are sent."""
     for options in ({"auth": ("u", SECRET)}, {"headers": {"authorization": SECRET}}):
         here.requests.clear()
         here.plays = [stream(fields=[EVENT_STREAM, ("Set-Cookie", "b=2; Path=/")]), stream()]
@@ -713,7 +797,7 @@ def test_the_request_says_more_than_the_client(way: Way, here: Stage) -> None:
         assert sorted(cookies[1]) == ([b"a=1", b"b=2"] if way in WITH_JAR else [b"a=1"])
 
 
-# -- What is the caller's stays as it is -----------------------------------------------------------
+# -- The user's client is not changed --------------------------------------------------------------
 
 OBSERVED = ("auth", "params", "timeout", "max_redirects", "follow_redirects", "trust_env", "cert")
 OBSERVED += ("proxies", "verify", "hooks", "event_hooks", "stream", "base_url", "connector")
@@ -721,7 +805,7 @@ OBSERVED += ("connection_pool_kw", "raise_for_status", "requote_redirect_url", "
 
 
 def state_of(client: Any) -> dict[str, Any]:
-    """All that a user could notice a change of."""
+    """Return the whole state of a client that its user can see."""
     jar = getattr(client, "cookies", None) or getattr(client, "cookie_jar", None)
     cookies = [] if jar is None else sorted(map(str, getattr(jar, "jar", jar)))
     state = {name: getattr(client, name, None) for name in OBSERVED}
@@ -729,9 +813,8 @@ def state_of(client: Any) -> dict[str, Any]:
     return {**state, "headers": list(client.headers.items()), "cookies": cookies}
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
-def test_the_client_is_left_as_it_was(way: Way, here: Stage, there: Stage) -> None:
-    """Open, and with all that it had."""
+@EACH_CLIENT
+def test_client_stays_open_and_unchanged(way: Way, here: Stage, there: Stage) -> None:
     here.plays = [
         redirect("@b", 301),
         stream(),
@@ -752,7 +835,7 @@ def test_the_client_is_left_as_it_was(way: Way, here: Stage, there: Stage) -> No
         await source.aclose()
         states.append(state_of(clients[0]))
         assert source.end_reason is EndReason.NO_CONTENT
-        # It works as before, and sends what it sent before.
+        # It works, and sends the same fields as before.
         if way.is_async:
             response = await clients[0].request("GET", here.url)
             status = getattr(response, "status_code", None) or response.status
@@ -781,9 +864,8 @@ def test_the_client_is_left_as_it_was(way: Way, here: Stage, there: Stage) -> No
     assert last.get("Accept") != b"text/event-stream"
 
 
-@pytest.mark.parametrize("way", WITH_JAR, ids=str)
-def test_a_cookie_comes_back(way: Way, here: Stage) -> None:
-    """Of a stream as of a refusal: whatever the client's jar takes."""
+@EACH_JAR
+def test_jar_keeps_cookies_of_streams_and_refusals(way: Way, here: Stage) -> None:
     here.plays = [
         stream(fields=[EVENT_STREAM, ("Set-Cookie", "a=1; Path=/")]),
         Play(503, [("Set-Cookie", "b=2; Path=/")]),
@@ -799,7 +881,7 @@ def test_a_cookie_comes_back(way: Way, here: Stage) -> None:
     ]
 
 
-def test_without_a_jar_nothing_comes_back(here: Stage) -> None:
+def test_without_a_jar_no_cookie_is_sent(here: Stage) -> None:
     for way in SOURCES.values():
         if way in WITH_JAR:
             continue
@@ -809,13 +891,12 @@ def test_without_a_jar_nothing_comes_back(here: Stage) -> None:
         assert [request.get("Cookie") for request in here.requests] == [None] * 3, way
 
 
-def test_the_headers_of_the_caller_are_left_as_they_were(
-    way: Way, here: Stage, there: Stage
-) -> None:
+@EACH_LIBRARY
+def test_headers_of_the_caller_stay_unchanged(way: Way, here: Stage, there: Stage) -> None:
     here.plays = [redirect(there.url), redirect("@b"), stream(), redirect(there.url, 301)]
     there.plays = [stream(), stream()]
     headers = {**FIELDS, "Accept": None}
-    # One that cannot be changed, and one that is looked at afterwards.
+    # An immutable mapping, and one that is compared afterwards.
     for given in (MappingProxyType(dict(headers)), headers):
         way.read(here.url, headers=given, policy=FAST)
     assert headers == {**FIELDS, "Accept": None}

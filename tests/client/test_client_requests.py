@@ -1,4 +1,4 @@
-"""Header fields per attempt, asking for the rest, sending again, and what is refused at once."""
+"""Header fields per attempt, `resume`, `resend`, and arguments that are refused."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from sse_fast import (
     StreamIncomplete,
     TransportError,
 )
-from tests.support.callback_styles import FAST, MANNERS, TRIO, B, Manner, Seen, run
+from tests.support.callback_styles import STYLES, TRIO, CallbackStyle, Recorder, run
 from tests.support.clients import HTTPX, UNREAD_UNDER_TRIO
-from tests.support.eventsources import SOURCES, Way
+from tests.support.eventsources import ADAPTERS, EVERY_ADAPTER, SOURCES, Way, way_params
 from tests.support.scripted_server import Play, Stage, stream
+from tests.support.threaded_reader import NO_DELAY, STREAM_B
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -37,45 +38,43 @@ pytestmark = UNREAD_UNDER_TRIO
 # -- Header fields per attempt ---------------------------------------------------------------------
 
 
-def test_headers_are_asked_for_before_every_attempt(manner: Manner, stage: Stage) -> None:
-    """And not for where a redirect leads."""
+def test_headers_are_called_before_every_attempt(style: CallbackStyle, stage: Stage) -> None:
+    """A redirect belongs to the attempt."""
     stage.plays = [
         Play(503, ()),
         Play(302, [("Location", "@b")], framing="length"),
         Play(307, [("Location", "@c")], framing="length"),
         stream(),
         Play(framing="none"),
-        B,
+        STREAM_B,
     ]
     count = iter(range(100))
-    seen = Seen()
-    run(manner, stage.url, seen, headers=manner(lambda: {"X-Attempt": str(next(count))}))
-    assert seen.data == ["a", "b"]
+    recorder = Recorder()
+    run(style, stage.url, recorder, headers=style(lambda: {"X-Attempt": str(next(count))}))
+    assert recorder.data == ["a", "b"]
     sent = [request.get("X-Attempt") for request in stage.requests]
     assert sent == [b"0", b"1", b"1", b"1", b"2", b"3", b"4"]
 
 
-def test_headers_are_asked_for_once_where_resume_builds_the_request(
-    manner: Manner, stage: Stage
-) -> None:
-    stage.plays = [stream(), B]
+def test_headers_are_called_once_with_resume_callable(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(), STREAM_B]
     count = iter(range(100))
     run(
-        manner,
+        style,
         stage.url,
-        Seen(),
-        headers=manner(lambda: {"X-Attempt": str(next(count))}),
-        resume=manner(lambda last_event_id: stage.url),
+        Recorder(),
+        headers=style(lambda: {"X-Attempt": str(next(count))}),
+        resume=style(lambda last_event_id: stage.url),
     )
     sent = [request.get("X-Attempt") for request in stage.requests]
     assert sent == [b"0", b"1", b"2"]
 
 
-def test_headers_may_be_pairs_or_nothing(manner: Manner, stage: Stage) -> None:
+def test_headers_may_return_pairs_or_none(style: CallbackStyle, stage: Stage) -> None:
     answers: list[Any] = [[("X-A", "1"), ("X-B", b"\xe9")], {"X-C": "é"}, None, ()]
     stage.plays = [stream()] * 3
     answering = iter(answers)
-    run(manner, stage.url, Seen(), headers=manner(lambda: next(answering)))
+    run(style, stage.url, Recorder(), headers=style(lambda: next(answering)))
     first, second, third, _ = stage.requests
     assert (first.get("X-A"), first.get("X-B")) == (b"1", b"\xe9")
     assert second.get("X-C") == "é".encode()
@@ -86,37 +85,40 @@ def test_headers_may_be_pairs_or_nothing(manner: Manner, stage: Stage) -> None:
 @pytest.mark.parametrize(
     "answer", [{"X": 1}, {"X\n": "1"}, {"X": "1\n"}, {"Content-Length": "1"}, 7, "X: 1"], ids=repr
 )
-def test_wrong_headers_are_errors(manner: Manner, stage: Stage, answer: Any) -> None:
-    seen = Seen()
-    run(manner, stage.url, seen, headers=manner(lambda: answer))
-    assert isinstance(seen.error, (TypeError, ValueError))
-    assert seen.errors == [seen.error]
+def test_invalid_headers_raise_without_request(
+    style: CallbackStyle, stage: Stage, answer: Any
+) -> None:
+    recorder = Recorder()
+    run(style, stage.url, recorder, headers=style(lambda: answer))
+    assert isinstance(recorder.error, (TypeError, ValueError))
+    assert recorder.errors == [recorder.error]
     assert stage.requests == []
     if not isinstance(answer, (int, str)):
-        # A mapping is looked at beforehand.
-        with pytest.raises(type(seen.error)):
+        # A mapping is checked by the constructor.
+        with pytest.raises(type(recorder.error)):
             EventSource(stage.url, headers=answer)
 
 
 @pytest.mark.parametrize("called", [False, True])
-def test_none_leaves_a_default_out(way: Way, stage: Stage, called: bool) -> None:
+@EVERY_ADAPTER
+def test_header_none_removes_default(way: Way, stage: Stage, called: bool) -> None:
     headers = {"cache-control": None, "ACCEPT": None, "Accept-Encoding": None}
     stage.plays = [stream(), Play(204, ())]
     url = stage.url.replace("://", "://u:p@")
     given = {**headers, "Authorization": None}
-    way.read(url, headers=(lambda: given) if called else given, policy=FAST)
+    way.read(url, headers=(lambda: given) if called else given, policy=NO_DELAY)
     for request in stage.requests:
         assert request.get("Cache-Control") is None
         assert request.get("Authorization") is None
-        # Where the library has a default of its own, it is its own again.
+        # A default of the library may take its place.
         assert request.get("Accept") != b"text/event-stream"
         if not way.has_client:
             names = {name.decode() for name, _ in request.fields}
             assert names - {"Last-Event-ID"} == {"Host", "User-Agent"}
 
 
-@pytest.mark.parametrize("way", SOURCES.values(), ids=SOURCES)
-def test_fields_of_one_name_are_all_sent(way: Way, stage: Stage) -> None:
+@EVERY_ADAPTER
+def test_fields_of_the_same_name_are_all_sent(way: Way, stage: Stage) -> None:
     way.read(stage.url, headers=[("X-Own", "1"), ("x-own", "2"), ("X-Own", "3")])
     values = b", ".join(stage.requests[0].all("X-Own"))
     assert values == b"1, 2, 3"
@@ -126,7 +128,7 @@ def test_fields_of_one_name_are_all_sent(way: Way, stage: Stage) -> None:
 
 
 def reading_hook(way: Way) -> dict[str, Any]:
-    """The options of a client whose hook reads each body."""
+    """Return the options of a client with a hook that reads each body."""
     if way.library == "requests":
         return {
             "hooks": {"response": [lambda response, *args, **kwargs: response.content and None]}
@@ -140,7 +142,7 @@ def reading_hook(way: Way) -> dict[str, Any]:
 
 
 def raising_hook(way: Way) -> dict[str, Any]:
-    """One whose hook raises at a bad status."""
+    """Return the options of a client with a hook that raises for a bad status."""
     if way.library == "requests":
 
         def check(response: Any, *args: Any, **kwargs: Any) -> None:
@@ -159,41 +161,41 @@ WITH_HOOKS = [way for way in SOURCES.values() if way.library in {"requests", "ht
 
 
 @pytest.mark.parametrize("event_timeout", [None, 5.0])
-@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
-def test_a_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | None) -> None:
+@pytest.mark.parametrize("way", way_params(WITH_HOOKS, ADAPTERS))
+def test_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | None) -> None:
     stage.plays = [stream(), stream(), Play(404, (), framing="length", body=[b"why"])]
     outcome = way.read(
-        stage.url, client_options=reading_hook(way), policy=FAST, event_timeout=event_timeout
+        stage.url, client_options=reading_hook(way), policy=NO_DELAY, event_timeout=event_timeout
     )
     assert [event.data for event in outcome.events] == ["a", "a"]
     assert isinstance(outcome.error, ResponseError)
     assert outcome.error.response.body == b"why"
 
 
-@pytest.mark.parametrize("way", WITH_HOOKS, ids=str)
-def test_what_a_hook_raises_ends_it(way: Way, stage: Stage) -> None:
-    stage.plays = [stream(), Play(404, (), framing="length"), B]
-    outcome = way.read(stage.url, client_options=raising_hook(way), policy=FAST)
+@pytest.mark.parametrize("way", way_params(WITH_HOOKS, ADAPTERS))
+def test_hook_that_raises_ends_the_source(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(), Play(404, (), framing="length"), STREAM_B]
+    outcome = way.read(stage.url, client_options=raising_hook(way), policy=NO_DELAY)
     assert [event.data for event in outcome.events] == ["a"]
     assert type(outcome.error) is SSEError
     assert "404" in str(outcome.error.__cause__)
     assert len(stage.requests) == 2
 
 
-# -- Asking for the rest ---------------------------------------------------------------------------
+# -- resume ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", SOURCES.values(), ids=SOURCES)
-def test_resume_by_get(way: Way, stage: Stage) -> None:
+@EVERY_ADAPTER
+def test_resume_get_asks_for_the_rest_without_body(way: Way, stage: Stage) -> None:
     stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), stream(end="rst", delay=20)]
-    stage.plays = [*stage.plays, B]
+    stage.plays = [*stage.plays, STREAM_B]
     outcome = way.read(
         stage.url + "?q=1",
         method="POST",
         json={"a": 1},
         headers={"X-Own": "1", "Content-Language": "en"},
         resume="get",
-        policy=FAST,
+        policy=NO_DELAY,
         until=lambda event: event.data == "b",
     )
     assert [event.data for event in outcome.events] == ["a", "a", "b"]
@@ -210,22 +212,20 @@ def test_resume_by_get(way: Way, stage: Stage) -> None:
         assert not [name for name, _ in request.fields if name.lower().startswith(b"content-")]
 
 
-def test_resume_by_get_before_a_first_response(manner: Manner, stage: Stage) -> None:
-    """There is nothing to resume: what may be sent again is the POST."""
+def test_resume_get_before_first_response_repeats_post(style: CallbackStyle, stage: Stage) -> None:
     stage.plays = [Play(503, ()), stream()]
-    seen = Seen()
-    run(manner, stage.url, seen, method="POST", data=b"x", resume="get", last_event_id="0")
-    assert seen.data == ["a"]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST", data=b"x", resume="get", last_event_id="0")
+    assert recorder.data == ["a"]
     assert [request.method for request in stage.requests] == ["POST", "POST"]
     assert [request.get("Last-Event-ID") for request in stage.requests] == [b"0", b"0"]
 
 
-def test_resume_by_get_without_an_id(manner: Manner, stage: Stage) -> None:
-    """Of nothing there is no rest."""
-    stage.plays = [stream(b"data: a\n\n", framing="chunked-truncated"), B]
-    seen = Seen()
-    run(manner, stage.url, seen, method="POST", data=b"x", resume="get")
-    assert isinstance(seen.error, StreamIncomplete)
+def test_resume_get_without_id_raises_incomplete(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(b"data: a\n\n", framing="chunked-truncated"), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST", data=b"x", resume="get")
+    assert isinstance(recorder.error, StreamIncomplete)
     assert len(stage.requests) == 1
 
 
@@ -242,8 +242,8 @@ def test_resume_by_get_without_an_id(manner: Manner, stage: Stage) -> None:
     ],
     ids=["url", "nothing", "mapped url", "put", "json", "headers", "no headers"],
 )
-def test_resume_by_a_callable(
-    manner: Manner,
+def test_resume_callable_builds_request(
+    style: CallbackStyle,
     stage: Stage,
     answer: Any,
     method: str,
@@ -252,7 +252,7 @@ def test_resume_by_a_callable(
     kind: bytes | None,
     own: bool,
 ) -> None:
-    """It builds the whole request; only Last-Event-ID goes with it."""
+    """Only Last-Event-ID is added to it."""
 
     def resume(last_event_id: str) -> Any:
         ids.append(last_event_id)
@@ -263,20 +263,20 @@ def test_resume_by_a_callable(
         return answer
 
     ids: list[str] = []
-    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), B]
-    seen = Seen()
+    stage.plays = [stream(framing="chunked-truncated"), Play(503, ()), STREAM_B]
+    recorder = Recorder()
     run(
-        manner,
+        style,
         stage.url,
-        seen,
+        recorder,
         method="POST",
         json={"a": 1},
         headers={"X-Own": "1"},
-        resume=manner(resume),
+        resume=style(resume),
         until=lambda event: event.data == "b",
     )
-    assert seen.data == ["a", "b"]
-    assert seen.end is EndReason.UNTIL
+    assert recorder.data == ["a", "b"]
+    assert recorder.end is EndReason.UNTIL
     assert ids == ["1", "1"]
     for request in stage.requests[1:]:
         assert (request.method, request.target, request.body) == (method, target, body)
@@ -284,7 +284,7 @@ def test_resume_by_a_callable(
         assert request.get("Last-Event-ID") == b"1"
         assert request.get("X-Own") == (b"1" if own else None)
         expected = None if "Accept" in answer_headers(answer) else b"text/event-stream"
-        if manner.way is not TRIO:
+        if style.way is not TRIO:
             assert request.get("Accept") == expected
 
 
@@ -292,11 +292,11 @@ def answer_headers(answer: Any) -> Any:
     return answer.get("headers", {}) if isinstance(answer, dict) else {}
 
 
-def test_resume_also_for_get(manner: Manner, stage: Stage) -> None:
-    stage.plays = [stream(), B]
-    seen = Seen()
-    resume = manner(lambda last_event_id: f"{stage.url}?after={last_event_id}")
-    run(manner, stage.url, seen, resume=resume)
+def test_resume_callable_replaces_get(style: CallbackStyle, stage: Stage) -> None:
+    stage.plays = [stream(), STREAM_B]
+    recorder = Recorder()
+    resume = style(lambda last_event_id: f"{stage.url}?after={last_event_id}")
+    run(style, stage.url, recorder, resume=resume)
     assert [request.target for request in stage.requests] == [
         "/c/a",
         "/c/a?after=1",
@@ -309,22 +309,22 @@ def test_resume_also_for_get(manner: Manner, stage: Stage) -> None:
     [None, 7, ["http://127.0.0.1"], {"uri": "x"}, "not a url", "file:///x", {"headers": {"X": 1}}],
     ids=repr,
 )
-def test_resume_that_builds_none_is_an_error(manner: Manner, stage: Stage, answer: Any) -> None:
-    stage.plays = [stream(), B]
-    seen = Seen()
-    run(manner, stage.url, seen, resume=manner(lambda last_event_id: answer))
-    assert isinstance(seen.error, (TypeError, ValueError))
-    assert seen.errors == [seen.error]
+def test_resume_with_invalid_result_raises(style: CallbackStyle, stage: Stage, answer: Any) -> None:
+    stage.plays = [stream(), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, resume=style(lambda last_event_id: answer))
+    assert isinstance(recorder.error, (TypeError, ValueError))
+    assert recorder.errors == [recorder.error]
     assert len(stage.requests) == 1
 
 
 @pytest.mark.parametrize("resume", ["GET", "post", True, 1, b"get"])
-def test_resume_is_refused(resume: Any) -> None:
+def test_invalid_resume_raises(resume: Any) -> None:
     with pytest.raises(TypeError, match="resume"):
         EventSource("http://127.0.0.1", resume=resume)
 
 
-# -- Sending again ---------------------------------------------------------------------------------
+# -- resend ----------------------------------------------------------------------------------------
 
 
 BODIES = [
@@ -344,10 +344,11 @@ BODIES = [
     BODIES,
     ids=["json", "json 0", "bytes", "str", "form", "own type", "no type", "none"],
 )
-def test_resend(way: Way, stage: Stage, given: Any, body: bytes, kind: bytes | None) -> None:
-    """The same body each time, and of the same kind."""
-    stage.plays = [stream(framing="chunked-truncated"), Play(502, ()), B]
-    outcome = way.read(stage.url, method="POST", resend=True, policy=FAST, **given)
+def test_resend_repeats_body_and_content_type(
+    way: Way, stage: Stage, given: Any, body: bytes, kind: bytes | None
+) -> None:
+    stage.plays = [stream(framing="chunked-truncated"), Play(502, ()), STREAM_B]
+    outcome = way.read(stage.url, method="POST", resend=True, policy=NO_DELAY, **given)
     assert [event.data for event in outcome.events] == ["a", "b"]
     assert outcome.source.end_reason is EndReason.END
     assert len(stage.requests) == 3
@@ -359,9 +360,9 @@ def test_resend(way: Way, stage: Stage, given: Any, body: bytes, kind: bytes | N
     assert ids == [None, b"1", b"1"]
 
 
-def test_without_resend(way: Way, stage: Stage) -> None:
-    stage.plays = [stream(framing="chunked-truncated"), B]
-    outcome = way.read(stage.url, method="POST", data=b"x", policy=FAST)
+def test_post_without_resend_raises_incomplete(way: Way, stage: Stage) -> None:
+    stage.plays = [stream(framing="chunked-truncated"), STREAM_B]
+    outcome = way.read(stage.url, method="POST", data=b"x", policy=NO_DELAY)
     assert isinstance(outcome.error, StreamIncomplete)
     assert isinstance(outcome.error.__cause__, TransportError)
     assert outcome.source.last_event_id == "1"
@@ -383,34 +384,35 @@ async def _async_generator() -> Any:
     [_generator(), io.BytesIO(b"x"), _async_generator(), iter([b"x"]), [b"x"], 7],
     ids=lambda data: type(data).__name__,
 )
-def test_a_body_that_cannot_be_sent_twice_is_refused(cls: Any, resend: bool, data: Any) -> None:
-    """At once, and with what to do."""
+def test_body_that_cannot_be_repeated_raises(cls: Any, resend: bool, data: Any) -> None:
     with pytest.raises(TypeError, match="bytes"):
         cls("http://127.0.0.1", method="POST", data=data, resend=resend)
 
 
-def test_json_and_data_are_refused_together() -> None:
-    with pytest.raises(TypeError, match="both"):
+def test_json_with_data_raises() -> None:
+    with pytest.raises(TypeError, match="json and data cannot be combined"):
         EventSource("http://127.0.0.1", method="POST", data=b"x", json={})
 
 
-# -- What is refused at construction ---------------------------------------------------------------
+# -- Arguments that are refused --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("manner", [MANNERS[0], MANNERS[1]], ids=str)
-def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, manner: Manner, stage: Stage) -> None:
+@pytest.mark.parametrize("style", [STYLES[0], STYLES[1]], ids=str)
+def test_missing_httptools_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, style: CallbackStyle, stage: Stage
+) -> None:
     monkeypatch.setitem(sys.modules, "httptools", None)
-    seen = Seen()
+    recorder = Recorder()
     with pytest.raises(ImportError, match=r"sse-fast\[client\]"):
-        manner.way.run(stage.url, seen.on_message)
+        style.way.run(stage.url, recorder.on_message)
     assert stage.requests == []
 
 
 @pytest.mark.parametrize("client", ["none", "aiohttp", "httpx"])
-def test_the_extra_is_named_for_anyio(
+def test_missing_anyio_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, stage: Stage, client: str
 ) -> None:
-    """Which the async client sleeps by, whoever sends."""
+    """The async client needs anyio with every client."""
     stage.plays = [stream(end="hang")]
 
     async def run() -> None:
@@ -437,7 +439,7 @@ async def aopen(url: str, client: Any) -> None:
         source.close()
 
 
-def test_trio_without_a_client_names_one(stage: Stage) -> None:
+def test_trio_without_client_names_httpx(stage: Stage) -> None:
     async def run() -> None:
         async with AsyncEventSource(stage.url):
             pass
@@ -447,9 +449,9 @@ def test_trio_without_a_client_names_one(stage: Stage) -> None:
     assert stage.requests == []
 
 
-def test_clients_of_the_other_kind_are_refused() -> None:
+def test_client_of_the_other_kind_raises() -> None:
     async def make() -> list[Any]:
-        """Those of aiohttp want a running loop."""
+        """Make the async clients; those of aiohttp need a running loop."""
         clients = [*(module.AsyncClient(verify=False) for module in HTTPX), aiohttp.ClientSession()]
         for client in clients:
             await (client.close() if hasattr(client, "close") else client.aclose())
@@ -474,22 +476,21 @@ def _type_of(value: object) -> str:
 
 @pytest.mark.parametrize("cls", [EventSource, AsyncEventSource])
 @pytest.mark.parametrize("client", [requests, requests.get, "httpx", object()], ids=_type_of)
-def test_what_is_no_client_is_refused(cls: Any, client: Any) -> None:
+def test_unknown_client_raises(cls: Any, client: Any) -> None:
     with pytest.raises(TypeError, match=r"requests\.Session"):
         cls("http://127.0.0.1", client=client)
 
 
-def test_subclasses_of_clients_are_clients(stage: Stage) -> None:
+def test_subclass_of_client_is_accepted(stage: Stage) -> None:
     class Session(requests.Session):
         pass
 
-    stage.plays = [B]
+    stage.plays = [STREAM_B]
     with Session() as session, EventSource(stage.url, client=session) as source:
         assert next(source).data == "b"
 
 
-def test_what_goes_beside_a_client_is_refused(tmp_path: Any) -> None:
-    """Its connections are its own."""
+def test_uds_or_ssl_context_with_client_raises(tmp_path: Any) -> None:
     import ssl
 
     with requests.Session() as client:
@@ -518,6 +519,6 @@ def test_what_goes_beside_a_client_is_refused(tmp_path: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_is_refused_at_once(cls: Any, options: Any, kind: type[Exception]) -> None:
+def test_invalid_argument_raises(cls: Any, options: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         cls(**{"url": "http://127.0.0.1", **options})

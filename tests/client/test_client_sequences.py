@@ -1,4 +1,4 @@
-"""The sequences of responses recorded from browsers: `ReconnectPolicy.whatwg()` does as they do."""
+"""`ReconnectPolicy.whatwg()` behaves like browsers on sequences of responses recorded from them."""
 
 from __future__ import annotations
 
@@ -25,62 +25,66 @@ pytestmark = UNREAD_UNDER_TRIO
 SEQUENCES: dict[str, dict[str, Any]] = {
     sequence["name"]: sequence for sequence in json.loads((DATA / "client.json").read_bytes())
 }
-# What they were recorded with, where they do not say.
-DELAY = 30  # ms between the chunks of a body
-# A client cannot wait the 3 seconds of every sequence without a `retry`; one test does.
+# ms between the chunks of a body, unless the sequence says another delay.
+DELAY = 30
+# Instead of the 3 seconds that browsers wait without a `retry`; one test waits them.
 INITIAL_DELAY = 0.1
 SLACK = 0.02
 
-# Where the three browsers differ: the one we agree with, and why.
+# Where the three browsers differ: the one whose behaviour we have, and why.
 CHOICES: dict[str, tuple[str, str]] = {
-    "content-type/charset-bogus": ("firefox", "a charset changes nothing: it is always UTF-8"),
-    "content-type/list-in-one-header": ("chromium", "the essence reaches to the first ; or space"),
-    "status/407": ("firefox", "a status like any other: nobody here can log in to a proxy"),
-    "redirect/301": ("chromium", "moved for good: later attempts go there at once"),
-    "redirect/302": ("firefox", "moved for now: later attempts begin at the first URL again"),
-    "redirect/303": ("firefox", "the same"),
-    "redirect/308": ("chromium", "as 301"),
-    "redirect/loop": ("firefox", "20 redirects, and it is an error like a bad status"),
-    "reconnect/id-reset-not-sent": ("chromium", "the standard: an empty id is not sent"),
-    "reconnect/rst-midstream": ("chromium", "what was unfinished is not carried over"),
-    "reconnect/rst-on-reconnect-before-headers": ("chromium", "an error, as a reset anywhere"),
-    "reconnect/cookie-back": ("chromium", "a jar takes and gives"),
+    "content-type/charset-bogus": ("firefox", "the charset is ignored: the stream is always UTF-8"),
+    "content-type/list-in-one-header": (
+        "chromium",
+        "the essence ends at the first semicolon or space",
+    ),
+    "status/407": ("firefox", "a status like any other: we do not authenticate to proxies"),
+    "redirect/301": ("chromium", "permanent: later attempts go to the new URL"),
+    "redirect/302": ("firefox", "temporary: later attempts go to the first URL again"),
+    "redirect/303": ("firefox", "temporary, as 302"),
+    "redirect/308": ("chromium", "permanent, as 301"),
+    "redirect/loop": ("firefox", "after 20 redirects, an error like a bad status"),
+    "reconnect/id-reset-not-sent": ("chromium", "as the standard says, an empty id is not sent"),
+    "reconnect/rst-midstream": ("chromium", "an unfinished event is discarded"),
+    "reconnect/rst-on-reconnect-before-headers": ("chromium", "an error, like any other reset"),
+    "reconnect/cookie-back": ("chromium", "a cookie jar sends back what it stored"),
 }
-# None of the user's client, or one without a jar, sends no cookies: as WebKit does.
+# Without a client, or with one that has no cookie jar, no cookies are sent: as in WebKit.
 WITHOUT_JAR = {"sse_fast", "urllib3"}
 
-# Where no browser does as we do: what stands in our log besides, at which place of it, and why.
+# Where no browser behaves as we do: the index of an additional entry in our log, the entry, why.
 ADDED: dict[str, tuple[int, list[Any], str]] = {
     "reconnect/fin-before-headers": (
         0,
         ["error", "connecting"],
-        "browsers repeat the request at once, before anybody sees an error: here it is one as any",
+        "browsers repeat the request silently; here it is an error like any other",
     ),
 }
 
-# What libraries get wrong on their own: library, sequence -> how.
+# Deviations of libraries: (library, sequence) -> how.
 LIBRARY_FAULTS: dict[tuple[str, str], str] = {
-    # As RFC 1952, 2.2 has it: here it is the browsers that lose events.
+    # As RFC 1952, 2.2 says; browsers lose the events of later members.
     ("requests", "framing/gzip-two-members"): "every member is inflated, not only the first",
-    ("urllib3", "framing/gzip-two-members"): "the same",
-    ("aiohttp", "framing/gzip-two-members"): "the same",
-    ("aiohttp", "framing/content-length-long"): "bytes behind the body are an error that hides it",
-    ("aiohttp", "status/304"): "the same",
+    ("urllib3", "framing/gzip-two-members"): "as requests",
+    ("aiohttp", "framing/gzip-two-members"): "as requests",
+    ("aiohttp", "framing/content-length-long"): "bytes after the body are an error that hides it",
+    ("aiohttp", "status/304"): "bytes after the body are an error that hides it",
 }
 
 
-# The ways that go over the sequences a second time, by the `run` of the source, which tells more.
+# The ways that play the sequences by `run` as well, which also reports clean ends. With trio, for
+# which we have no transport, the client waits by other means.
 RUN = ["sse_fast", "sse_fast asyncio", "httpx trio"]
 
 
 @dataclass
 class Played:
-    """What came of a sequence: what the client saw in `log`, what the server in `stage`."""
+    """The result of a sequence: the `log` of the client, and the `stage` that served it."""
 
     stage: Stage
     source: Any = None
     log: list[Any] = field(default_factory=list)
-    # Of the source, as callbacks and events were met.
+    # The state of the source at each kind of entry.
     states: set[tuple[str, ReadyState]] = field(default_factory=set)
     end: EndReason | Exception | None = None
 
@@ -104,7 +108,7 @@ def plays(sequence: dict[str, Any]) -> list[Play]:
 
 
 def play(way: Way, name: str, manner: str, **changes: Any) -> Played:
-    """The client over the sequence, in a loop of the caller's or by its `run`."""
+    """Play a sequence to the client, which iterates or calls `run`."""
     with serve_stage(plays(SEQUENCES[name])) as stage:
         played = Played(stage)
 
@@ -137,14 +141,14 @@ def play(way: Way, name: str, manner: str, **changes: Any) -> Played:
 
 @cache
 def play_all(way: Way, manner: str) -> dict[str, Future[Played]]:
-    """All sequences at once, as what takes them their time is waiting."""
+    """Play all sequences at the same time, as they spend their time waiting."""
     with ThreadPoolExecutor(len(SEQUENCES)) as pool:
         play_one = partial(play, way, manner=manner, initial_delay=INITIAL_DELAY)
         return {name: pool.submit(play_one, name) for name in SEQUENCES}
 
 
 def summary(text: str) -> Any:
-    """As the recording has it: long strings by length and digest."""
+    """Return a string as the recording has it: long ones as length and digest."""
     if len(text) <= 1000:
         return text
     return {"length": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -155,7 +159,7 @@ def is_redirect(play: Play) -> bool:
 
 
 def retries(sequence: list[Play]) -> list[float]:
-    """The shortest wait behind each play, in seconds."""
+    """Return the shortest allowed wait after each play, in seconds."""
     waits, retry = [], INITIAL_DELAY
     for each in sequence:
         found = re.findall(rb"\bretry:(\d+)\n", b"".join(each.body))
@@ -165,7 +169,7 @@ def retries(sequence: list[Play]) -> list[float]:
 
 
 def is_broken(play: Play) -> bool:
-    """Whether it does not come to a clean end."""
+    """Return whether the response has no clean end."""
     return (
         play.end == "rst"
         or play.framing in ("none", "chunked-truncated", "length-short")
@@ -178,11 +182,11 @@ def check(played: Played, way: Way, name: str, manner: str) -> None:
     engine, _ = CHOICES.get(name, ("chromium", ""))
     if name == "reconnect/cookie-back" and way.library in WITHOUT_JAR:
         engine = "webkit"
-    # Where it is as Chromium, it stands there only.
+    # A recording that equals Chromium's is stored there only.
     recorded = sequence.get(engine, sequence["chromium"])
     check_requests(played.stage, recorded["requests"])
     log = expected_log(name, recorded, plays(sequence))
-    # In a loop, nothing tells of a clean end.
+    # Iteration does not report clean ends.
     assert played.log == [entry for entry in log if manner == "run" or entry != ["end"]]
     if log[-1] == ["open"]:
         assert played.end is EndReason.NO_CONTENT
@@ -195,10 +199,10 @@ def check(played: Played, way: Way, name: str, manner: str) -> None:
 
 
 def expected_log(name: str, recorded: dict[str, Any], sequence: list[Play]) -> list[Any]:
-    """What was recorded, in our words.
+    """Translate the recorded log into the callbacks of our client.
 
-    A browser's `error` is also a clean end, and the last one also a 204. We open any final
-    response, and the last one is final, be it a 204, a bad status or a bad type.
+    Browsers fire `error` also at a clean end, and at a 204. Our `on_open` is called with every
+    final response; the last one is final in each sequence: a 204, a bad status or a bad type.
     """
     *log, closed = recorded["log"]
     assert closed == ["error", "closed"]
@@ -228,14 +232,14 @@ def check_requests(stage: Stage, expected: list[dict[str, Any]]) -> None:
     for request, asked, answered, wait in zip(
         stage.requests[1:], stage.requests, sequence, retries(sequence), strict=False
     ):
-        # A redirect is followed at once, even before its body has ended.
+        # A redirect is followed immediately, even before its body has ended.
         if not is_redirect(answered):
-            # By its coding, a body may tell with any byte that it is over or broken: long before
-            # the server, which pauses, ends the connection.
-            coded = any(name == "Content-Encoding" for name, _ in answered.fields)
-            told = asked.began if coded else asked.ended
-            assert told is not None
-            assert request.arrived - told > wait - SLACK
+            # A compressed body may show its end or an error long before the server, which pauses,
+            # ends the connection.
+            is_compressed = any(name == "Content-Encoding" for name, _ in answered.fields)
+            ended = asked.began if is_compressed else asked.ended
+            assert ended is not None
+            assert request.arrived - ended > wait - SLACK
     for request, each in zip(stage.requests, expected, strict=True):
         if "cookie_sent" in each:
             sent = f"k=v{stage.run}".encode() in (request.get("Cookie") or b"")
@@ -255,7 +259,7 @@ def path_and_id(request: Request) -> tuple[str, Any]:
 # -- The tests -------------------------------------------------------------------------------------
 
 
-def test_the_file_is_whole() -> None:
+def test_recorded_sequences_are_complete() -> None:
     assert len(SEQUENCES) == 65
     assert {name for name, each in SEQUENCES.items() if not each["consensus"]} == set(CHOICES)
     assert {name for _, name in LIBRARY_FAULTS} <= set(SEQUENCES)
@@ -267,23 +271,23 @@ def check_or_differ(way: Way, name: str, manner: str) -> None:
     if (way.library, name) not in LIBRARY_FAULTS:
         check(played, way, name, manner)
         return
-    # Should this fail, the library was mended.
+    # If this fails, the library was fixed: remove the entry of LIBRARY_FAULTS.
     with pytest.raises(AssertionError):
         check(played, way, name, manner)
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_sequence(way: Way, name: str) -> None:
+def test_iteration_matches_browsers(way: Way, name: str) -> None:
     check_or_differ(way, name, "iterate")
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("way", [SOURCES[name] for name in RUN], ids=RUN)
-def test_sequence_by_run(way: Way, name: str) -> None:
+def test_run_matches_browsers(way: Way, name: str) -> None:
     check_or_differ(way, name, "run")
 
 
-def test_default_reconnection_time() -> None:
+def test_whatwg_waits_three_seconds_by_default() -> None:
     played = play(SOURCES["sse_fast"], "reconnect/default-delay", "iterate")
     check(played, SOURCES["sse_fast"], "reconnect/default-delay", "iterate")
     waited = played.stage.requests[1].waited

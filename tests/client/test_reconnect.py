@@ -1,4 +1,4 @@
-"""What the client does next: the table of the policies, and their fields."""
+"""The verdicts of the state machine, as a table, and the fields of policies."""
 
 from __future__ import annotations
 
@@ -44,61 +44,61 @@ from tests.support.simulated_clock import (
 # -- The table -------------------------------------------------------------------------------------
 
 
-# What follows.
+# The verdicts.
 AGAIN = "again"
 READ = "read"
-RAISED = "the very error"
+RAISED = "the same error"
 END = EndReason.END
 NO_CONTENT = EndReason.NO_CONTENT
 
-# When it happens: in answer to the first request; to one after a stream; within a stream.
+# When it happens: in answer to the first request; to a request after a stream; within a stream.
 FIRST, LATER, STREAMING = "first", "later", "streaming"
-ASKED = [FIRST, LATER]
+REQUESTED = [FIRST, LATER]
 
 NOT_PROCESSED = ["425", "429", "503", "529"]
 PERHAPS_PROCESSED = ["408", "500", "502", "504", "599"]
 RETRIABLE = NOT_PROCESSED + PERHAPS_PROCESSED
 FINAL = ["201", "205", "300", "304", "400", "401", "403", "404", "409", "410", "499", "501", "505"]
-# Redirects that lead nowhere.
-NOWHERE = ["301", "302", "303", "307", "308"]
+# Redirects without a Location.
+NO_LOCATION = ["301", "302", "303", "307", "308"]
 NOT_SENT = ["unknown host", "refused", "slow connect"]
 SENT = ["reset in head", "slow head"]
-HOPELESS = ["untrusted", "bad value", "other error", "fatal", "other type", "no type"]
+FATAL = ["untrusted", "bad value", "other error", "fatal", "other type", "no type"]
 RAISED_BY_CALLBACKS = ["raised transport", "raised status", "raised incomplete"]
 INCOMPLETE = ["pending end", "until unmet"]
-RESUMED_LATER = [BY_GET, BY_CALL, BY_CALL_NO_ID]
+RESUMABLE = [BY_GET, BY_CALL, BY_CALL_NO_ID]
 
-# When, what was asked, what happened; and what follows under each of POLICIES.
+# When, the request, the outcome; and the verdict under each of POLICIES.
 ROWS: list[tuple[list[str], list[str], list[str], Any, Any, Any]] = [
-    (ASKED, [*REQUESTS], ["stream"], READ, READ, READ),
-    (ASKED, [*REQUESTS], ["204"], NO_CONTENT, NO_CONTENT, NO_CONTENT),
-    (ASKED, [*REQUESTS], HOPELESS + FINAL + NOWHERE, RAISED, RAISED, RAISED),
-    (ASKED, [GET, RESEND], RETRIABLE, AGAIN, RAISED, RAISED),
-    (ASKED, [GET, RESEND], NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
-    # Only what was provably not processed is sent again.
-    (ASKED, [POST], NOT_PROCESSED, AGAIN, RAISED, RAISED),
-    (ASKED, [POST], PERHAPS_PROCESSED, RAISED, RAISED, RAISED),
-    (ASKED, [POST], NOT_SENT, AGAIN, AGAIN, RAISED),
+    (REQUESTED, [*REQUESTS], ["stream"], READ, READ, READ),
+    (REQUESTED, [*REQUESTS], ["204"], NO_CONTENT, NO_CONTENT, NO_CONTENT),
+    (REQUESTED, [*REQUESTS], FATAL + FINAL + NO_LOCATION, RAISED, RAISED, RAISED),
+    (REQUESTED, [GET, RESEND], RETRIABLE, AGAIN, RAISED, RAISED),
+    (REQUESTED, [GET, RESEND], NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
+    # Such a request is repeated only if it was provably not processed.
+    (REQUESTED, [POST], NOT_PROCESSED, AGAIN, RAISED, RAISED),
+    (REQUESTED, [POST], PERHAPS_PROCESSED, RAISED, RAISED, RAISED),
+    (REQUESTED, [POST], NOT_SENT, AGAIN, AGAIN, RAISED),
     ([FIRST], [POST], SENT, RAISED, RAISED, RAISED),
-    # `resume` is for after a 200.
+    # `resume` applies after a first stream.
     ([FIRST], [BY_GET, BY_CALL], NOT_PROCESSED, AGAIN, RAISED, RAISED),
     ([FIRST], [BY_GET, BY_CALL], PERHAPS_PROCESSED + SENT, RAISED, RAISED, RAISED),
-    ([LATER], RESUMED_LATER, RETRIABLE, AGAIN, RAISED, RAISED),
-    ([LATER], RESUMED_LATER, NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
-    # What the program asks for is above the policy.
-    ([*ASKED, STREAMING], [*REQUESTS], ["retriable", "raised retriable"], AGAIN, AGAIN, AGAIN),
-    ([*ASKED, STREAMING], [*REQUESTS], RAISED_BY_CALLBACKS, RAISED, RAISED, RAISED),
+    ([LATER], RESUMABLE, RETRIABLE, AGAIN, RAISED, RAISED),
+    ([LATER], RESUMABLE, NOT_SENT + SENT, AGAIN, AGAIN, RAISED),
+    # The program overrules the policy.
+    ([*REQUESTED, STREAMING], [*REQUESTS], ["retriable", "raised retriable"], AGAIN, AGAIN, AGAIN),
+    ([*REQUESTED, STREAMING], [*REQUESTS], RAISED_BY_CALLBACKS, RAISED, RAISED, RAISED),
     ([STREAMING], [*REQUESTS], ["too large", "other error", "fatal"], RAISED, RAISED, RAISED),
     ([STREAMING], [GET], ["clean end"], AGAIN, AGAIN, END),
-    ([STREAMING], [RESEND, *RESUMED_LATER], ["clean end"], END, AGAIN, END),
-    # whatwg() keeps the guard, and takes each end for a clean one.
+    ([STREAMING], [RESEND, *RESUMABLE], ["clean end"], END, AGAIN, END),
+    # whatwg() guards requests as well, but takes every end for a clean one.
     ([STREAMING], [POST, BY_GET_NO_ID], ["clean end"], END, END, END),
-    ([STREAMING], [GET, RESEND, *RESUMED_LATER], INCOMPLETE, AGAIN, AGAIN, StreamIncomplete),
+    ([STREAMING], [GET, RESEND, *RESUMABLE], INCOMPLETE, AGAIN, AGAIN, StreamIncomplete),
     ([STREAMING], [POST, BY_GET_NO_ID], INCOMPLETE, StreamIncomplete, END, StreamIncomplete),
-    ([STREAMING], [GET, RESEND, *RESUMED_LATER], ["cut off"], AGAIN, AGAIN, StreamIncomplete),
+    ([STREAMING], [GET, RESEND, *RESUMABLE], ["cut off"], AGAIN, AGAIN, StreamIncomplete),
     ([STREAMING], [POST, BY_GET_NO_ID], ["cut off"], *[StreamIncomplete] * 3),
-    # The very error, which is a StreamTimeout.
-    ([STREAMING], [GET, RESEND, *RESUMED_LATER], ["idle"], AGAIN, AGAIN, RAISED),
+    # The same error, as it is a StreamTimeout already.
+    ([STREAMING], [GET, RESEND, *RESUMABLE], ["idle"], AGAIN, AGAIN, RAISED),
     ([STREAMING], [POST, BY_GET_NO_ID], ["idle"], RAISED, RAISED, RAISED),
 ]
 TABLE = [
@@ -110,16 +110,17 @@ TABLE = [
 ]
 
 
-def test_the_table_has_no_row_twice() -> None:
+def test_table_has_no_duplicate_row() -> None:
     assert len({key for key, _ in TABLE}) == len(TABLE)
 
 
 @pytest.mark.parametrize(("key", "expected"), TABLE, ids=["-".join(key) for key, _ in TABLE])
-def test_table(key: tuple[str, str, str], expected: list[Any]) -> None:
-    assert [what_follows(*key, policy) for policy in POLICIES] == expected
+def test_verdict(key: tuple[str, str, str], expected: list[Any]) -> None:
+    assert [find_verdict(*key, policy) for policy in POLICIES] == expected
 
 
-def what_follows(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any:
+def find_verdict(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any:
+    """Return the verdict on an outcome `what`, at the time `when`, for the request `who`."""
     driver = Driver(policy, **REQUESTS[who])
     last_event_id = "" if who.endswith("no id") else "7"
     if when == FIRST:
@@ -128,11 +129,11 @@ def what_follows(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any
     else:
         driver.open().event(last_event_id)
     if when == LATER:
-        # Under each policy, and with each request.
+        # Every policy and every request allows it.
         driver.reconnect()
         driver.begin()
     verdict = OUTCOMES[what](driver)
-    # It is kept, whatever happens.
+    # No outcome changes the id.
     assert driver.machine.last_event_id == last_event_id
     if isinstance(verdict, float):
         assert driver.machine.state is ReadyState.CONNECTING
@@ -148,36 +149,36 @@ def what_follows(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any
     return RAISED if verdict is driver.error else type(verdict)
 
 
-def test_which_statuses_are_retriable() -> None:
+def test_default_retry_statuses() -> None:
     retriable = []
     for status in range(205, 1000):
         driver = Driver()
         driver.begin()
         if isinstance(driver.fail(bad_status(status)), float):
             retriable.append(status)
-    but_two = [status for status in range(500, 600) if status not in (501, 505)]
-    assert retriable == [408, 425, 429, *but_two]
+    retried = [status for status in range(500, 600) if status not in (501, 505)]
+    assert retriable == [408, 425, 429, *retried]
 
 
-def test_a_cut_off_stream_says_by_what() -> None:
+def test_incomplete_stream_has_cause() -> None:
     error = cut_off()
     incomplete = Driver(method="POST").open().event().fail(error)
     assert isinstance(incomplete, StreamIncomplete)
     assert incomplete.__cause__ is error
 
 
-def test_an_incomplete_stream_says_what_was_expected() -> None:
-    for pending, until, expected in [
-        (True, False, "the rest of an event"),
-        (True, True, "the rest of an event"),
-        (False, True, "an event that meets `until`"),
+def test_stream_incomplete_names_what_is_missing() -> None:
+    for pending, until, missing in [
+        (True, False, "within an event"),
+        (True, True, "within an event"),
+        (False, True, "before an event met `until`"),
     ]:
         incomplete = Driver(method="POST").open().event().end(pending=pending, until=until)
-        assert str(incomplete).startswith(f"Expected {expected}, got the end of the stream")
+        assert str(incomplete) == f"The stream ended {missing}"
 
 
-def test_an_error_on_a_reconnect_is_that_of_a_stream_cut_off() -> None:
-    """After the first 200, what may not be sent again is StreamIncomplete, in the stream or not."""
+def test_failed_reconnect_of_post_raises_incomplete() -> None:
+    """After a first stream, a request that must not be repeated means StreamIncomplete."""
     driver = Driver(method="POST").open()
     driver.reconnect()
     driver.begin()
@@ -186,7 +187,7 @@ def test_an_error_on_a_reconnect_is_that_of_a_stream_cut_off() -> None:
     assert "resend" in str(incomplete)
 
 
-def test_head_is_not_get_at_a_clean_end() -> None:
+def test_head_is_not_repeated_after_clean_end() -> None:
     assert Driver(method="HEAD").open().end() is EndReason.END
 
 
@@ -194,7 +195,7 @@ def test_head_is_not_get_at_a_clean_end() -> None:
     "failure",
     [unknown_host, refused, slow_connect, reset_in_head, slow_head, lambda: bad_status(503)],
 )
-def test_three_attempts_at_a_first_response(failure: Callable[[], Exception]) -> None:
+def test_third_failed_first_attempt_raises(failure: Callable[[], Exception]) -> None:
     driver = Driver()
     for _ in range(2):
         driver.begin()
@@ -203,7 +204,7 @@ def test_three_attempts_at_a_first_response(failure: Callable[[], Exception]) ->
     assert driver.fail(failure()) is driver.error
 
 
-def test_the_last_error_is_raised() -> None:
+def test_error_of_last_attempt_is_raised() -> None:
     driver = Driver()
     for failure in (refused, reset_in_head, lambda: bad_status(503)):
         driver.begin()
@@ -213,7 +214,7 @@ def test_the_last_error_is_raised() -> None:
 
 
 @pytest.mark.parametrize("make", [ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never])
-def test_initial_attempts(make: Any) -> None:
+def test_initial_attempts_limits_first_attempts(make: Any) -> None:
     for limit in (1, 2, 5):
         driver = Driver(make(initial_attempts=limit))
         for _ in range(limit - 1):
@@ -226,7 +227,7 @@ def test_initial_attempts(make: Any) -> None:
 @pytest.mark.parametrize(
     "policy", [ReconnectPolicy(initial_attempts=None), ReconnectPolicy.whatwg()]
 )
-def test_no_limit_of_attempts_at_a_first_response(policy: ReconnectPolicy) -> None:
+def test_unlimited_first_attempts(policy: ReconnectPolicy) -> None:
     driver = Driver(policy)
     for failure in [unknown_host, refused, slow_connect, reset_in_head, slow_head] * 20:
         driver.begin()
@@ -234,7 +235,7 @@ def test_no_limit_of_attempts_at_a_first_response(policy: ReconnectPolicy) -> No
 
 
 @pytest.mark.parametrize("policy", POLICIES[:2])
-def test_no_limit_of_attempts_after_a_first_response(policy: ReconnectPolicy) -> None:
+def test_unlimited_attempts_after_first_response(policy: ReconnectPolicy) -> None:
     driver = Driver(policy).open()
     assert isinstance(driver.fail(cut_off()), float)
     for failure in [unknown_host, refused, slow_connect, reset_in_head, slow_head] * 20:
@@ -244,13 +245,13 @@ def test_no_limit_of_attempts_after_a_first_response(policy: ReconnectPolicy) ->
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
 @pytest.mark.parametrize("make", [ReconnectPolicy, ReconnectPolicy.whatwg])
-def test_max_attempts(make: Any, limit: int) -> None:
+def test_max_attempts_limits_streams_without_events(make: Any, limit: int) -> None:
     driver = Driver(make(max_attempts=limit))
-    # What went before the first response does not count.
+    # Attempts before the first response do not count.
     failing(driver, 2)
     driver.open()
     for _ in range(3):
-        # With each event they are counted anew; streams that bring none count as failures do.
+        # Each event resets the count; streams without events count as failures do.
         driver.event()
         for number in range(limit):
             verdict = driver.fail(cut_off()) if number % 2 else driver.end()
@@ -262,7 +263,7 @@ def test_max_attempts(make: Any, limit: int) -> None:
 
 
 @pytest.mark.parametrize("failure", [refused, lambda: bad_status(503)])
-def test_max_attempts_that_all_fail(failure: Callable[[], Exception]) -> None:
+def test_max_attempts_limits_failures_in_a_row(failure: Callable[[], Exception]) -> None:
     driver = Driver(ReconnectPolicy(max_attempts=2)).open().event()
     verdicts = [driver.end()]
     for _ in range(2):
@@ -271,7 +272,7 @@ def test_max_attempts_that_all_fail(failure: Callable[[], Exception]) -> None:
     assert [isinstance(verdict, Exception) for verdict in verdicts] == [False, False, True]
 
 
-def test_max_attempts_begin_anew_after_thirty_seconds_open() -> None:
+def test_max_attempts_reset_after_thirty_seconds_open() -> None:
     driver = Driver(ReconnectPolicy(max_attempts=1)).open()
     for _ in range(5):
         driver.now += 31
@@ -281,15 +282,15 @@ def test_max_attempts_begin_anew_after_thirty_seconds_open() -> None:
     assert isinstance(driver.fail(cut_off()), StreamIncomplete)
 
 
-def test_a_stream_that_ends_without_events_too_often_has_ended() -> None:
+def test_max_attempts_ends_after_empty_streams() -> None:
     driver = Driver(ReconnectPolicy(max_attempts=1)).open()
     assert isinstance(driver.end(), float)
     driver.open()
     assert driver.end() is EndReason.END
 
 
-def test_max_elapsed() -> None:
-    # Waits that do not grow, so that it matters which failure is counted from.
+def test_max_elapsed_limits_time_of_attempts() -> None:
+    # With constant waits, the result depends on which failure is counted from.
     policy = ReconnectPolicy(initial_attempts=None, max_elapsed=10, initial_delay=0, min_delay=3)
     driver = Driver(policy)
     begun = []
@@ -303,8 +304,8 @@ def test_max_elapsed() -> None:
     assert begun == pytest.approx([0, 3, 6, 9])
 
 
-def test_max_elapsed_begins_anew_with_an_event() -> None:
-    driver = Driver(ReconnectPolicy(max_elapsed=5), chance=1.0).open()
+def test_max_elapsed_reset_by_event() -> None:
+    driver = Driver(ReconnectPolicy(max_elapsed=5), rng=1.0).open()
     for _ in range(10):
         driver.now += 20
         assert isinstance(driver.event().fail(cut_off()), float)
@@ -318,8 +319,8 @@ def test_max_elapsed_begins_anew_with_an_event() -> None:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a stream", "a cancelled attempt", "reconnect()"])
-def test_max_elapsed_counts_from_the_first_failure(before: str) -> None:
-    """Not from the beginning of what then failed, nor from what was none."""
+def test_max_elapsed_counts_from_first_failure(before: str) -> None:
+    """Neither the beginning of the failed attempt nor a cancelled attempt counts."""
     driver = Driver(ReconnectPolicy(max_elapsed=20))
     if before == "reconnect()":
         driver.open().event()
@@ -339,7 +340,7 @@ def test_max_elapsed_counts_from_the_first_failure(before: str) -> None:
 
 
 @pytest.mark.parametrize("had_event", [False, True])
-def test_max_elapsed_counts_the_first_wait(had_event: bool) -> None:
+def test_max_elapsed_includes_first_wait(had_event: bool) -> None:
     for retry, expected in [(50_000, float), (70_000, StreamIncomplete)]:
         driver = Driver(ReconnectPolicy(max_elapsed=60)).open()
         driver.machine.retry = retry
@@ -353,7 +354,7 @@ def test_max_elapsed_counts_the_first_wait(had_event: bool) -> None:
 
 
 @pytest.mark.parametrize("who", REQUESTS)
-def test_reconnect_on_end(who: str) -> None:
+def test_reconnect_on_end_needs_repeatable_request(who: str) -> None:
     may_be_sent_again = who not in (POST, BY_GET_NO_ID)
     for choice, expected in [(True, may_be_sent_again), (False, False), (None, who == GET)]:
         for make in (ReconnectPolicy, ReconnectPolicy.whatwg):
@@ -364,20 +365,20 @@ def test_reconnect_on_end(who: str) -> None:
     assert Driver(ReconnectPolicy.never(max_attempts=1)).open().end() is EndReason.END
 
 
-def test_retry_statuses() -> None:
+def test_retry_statuses_replace_default() -> None:
     for make in (ReconnectPolicy, partial(ReconnectPolicy.whatwg, initial_attempts=3)):
         for status, expected in [(404, float), (503, ResponseError), (500, ResponseError)]:
             driver = Driver(make(retry_statuses={404}))
             driver.begin()
             assert isinstance(driver.answer(status), expected)
-    # But it says nothing of whether the request was processed.
+    # Whether the request was processed is another matter.
     driver = Driver(ReconnectPolicy(retry_statuses={404}), "POST")
     driver.begin()
     assert isinstance(driver.answer(404), ResponseError)
 
 
-def test_a_certificate_that_is_refused_after_a_stream() -> None:
-    """However libraries wrap it."""
+def test_certificate_error_is_fatal_other_tls_error_not() -> None:
+    """Libraries wrap the error of the certificate in several ways."""
     verification = ssl.SSLCertVerificationError(1, "self-signed")
     as_reason = OSError()
     as_reason.reason = verification  # type: ignore[attr-defined]
@@ -389,7 +390,7 @@ def test_a_certificate_that_is_refused_after_a_stream() -> None:
             driver.end()
             driver.begin()
             assert driver.fail(error) is error
-    # TLS that failed otherwise may not fail again.
+    # Another failure of TLS may be temporary.
     error = TransportError("TLS", phase="connect", sent=False)
     error.__cause__ = ssl.SSLEOFError()
     driver = Driver()
@@ -400,7 +401,7 @@ def test_a_certificate_that_is_refused_after_a_stream() -> None:
 # -- The policy ------------------------------------------------------------------------------------
 
 
-# The fields, what they are by default, and what each may be as well.
+# Field -> (default, another valid value).
 POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
     "initial_attempts": (3, None),
     "max_attempts": (None, 7),
@@ -420,7 +421,7 @@ POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def test_the_fields_of_a_policy() -> None:
+def test_policy_fields_and_defaults() -> None:
     public = [
         parameter
         for parameter in inspect.signature(ReconnectPolicy).parameters.values()
@@ -436,7 +437,7 @@ def test_the_fields_of_a_policy() -> None:
 
 
 @pytest.mark.parametrize("name", POLICY_FIELDS)
-def test_every_field_can_be_set(name: str) -> None:
+def test_policy_field_can_be_set(name: str) -> None:
     _, value = POLICY_FIELDS[name]
     for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
         policy = make()
@@ -448,12 +449,12 @@ def test_every_field_can_be_set(name: str) -> None:
         assert changed == dataclasses.replace(policy, **{name: value})
 
 
-def test_a_changed_whatwg_is_still_the_standard() -> None:
+def test_changed_whatwg_still_follows_the_standard() -> None:
     for policy in (
         ReconnectPolicy.whatwg(max_redirects=5),
         dataclasses.replace(ReconnectPolicy.whatwg(), max_redirects=5),
     ):
-        driver = Driver(policy, chance=1.0).open()
+        driver = Driver(policy, rng=1.0).open()
         driver.machine.retry = 1000
         assert driver.end(pending=True, until=True) == pytest.approx(1)
         assert policy != ReconnectPolicy(max_redirects=5)
@@ -478,7 +479,7 @@ MAY_BE_NONE = {"initial_attempts", "max_attempts", "max_elapsed", "max_id_size"}
         *[("reconnect_on_end", value) for value in ("yes", 2)],
     ],
 )
-def test_wrong_values(name: str, value: Any) -> None:
+def test_policy_refuses_wrong_value(name: str, value: Any) -> None:
     for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
         with pytest.raises(ValueError, match=f"Expected {name} "):
             make(**{name: value})
@@ -486,7 +487,7 @@ def test_wrong_values(name: str, value: Any) -> None:
         dataclasses.replace(ReconnectPolicy(), **{name: value})
 
 
-def test_a_field_that_there_is_not() -> None:
+def test_policy_refuses_unknown_field() -> None:
     for make in (ReconnectPolicy, ReconnectPolicy.whatwg, ReconnectPolicy.never):
         with pytest.raises(TypeError):
             make(max_atempts=1)
@@ -495,14 +496,14 @@ def test_a_field_that_there_is_not() -> None:
 
 
 @pytest.mark.parametrize("name", POLICY_FIELDS)
-def test_a_policy_is_frozen(name: str) -> None:
+def test_policy_is_frozen(name: str) -> None:
     policy = ReconnectPolicy()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(policy, name, POLICY_FIELDS[name][1])
     assert policy == ReconnectPolicy()
 
 
-def test_repr() -> None:
+def test_policy_repr_shows_public_fields() -> None:
     assert repr(ReconnectPolicy(max_attempts=7, min_delay=0.5)).startswith("ReconnectPolicy(")
     for policy in POLICIES:
         shown = repr(policy)
@@ -510,4 +511,4 @@ def test_repr() -> None:
             assert f"{name}={getattr(policy, name)!r}" in shown
         # It fits on a screen.
         assert len(shown) < 400
-        assert "_standard" not in shown
+        assert "_whatwg" not in shown

@@ -1,4 +1,4 @@
-"""Where redirects lead, and what goes there."""
+"""The redirects that the state machine follows, and the fields that it sends there."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.support.simulated_clock import (
 @pytest.mark.parametrize("status", REDIRECTS)
 @pytest.mark.parametrize("location", [SAME, OTHER])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "QUERY"])
-def test_which_redirects_are_followed(method: str, location: str, status: int) -> None:
+def test_redirect_follows_by_method_and_origin(method: str, location: str, status: int) -> None:
     driver = Driver(method=method)
     before = driver.begin()
     hop = driver.answer(status, location=location)
     if method == "GET" or (location == SAME and status in (307, 308)):
         assert (hop.method, hop.url, hop.body) == (method, location, before.body)
         assert hop.redirected
-        # It is the same attempt.
+        # The attempt goes on.
         assert driver.answer(200, content_type="text/event-stream") is None
         return
     assert isinstance(hop, ResponseError)
@@ -39,8 +39,7 @@ def test_which_redirects_are_followed(method: str, location: str, status: int) -
     assert driver.machine.state is ReadyState.CLOSED
 
 
-def test_which_redirects_of_head_are_followed() -> None:
-    """It is one of the methods other than GET."""
+def test_redirect_of_head_follows_307_and_308() -> None:
     followed = []
     for status in REDIRECTS:
         for location in (SAME, OTHER):
@@ -52,13 +51,13 @@ def test_which_redirects_of_head_are_followed() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 300, 304, 305, 306, 309, 401, 503])
-def test_no_other_status_is_a_redirect(status: int) -> None:
+def test_other_status_is_no_redirect(status: int) -> None:
     driver = Driver()
     driver.begin()
     assert not isinstance(driver.answer(status, location=SAME), Request)
 
 
-def test_a_resumed_get_is_redirected_as_any() -> None:
+def test_redirect_of_resume_get_is_followed() -> None:
     driver = Driver(method="POST", resume="get").open().event("7")
     driver.fail(cut_off())
     driver.begin()
@@ -67,13 +66,13 @@ def test_a_resumed_get_is_redirected_as_any() -> None:
 
 
 @pytest.mark.parametrize("status", REDIRECTS)
-def test_from_https_to_http(status: int) -> None:
+def test_redirect_from_https_to_http_raises(status: int) -> None:
     for location in ("http://a.example/b", "http://b.example/b", "http://a.example:443/b"):
         for method in ("GET", "POST"):
             driver = Driver(method=method)
             driver.begin()
             assert isinstance(driver.answer(status, location=location), ResponseError)
-    # Nor on the way.
+    # The same holds for a later hop.
     driver = Driver(url="http://a.example/")
     driver.begin()
     assert driver.answer(302, location="https://a.example/").url == "https://a.example/"
@@ -89,7 +88,7 @@ HARMLESS = [("ACCEPT", b"text/event-stream"), ("Cache-Control", b"no-store"), ("
 
 
 def is_bare(request: Request) -> bool:
-    """Whether it has what another origin gets; else it must have all that the caller gave."""
+    """Return whether the fields are stripped for another origin; else assert that all are there."""
     fields = set(request.fields)
     if set(SECRETS) <= fields:
         assert {*HARMLESS, ("Last-Event-ID", b"7")} | set(SECRETS) == fields
@@ -97,7 +96,7 @@ def is_bare(request: Request) -> bool:
         return False
     assert fields == {*HARMLESS, ("Last-Event-ID", b"7"), ("Accept-Encoding", b"identity")}
     assert len(request.fields) == 5
-    # By which the adapters know to leave out what is the client's.
+    # This tells adapters to send nothing of the client.
     assert request.cross_origin
     assert request.body is None
     return True
@@ -131,28 +130,30 @@ def with_secrets(**options: Any) -> Driver:
         ("http://[::1]/", "http://[::2]/", True),
     ],
 )
-def test_what_another_origin_gets(url: str, location: str, expected: bool, status: int) -> None:
+def test_cross_origin_redirect_strips_fields(
+    url: str, location: str, expected: bool, status: int
+) -> None:
     driver = with_secrets(url=url)
     assert not is_bare(driver.begin())
     assert is_bare(driver.answer(status, location=location)) is expected
 
 
-def test_what_another_origin_does_not_get_is_gone_for_the_attempt() -> None:
+def test_stripped_fields_stay_away_for_the_attempt() -> None:
     driver = with_secrets()
     for _ in range(3):
         assert not is_bare(driver.begin())
         assert not is_bare(driver.answer(302, location=SAME))
         assert is_bare(driver.answer(302, location=OTHER))
-        # Who sent it there cannot ask for what it was not given.
+        # The other origin cannot get the fields by redirecting back.
         assert is_bare(driver.answer(302, location="/c"))
         assert is_bare(driver.answer(302, location=SAME))
         assert is_bare(driver.answer(307, location="/d"))
-        # But the next attempt is asked of the caller's origin.
+        # The next attempt goes to the caller's origin.
         driver.answer(503) if driver.machine.attempt < 2 else driver.reconnect()
 
 
-def test_a_move_to_another_origin_for_good() -> None:
-    """Later attempts go there at once, without what it must not get."""
+def test_permanent_move_to_other_origin_stays_stripped() -> None:
+    """Later attempts go there directly, without the stripped fields."""
     for status in (301, 308):
         driver = with_secrets()
         driver.begin()
@@ -163,12 +164,12 @@ def test_a_move_to_another_origin_for_good() -> None:
             request = driver.begin()
             assert request.url == OTHER
             assert is_bare(request)
-            # Nor does it matter where that leads.
+            # A redirect back does not bring the fields back.
             assert is_bare(driver.answer(302, location=SAME))
             driver.answer(200, content_type="text/event-stream")
 
 
-def test_a_post_is_moved_with_all_that_it_has() -> None:
+def test_307_and_308_keep_method_body_and_fields() -> None:
     driver = with_secrets(method="POST")
     driver.begin()
     for status in (307, 308):
@@ -178,7 +179,7 @@ def test_a_post_is_moved_with_all_that_it_has() -> None:
     assert isinstance(driver.answer(308, location=OTHER), ResponseError)
 
 
-# Statuses, and how many of them replace the URL.
+# Statuses in a row, and how many of them replace the URL.
 CHAINS = [
     ([301], 1),
     ([308], 1),
@@ -197,7 +198,7 @@ CHAINS = [
 
 
 @pytest.mark.parametrize(("statuses", "replaced"), CHAINS)
-def test_which_redirects_replace_the_url(statuses: list[int], replaced: int) -> None:
+def test_leading_permanent_redirects_replace_url(statuses: list[int], replaced: int) -> None:
     urls = [URL, *(f"https://a.example/{number}" for number in range(1, len(statuses) + 1))]
     driver = Driver()
     assert driver.begin().url == URL
@@ -208,12 +209,12 @@ def test_which_redirects_replace_the_url(statuses: list[int], replaced: int) -> 
         lose()
         request = driver.begin()
         assert request.url == urls[replaced]
-        # Whose query must stay as it is.
+        # The query of the new URL must not change.
         assert request.redirected is (replaced > 0)
         driver.answer(200, content_type="text/event-stream")
 
 
-def test_the_url_is_replaced_again_and_again() -> None:
+def test_url_is_replaced_at_every_permanent_redirect() -> None:
     driver = Driver()
     urls = []
     for number, status in enumerate([301, 302, 308, 307, 301]):
@@ -227,7 +228,7 @@ def test_the_url_is_replaced_again_and_again() -> None:
 
 
 @pytest.mark.parametrize("failure", ["503", "refused", "slow head"])
-def test_the_url_is_replaced_also_if_the_attempt_then_failed(failure: str) -> None:
+def test_url_is_replaced_even_if_attempt_fails(failure: str) -> None:
     for status in (301, 308):
         driver = Driver()
         driver.begin()
@@ -236,7 +237,7 @@ def test_the_url_is_replaced_also_if_the_attempt_then_failed(failure: str) -> No
         assert driver.begin().url == SAME
 
 
-def test_a_post_moved_for_good() -> None:
+def test_permanent_redirect_of_post_applies_to_resume() -> None:
     for status, url in [(308, SAME), (307, URL)]:
         for options, method, body in [
             ({"resend": True}, "POST", BODY),
@@ -267,19 +268,19 @@ def test_a_post_moved_for_good() -> None:
         ("https://user:secret@b.example/other", "https://b.example/other"),
         ("https://secret@a.example/other", "https://a.example/other"),
         ("//user:secret@a.example/other", "https://a.example/other"),
-        # UTF-8 as header fields are read; as some libraries read them; and percent-encoded.
+        # UTF-8 read as Latin-1; as text, as some libraries read it; and percent-encoded.
         ("/caf\xc3\xa9?\xe2\x82\xac", "https://a.example/caf%C3%A9?%E2%82%AC"),
         ("/café?€", "https://a.example/caf%C3%A9?%E2%82%AC"),
         ("/caf%C3%A9", "https://a.example/caf%C3%A9"),
         ("//b\xc3\xbccher.example/", "https://xn--bcher-kva.example/"),
     ],
 )
-def test_locations(location: str, expected: str) -> None:
+def test_location_is_resolved(location: str, expected: str) -> None:
     driver = Driver()
     driver.begin()
     hop = driver.answer(302, location=location)
     target = parse_url(hop.url)
-    # As it is sent.
+    # Compare with what is sent.
     assert f"{target.scheme}://{target.authority}{target.path}" == expected
     assert target.user is None
     assert "secret" not in hop.url
@@ -294,7 +295,7 @@ def test_locations(location: str, expected: str) -> None:
         *["https://a.example/\0", "https://a..example/"],
     ],
 )
-def test_locations_that_lead_nowhere(location: str) -> None:
+def test_invalid_location_raises(location: str) -> None:
     for status in (301, 307):
         driver = Driver()
         driver.begin()
@@ -305,10 +306,10 @@ def test_locations_that_lead_nowhere(location: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 20])
-def test_max_redirects(limit: int) -> None:
+def test_max_redirects_limits_each_attempt(limit: int) -> None:
     policy = ReconnectPolicy() if limit == 20 else ReconnectPolicy(max_redirects=limit)
     driver = Driver(policy)
-    # Counted anew with each attempt.
+    # Each attempt is counted from zero.
     for _ in range(3):
         driver.begin()
         for number in range(limit):
@@ -316,7 +317,7 @@ def test_max_redirects(limit: int) -> None:
         assert driver.answer(200, content_type="text/event-stream") is None
         driver.end()
     driver.begin()
-    # A loop is no exception.
+    # A loop counts as well.
     for _ in range(limit):
         driver.answer(302, location=SAME)
     error = driver.answer(302, location=SAME)

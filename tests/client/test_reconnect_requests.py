@@ -1,4 +1,4 @@
-"""Which request the client sends next, and with which Last-Event-ID."""
+"""The requests of the state machine, and their Last-Event-ID."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.simulated_clock import (
     POLICIES,
     POST,
     REQUESTS,
-    RESUMED,
+    RESUME_REQUEST,
     URL,
     Driver,
     cut_off,
@@ -32,20 +32,20 @@ from tests.support.simulated_clock import (
     slow_head,
 )
 
-# -- Sending again ---------------------------------------------------------------------------------
+# -- Requests that are repeated --------------------------------------------------------------------
 
 
 FIELDS = (("Authorization", b"Bearer x"), ("Content-Type", b"application/json"))
 
 
-def test_a_first_request() -> None:
+def test_first_request_is_the_given_one() -> None:
     request = Request("GET", URL)
     machine = Reconnection(ReconnectPolicy(), request)
     assert machine.state is ReadyState.CONNECTING
     assert machine.begin(0.0) == request
 
 
-def test_what_is_sent_again_is_the_same() -> None:
+def test_repeated_request_is_unchanged() -> None:
     driver = Driver(method="POST", fields=FIELDS)
     first = driver.begin()
     assert first == Request("POST", URL, FIELDS, BODY)
@@ -65,7 +65,9 @@ CONSENT: dict[str, Callable[[Driver], Any]] = {
 
 @pytest.mark.parametrize("consent", CONSENT.values(), ids=CONSENT)
 @pytest.mark.parametrize("policy", POLICIES, ids=["default", "whatwg", "never"])
-def test_consent_is_for_one_time(policy: ReconnectPolicy, consent: Callable[[Driver], Any]) -> None:
+def test_consent_holds_for_one_attempt(
+    policy: ReconnectPolicy, consent: Callable[[Driver], Any]
+) -> None:
     driver = Driver(policy, "POST")
     first = driver.begin()
     for _ in range(5):
@@ -79,7 +81,7 @@ def test_consent_is_for_one_time(policy: ReconnectPolicy, consent: Callable[[Dri
     assert isinstance(driver.fail(cut_off()), StreamIncomplete)
 
 
-def test_consent_after_an_error_or_the_end() -> None:
+def test_consent_after_error_or_end_reconnects() -> None:
     for method in ("GET", "POST"):
         for lose in (
             lambda driver: driver.answer(404),
@@ -96,18 +98,18 @@ def test_consent_after_an_error_or_the_end() -> None:
             assert sent_id(first) == b"7"
 
 
-def test_consent_passes_by_the_limits() -> None:
+def test_consent_overrules_limits_but_counts() -> None:
     policy = ReconnectPolicy.never(max_elapsed=0)
     driver = Driver(policy, "POST")
     for number in range(40):
         driver.begin()
         driver.fail(RetriableError(delay=10)) if number % 2 else driver.reconnect(10)
-    # They count all the same.
+    # Such attempts count nevertheless.
     driver.begin()
     assert driver.fail(refused()) is driver.error
 
 
-def test_an_attempt_that_is_cancelled() -> None:
+def test_cancelled_attempt_repeats_only_safe_request() -> None:
     for method, options, is_over in [
         ("GET", {}, False),
         ("POST", {}, True),
@@ -121,7 +123,7 @@ def test_an_attempt_that_is_cancelled() -> None:
         assert isinstance(error, StreamIncomplete) if is_over else error is None
         if not is_over:
             driver.now += 100
-            # The next call connects, with the same id.
+            # The next call connects with the same id.
             assert driver.begin() == first
             continue
         assert driver.machine.state is ReadyState.CLOSED
@@ -130,7 +132,7 @@ def test_an_attempt_that_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("who", REQUESTS)
-def test_a_stream_that_is_cancelled(who: str) -> None:
+def test_cancelled_stream_resumes_only_if_repeatable(who: str) -> None:
     driver = Driver(**REQUESTS[who]).open()
     driver.event("" if who.endswith("no id") else "7")
     error = driver.interrupt()
@@ -142,30 +144,30 @@ def test_a_stream_that_is_cancelled(who: str) -> None:
     assert sent_id(driver.begin()) == (None if who.endswith("no id") else b"7")
 
 
-def test_a_wait_that_is_cancelled_goes_on() -> None:
-    """What was said before still holds: the time, and the consent."""
-    driver = Driver(method="POST", chance=1.0)
+def test_cancelled_wait_keeps_time_and_consent() -> None:
+    """The time of the next attempt stays, and so does the consent to repeat the request."""
+    driver = Driver(method="POST", rng=1.0)
     driver.begin()
     assert driver.fail(refused()) == pytest.approx(1.1)
     driver.now += 0.5
     assert driver.interrupt() is None
-    assert driver.machine.due == pytest.approx(1.1)
+    assert driver.machine.next_attempt_at == pytest.approx(1.1)
     driver.begin()
     driver.reconnect(5)
     assert driver.interrupt() is None
-    assert driver.machine.due - driver.now == pytest.approx(5)
+    assert driver.machine.next_attempt_at - driver.now == pytest.approx(5)
     driver.begin()
 
 
-def test_an_attempt_that_is_cancelled_has_not_failed() -> None:
+def test_cancelled_attempt_does_not_count() -> None:
     driver = Driver()
     for _ in range(10):
         driver.begin()
         driver.interrupt()
-    # All three of them are left.
+    # All three attempts are left.
     assert isinstance(failing(driver, 2), float)
     assert failing(driver, 1) is driver.error
-    # A stream without an event is another matter.
+    # A stream without an event does count.
     driver = Driver(ReconnectPolicy(max_attempts=1)).open()
     driver.interrupt()
     driver.open().interrupt()
@@ -173,7 +175,7 @@ def test_an_attempt_that_is_cancelled_has_not_failed() -> None:
     assert isinstance(driver.fail(cut_off()), StreamIncomplete)
 
 
-def test_cancelling_again_and_again_does_not_flood_the_server() -> None:
+def test_repeated_cancelling_is_rate_limited() -> None:
     driver = Driver()
     begun = []
     for number in range(100):
@@ -185,7 +187,7 @@ def test_cancelling_again_and_again_does_not_flood_the_server() -> None:
     assert most_in_a_second(begun) == 10
 
 
-def test_resume_by_get() -> None:
+def test_resume_get_sends_get_without_body() -> None:
     fields = (
         *FIELDS,
         ("content-length", b"2"),
@@ -193,15 +195,15 @@ def test_resume_by_get() -> None:
         ("Content-Language", b"en"),
     )
     driver = Driver(method="POST", fields=fields, resume="get", last_event_id="1")
-    # Before the first 200 it is the request that was given.
-    assert driver.machine.resuming is None
+    # Before the first stream, it is the first request.
+    assert driver.machine.resume_mode is None
     assert driver.begin().method == "POST"
     driver.fail(refused())
     again = driver.begin()
     assert (again.method, again.body, sent_id(again)) == ("POST", BODY, b"1")
     driver.answer(503)
     driver.open().event("7")
-    assert driver.machine.resuming == "get"
+    assert driver.machine.resume_mode == "get"
     for lose in (lambda: driver.fail(cut_off()), driver.reconnect, driver.interrupt):
         lose()
         rest = driver.begin()
@@ -214,15 +216,15 @@ def test_resume_by_get() -> None:
                 ("Last-Event-ID", b"7"),
             ),
         )
-        # And this is one that may be repeated.
+        # This GET may be repeated.
         driver.answer(500)
         assert driver.begin() == rest
         driver.answer(200, content_type="text/event-stream")
 
 
 @pytest.mark.parametrize("blank", ["", " ", " \t "])
-def test_resume_by_get_is_never_without_the_field(blank: str) -> None:
-    """A GET without a Last-Event-ID would not ask for the rest."""
+def test_resume_get_always_has_last_event_id(blank: str) -> None:
+    """A GET without Last-Event-ID would not ask for the rest."""
     driver = Driver(method="POST", resume="get").open().event(blank)
     verdict = driver.fail(cut_off())
     if isinstance(verdict, float):
@@ -231,8 +233,8 @@ def test_resume_by_get_is_never_without_the_field(blank: str) -> None:
     assert isinstance(verdict, StreamIncomplete)
 
 
-def test_resume_by_get_without_an_id_is_by_the_first_request() -> None:
-    """There is no rest to ask for: so the program must want it, each time."""
+def test_resume_get_without_id_is_the_first_request() -> None:
+    """There is no rest to ask for, so the program has to consent each time."""
     driver = Driver(method="POST", fields=FIELDS, resume="get")
     first = driver.begin()
     driver.answer(200, content_type="text/event-stream")
@@ -243,8 +245,8 @@ def test_resume_by_get_without_an_id_is_by_the_first_request() -> None:
     assert isinstance(driver.fail(cut_off()), StreamIncomplete)
 
 
-def test_the_rest_that_takes_the_id_back() -> None:
-    """After it there is only the first request, which may not be sent again."""
+def test_resume_get_after_id_reset_is_the_first_request() -> None:
+    """The first request must not be repeated without consent."""
     driver = Driver(method="POST", resume="get").open().event("7")
     driver.fail(cut_off())
     assert driver.begin().method == "GET"
@@ -254,29 +256,31 @@ def test_the_rest_that_takes_the_id_back() -> None:
     assert driver.begin().method == "POST"
 
 
-def test_a_callable_may_say_where_to_go_on() -> None:
-    resumed = RESUMED._replace(fields=(("last-event-id", b"8"),))
-    driver = Driver(resume="call", resumed=resumed).open().event("7")
+def test_resume_callable_may_set_last_event_id() -> None:
+    resume_request = RESUME_REQUEST._replace(fields=(("last-event-id", b"8"),))
+    driver = Driver(resume="call", resume_request=resume_request).open().event("7")
     driver.end()
-    assert driver.begin() == resumed
+    assert driver.begin() == resume_request
 
 
-def test_resume_by_a_callable() -> None:
-    resumed = Request("PUT", "https://b.example/rest", (("X-Key", b"1"),), b"rest")
-    driver = Driver(method="POST", fields=FIELDS, resume="call", resumed=resumed)
-    assert driver.machine.resuming is None
+def test_resume_callable_is_used_after_first_response() -> None:
+    resume_request = Request("PUT", "https://b.example/rest", (("X-Key", b"1"),), b"rest")
+    driver = Driver(method="POST", fields=FIELDS, resume="call", resume_request=resume_request)
+    assert driver.machine.resume_mode is None
     assert driver.begin() == Request("POST", URL, FIELDS, BODY)
     driver.fail(refused())
     assert driver.begin().method == "POST"
     driver.answer(503)
     driver.open()
-    assert driver.machine.resuming == "call"
+    assert driver.machine.resume_mode == "call"
     driver.fail(cut_off())
-    assert driver.begin() == resumed
+    assert driver.begin() == resume_request
     driver.fail(slow_head())
     driver.open().event("7")
     driver.fail(cut_off())
-    assert driver.begin() == resumed._replace(fields=(("X-Key", b"1"), ("Last-Event-ID", b"7")))
+    assert driver.begin() == resume_request._replace(
+        fields=(("X-Key", b"1"), ("Last-Event-ID", b"7"))
+    )
 
 
 # -- Last-Event-ID ---------------------------------------------------------------------------------
@@ -289,15 +293,15 @@ VECTORS = [
 ]
 
 
-def test_the_vectors_with_a_header() -> None:
+def test_vectors_with_last_event_id_are_complete() -> None:
     assert len(VECTORS) == 395
     assert sum(vector["last_event_id_header"] is not None for vector in VECTORS) == 59
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_vector(vector: dict[str, Any]) -> None:
+def test_last_event_id_matches_browsers(vector: dict[str, Any]) -> None:
     header = vector["last_event_id_header"]
-    # Where the standard and Chromium differ, it is not in the id.
+    # If the standard and Chromium differ, take the id of the standard.
     last_event_id = vector.get("spec", vector)["last_event_id"]
     driver = Driver(ReconnectPolicy.whatwg()).open().event(last_event_id)
     driver.end()
@@ -308,25 +312,25 @@ def test_vector(vector: dict[str, Any]) -> None:
     ("last_event_id", "expected"),
     [
         ("", None),
-        # It is not empty, and browsers send what is left of it.
+        # It is not empty, so browsers send what is left after trimming.
         (" \t ", b""),
         ("7", b"7"),
         (" \t7 \t8\t ", b"7 \t8"),
         ("é€🚀", "é€🚀".encode()),
-        # Only these two are trimmed.
+        # Only space and tab are trimmed.
         ("\u00a07\u3000", "\u00a07\u3000".encode()),
         ("\x0b7\x0c", b"\x0b7\x0c"),
     ],
 )
-def test_last_event_id(last_event_id: str, expected: bytes | None) -> None:
-    # The first, and a later one.
+def test_last_event_id_is_trimmed_utf8(last_event_id: str, expected: bytes | None) -> None:
+    # Both the first request and a later one.
     driver = Driver(last_event_id=last_event_id)
     assert sent_id(driver.begin()) == expected
     driver.answer(503)
     assert sent_id(driver.begin()) == expected
 
 
-def test_the_id_of_the_last_event() -> None:
+def test_last_event_id_follows_events() -> None:
     driver = Driver(last_event_id="1").open()
     ids = []
     for last_event_id in ("2", None, "3", ""):
@@ -336,7 +340,7 @@ def test_the_id_of_the_last_event() -> None:
     assert ids == [b"2", b"2", b"3", None]
 
 
-def test_the_id_takes_the_place_of_the_callers_field() -> None:
+def test_last_event_id_replaces_field_of_caller() -> None:
     driver = Driver(fields=[("LAST-event-id", b"1"), ("X-Key", b"2")])
     assert sent_id(driver.begin()) == b"1"
     driver.answer(200, content_type="text/event-stream")
@@ -345,7 +349,7 @@ def test_the_id_takes_the_place_of_the_callers_field() -> None:
 
 
 @pytest.mark.parametrize("make", [sse_fast.EventSource, sse_fast.AsyncEventSource])
-def test_a_starting_id_with_what_is_never_sent(make: Any) -> None:
+def test_starting_id_with_control_characters_raises(make: Any) -> None:
     for last_event_id in ("a\rb", "a\nb", "a\0b", "\n"):
         with pytest.raises(ValueError, match="Expected "):
             make("http://a.example/", last_event_id=last_event_id)
@@ -359,8 +363,8 @@ def test_a_starting_id_with_what_is_never_sent(make: Any) -> None:
         (ReconnectPolicy.never(), 8192),
     ],
 )
-def test_max_id_size(policy: ReconnectPolicy, limit: int) -> None:
-    # In bytes.
+def test_id_over_max_id_size_raises_incomplete(policy: ReconnectPolicy, limit: int) -> None:
+    # The limit is in bytes.
     fitting = "é" * (limit // 2) + "x" * (limit % 2)
     driver = Driver(policy, last_event_id=fitting)
     assert sent_id(driver.begin()) == fitting.encode()
@@ -370,13 +374,13 @@ def test_max_id_size(policy: ReconnectPolicy, limit: int) -> None:
     with pytest.raises(StreamIncomplete) as caught:
         driver.begin()
     assert "é" not in str(caught.value)
-    # It is final, and the id is kept.
+    # The error is final, and the id is kept.
     assert driver.fail(caught.value) is caught.value
     assert driver.machine.state is ReadyState.CLOSED
     assert driver.machine.last_event_id == fitting + "x"
 
 
-def test_no_max_id_size_under_whatwg() -> None:
+def test_whatwg_has_no_max_id_size() -> None:
     for policy in (ReconnectPolicy.whatwg(), ReconnectPolicy(max_id_size=None)):
         driver = Driver(policy, last_event_id="x" * 10**6)
         assert sent_id(driver.begin()) == b"x" * 10**6

@@ -1,4 +1,4 @@
-"""Any sequence of outcomes, beside a model."""
+"""Random sequences of outcomes, compared with a model of the contract."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ policies = st.builds(
     ),
 )
 
-WAITING, ASKING, OPEN, OVER = "waiting", "asking", "open", "over"
+WAITING, ASKING, OPEN, CLOSED = "waiting", "asking", "open", "closed"
 
 
 def during(*phases: str) -> Any:
@@ -72,10 +72,10 @@ def during(*phases: str) -> Any:
 
 
 class AnySequence(RuleBasedStateMachine):
-    """Whatever happens, and in whatever order.
+    """Any outcomes in any order, beside a model.
 
-    What the contract allows is kept here once more: where the client stands, whether the request
-    may be sent again, and how often it was sent in vain.
+    The model repeats the contract: the phase of the client, whether the request may be sent again,
+    and how many attempts in a row have brought nothing.
     """
 
     @initialize(
@@ -83,7 +83,7 @@ class AnySequence(RuleBasedStateMachine):
         method=st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT"]),
         resend=st.sampled_from([False, False, True]),
         resume=st.sampled_from([None, None, "get", "call"]),
-        # None of blanks only: that is a case of its own, above.
+        # An id of blanks only has a test of its own in test_reconnect_requests.
         last_event_id=st.sampled_from(["", "1", "1234"]),
         seed=st.integers(0, 2**32),
     )
@@ -104,20 +104,20 @@ class AnySequence(RuleBasedStateMachine):
             policy,
             method,
             last_event_id=last_event_id,
-            chance=random.Random(seed).random,
-            resumed=Request("PATCH", "https://a.example/rest", (), b"rest"),
+            rng=random.Random(seed).random,
+            resume_request=Request("PATCH", "https://a.example/rest", (), b"rest"),
             resend=resend,
             resume=resume,
         )
         self.phase = WAITING
         self.begun: list[float] = []
-        # The first time needs no licence.
-        self.licensed = True
+        # The first request needs no permission.
+        self.permitted = True
         self.had_response = False
         self.had_event = False
         self.opened_at = 0.0
-        # Attempts, and the time of the first failure, since something came.
-        self.in_vain = 0
+        # Attempts, and the time of the first failure, since the last progress.
+        self.vain_attempts = 0
         self.first_failure: float | None = None
         self.earliest = 0.0
 
@@ -125,35 +125,35 @@ class AnySequence(RuleBasedStateMachine):
     def now(self) -> float:
         return self.driver.now
 
-    # -- What the client does
+    # -- Outcomes
 
     @during(WAITING)
     @rule(late=st.sampled_from([0.0, 0.0, 0.0, 0.01, 1.0, 50.0]))
     def begin(self, late: float) -> None:
         machine = self.driver.machine
-        self.driver.now = max(self.now, machine.due) + late
+        self.driver.now = max(self.now, machine.next_attempt_at) + late
         limit = self.policy.max_id_size
         if limit is not None and len(machine.last_event_id) > limit:
             with pytest.raises(StreamIncomplete) as caught:
                 self.driver.begin()
             self.lost(self.driver.fail(caught.value))
-            assert self.phase == OVER
+            assert self.phase == CLOSED
             return
         request = self.driver.begin()
         assert self.now >= self.earliest - 1e-6
         assert sent_id(request) == (machine.last_event_id.encode() or None)
-        resumed = self.resume if self.had_response else None
-        if resumed == "get" and machine.last_event_id:
+        resume_mode = self.resume if self.had_response else None
+        if resume_mode == "get" and machine.last_event_id:
             assert (request.method, request.body) == ("GET", None)
-        elif resumed == "call":
+        elif resume_mode == "call":
             assert request.method == "PATCH"
         else:
-            # Without an id, there is no rest to ask for.
+            # Without an id, there is no rest to ask for, so the first request is repeated.
             assert request.method == self.first_method
-            assert self.licensed or self.first_method in ("GET", "HEAD") or self.resend
-        self.licensed = False
+            assert self.permitted or self.first_method in ("GET", "HEAD") or self.resend
+        self.permitted = False
         self.method = request.method
-        self.in_vain += 1
+        self.vain_attempts += 1
         self.begun.append(self.now)
         self.phase = ASKING
 
@@ -167,7 +167,7 @@ class AnySequence(RuleBasedStateMachine):
     def get_stream(self) -> None:
         assert self.driver.answer(200, content_type="text/event-stream") is None
         if not self.had_response:
-            self.in_vain = 0
+            self.vain_attempts = 0
         self.had_response = True
         self.had_event = False
         self.opened_at = self.now
@@ -182,7 +182,7 @@ class AnySequence(RuleBasedStateMachine):
         verdict = self.driver.answer(code, location=location)
         if not isinstance(verdict, Request):
             self.lost(verdict)
-            assert self.phase == OVER
+            assert self.phase == CLOSED
 
     @during(ASKING)
     @rule(
@@ -192,8 +192,8 @@ class AnySequence(RuleBasedStateMachine):
     def get_bad_status(self, code: int, retry_after: float | None) -> None:
         self.lost(
             self.driver.fail(bad_status(code, retry_after)),
-            # What the server says of a GET for the rest says nothing of the first request.
-            licensed=code in (425, 429, 503, 529) and self.method == self.first_method,
+            # The status of a GET for the rest says nothing about the first request.
+            permitted=code in (425, 429, 503, 529) and self.method == self.first_method,
             fatal=code in (401, 404, 501),
         )
 
@@ -201,12 +201,12 @@ class AnySequence(RuleBasedStateMachine):
     @rule()
     def get_no_content(self) -> None:
         assert self.driver.answer(204) is EndReason.NO_CONTENT
-        self.phase = OVER
+        self.phase = CLOSED
 
     @during(ASKING)
     @rule(failure=st.sampled_from([unknown_host, refused, slow_connect]))
     def get_no_connection(self, failure: Callable[[], Exception]) -> None:
-        self.lost(self.driver.fail(failure()), licensed=True)
+        self.lost(self.driver.fail(failure()), permitted=True)
 
     @during(ASKING)
     @rule(failure=st.sampled_from([reset_in_head, slow_head]))
@@ -236,25 +236,25 @@ class AnySequence(RuleBasedStateMachine):
 
     @during(ASKING, OPEN)
     @rule(failure=st.sampled_from([untrusted, FatalError, KeyError, partial(EventTooLarge, 2, 1)]))
-    def get_what_is_final(self, failure: Callable[[], Exception]) -> None:
+    def get_fatal_error(self, failure: Callable[[], Exception]) -> None:
         self.lost(self.driver.fail(failure()), fatal=True)
 
     @during(ASKING, OPEN)
     @rule(failure=st.sampled_from([refused, cut_off, StreamIncomplete, partial(bad_status, 503)]))
     def raise_in_a_callback(self, failure: Callable[[], Exception]) -> None:
-        self.lost(self.driver.fail(failure(), raised=True), fatal=True)
+        self.lost(self.driver.fail(failure(), from_callback=True), fatal=True)
 
     @during(ASKING, OPEN)
     @rule(delay=st.none() | seconds, retry_after=st.none() | seconds)
     def raise_retriable(self, delay: float | None, retry_after: float | None) -> None:
         verdict = self.driver.fail(RetriableError(delay=delay), retry_after)
-        self.lost(verdict, asked=True, delay=delay)
+        self.lost(verdict, requested=True, delay=delay)
 
-    @during(WAITING, ASKING, OPEN, OVER)
+    @during(WAITING, ASKING, OPEN, CLOSED)
     @rule(delay=st.none() | seconds)
     def reconnect(self, delay: float | None) -> None:
-        # Which is no failure.
-        self.lost(self.driver.reconnect(delay), asked=True, reconnect=True, delay=delay)
+        # A reconnect does not count as a failure.
+        self.lost(self.driver.reconnect(delay), requested=True, reconnect=True, delay=delay)
 
     @during(WAITING, ASKING, OPEN)
     @rule()
@@ -263,43 +263,43 @@ class AnySequence(RuleBasedStateMachine):
         if self.phase == WAITING:
             assert error is None
             return
-        self.reset_if_something_came()
+        self.reset_after_progress()
         if self.phase == ASKING:
-            # Nobody knows what would have come of it.
-            self.in_vain -= 1
-        # As what was broken off so soon.
+            # A cancelled attempt has not failed.
+            self.vain_attempts -= 1
+        # Attempts that are broken off are rate limited as well.
         self.earliest = self.begun[-1] + self.policy.min_delay
-        self.phase = WAITING if error is None else OVER
+        self.phase = WAITING if error is None else CLOSED
 
-    # -- What may come of it
+    # -- Verdicts
 
-    def reset_if_something_came(self) -> None:
+    def reset_after_progress(self) -> None:
         long_open = self.now - self.opened_at >= self.policy.reset_after
         if self.phase == OPEN and (self.had_event or long_open):
-            self.in_vain = 0
+            self.vain_attempts = 0
             self.first_failure = None
 
     def lost(
         self,
         verdict: Any,
         *,
-        licensed: bool = False,
+        permitted: bool = False,
         fatal: bool = False,
-        asked: bool = False,
+        requested: bool = False,
         reconnect: bool = False,
         delay: float | None = None,
     ) -> None:
-        self.reset_if_something_came()
+        self.reset_after_progress()
         if not isinstance(verdict, float):
             assert isinstance(verdict, (Exception, EndReason))
-            assert not asked
-            self.phase = OVER
+            assert not requested
+            self.phase = CLOSED
             return
         assert not fatal
         if self.first_failure is None and not reconnect:
             self.first_failure = self.now
         self.phase = WAITING
-        self.licensed = licensed or asked
+        self.permitted = permitted or requested
         self.earliest = self.now + self.policy.min_delay
         policy = self.policy
         if delay is not None:
@@ -307,18 +307,18 @@ class AnySequence(RuleBasedStateMachine):
             return
         longest = max(policy.min_delay, policy.max_retry, policy.max_retry_after)
         assert policy.min_delay - 1e-6 <= verdict <= longest + policy.max_delay + 1e-6
-        if not asked:
+        if not requested:
             limit = policy.max_attempts if self.had_response else policy.initial_attempts
-            assert limit is None or self.in_vain < limit
+            assert limit is None or self.vain_attempts < limit
             if policy.max_elapsed is not None:
                 assert self.first_failure is not None
                 assert self.now + verdict - self.first_failure <= policy.max_elapsed + 1e-6
 
     @invariant()
-    def is_where_it_should_be(self) -> None:
-        states = {OPEN: ReadyState.OPEN, OVER: ReadyState.CLOSED}
+    def has_expected_state(self) -> None:
+        states = {OPEN: ReadyState.OPEN, CLOSED: ReadyState.CLOSED}
         assert self.driver.machine.state is states.get(self.phase, ReadyState.CONNECTING)
-        assert self.driver.machine.connected is (self.phase in (ASKING, OPEN))
+        assert self.driver.machine.has_connection is (self.phase in (ASKING, OPEN))
 
     @invariant()
     def has_one_connection(self) -> None:
@@ -327,18 +327,18 @@ class AnySequence(RuleBasedStateMachine):
                 self.driver.machine.begin(self.now + 1e9)
 
     @invariant()
-    def is_kind_to_the_server(self) -> None:
-        # The shortest min_delay is 0.1: an eleventh is at least a second behind the first.
+    def is_rate_limited(self) -> None:
+        # min_delay is at least 0.1: the eleventh attempt is at least a second after the first.
         if len(self.begun) > 10:
             assert self.begun[-1] - self.begun[-11] >= 1 - 1e-6
 
     def teardown(self) -> None:
-        """After close() nothing begins, whatever may still come in."""
+        """Assert that nothing begins after close(), whatever is reported later."""
         if not hasattr(self, "driver"):
             return
         machine = self.driver.machine
         machine.close()
-        assert not machine.connected
+        assert not machine.has_connection
         for late in (
             lambda: machine.failed(self.now, cut_off()),
             lambda: machine.failed(self.now, bad_status(503)),

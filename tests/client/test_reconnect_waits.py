@@ -1,4 +1,4 @@
-"""How long the client waits before it asks again."""
+"""How long the client waits before the next attempt."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def wait(
     *,
     retry: int | None = None,
     retry_after: float | None = None,
-    chance: float = 0.0,
+    rng: float = 0.0,
 ) -> Any:
-    """Before the second attempt, if the first is answered 503."""
-    driver = Driver(policy, chance=chance)
+    """Return the wait before the second attempt, after a 503."""
+    driver = Driver(policy, rng=rng)
     driver.machine.retry = retry
     driver.begin()
     return driver.fail(bad_status(503, retry_after))
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_the_backoff_is_random_and_doubles(chance: float) -> None:
+@pytest.mark.parametrize("rng", [0.0, 0.5, 1.0])
+def test_backoff_is_random_and_doubles(rng: float) -> None:
     failures: list[Callable[[Driver], Any]] = [
         lambda driver: driver.fail(refused()),
         lambda driver: driver.fail(slow_head()),
@@ -47,7 +47,7 @@ def test_the_backoff_is_random_and_doubles(chance: float) -> None:
         lambda driver: driver.open() and driver.end(),
         lambda driver: driver.open() and driver.fail(idle()),
     ]
-    driver = Driver(ReconnectPolicy(initial_attempts=None), chance=chance)
+    driver = Driver(ReconnectPolicy(initial_attempts=None), rng=rng)
     waits = []
     for number in range(12):
         fail = failures[number % 6]
@@ -55,15 +55,15 @@ def test_the_backoff_is_random_and_doubles(chance: float) -> None:
             driver.begin()
         waits.append(fail(driver))
     backoffs = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 30, 30]
-    assert waits == pytest.approx([0.1 + chance * backoff for backoff in backoffs])
+    assert waits == pytest.approx([0.1 + rng * backoff for backoff in backoffs])
 
 
-def test_the_fields_of_the_backoff() -> None:
+def test_backoff_follows_policy_fields() -> None:
     policy = ReconnectPolicy(
         initial_attempts=None, initial_delay=0.5, multiplier=3, max_delay=10, min_delay=2
     )
-    for jitter, chance, share in [(1.0, 0.25, 0.25), (0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.5, 1, 1)]:
-        driver = Driver(dataclasses.replace(policy, jitter=jitter), chance=chance)
+    for jitter, rng, share in [(1.0, 0.25, 0.25), (0.0, 0.0, 1.0), (0.5, 0.0, 0.5), (0.5, 1, 1)]:
+        driver = Driver(dataclasses.replace(policy, jitter=jitter), rng=rng)
         waits = []
         for _ in range(5):
             driver.begin()
@@ -71,37 +71,37 @@ def test_the_fields_of_the_backoff() -> None:
         assert waits == pytest.approx([2 + share * each for each in (0.5, 1.5, 4.5, 10, 10)])
 
 
-def test_the_backoff_stays_finite() -> None:
+def test_backoff_stays_finite() -> None:
     for multiplier in (2.0, 1e300):
         policy = ReconnectPolicy(initial_attempts=None, multiplier=multiplier)
-        driver = Driver(policy, chance=1.0)
+        driver = Driver(policy, rng=1.0)
         for _ in range(1200):
             driver.begin()
             last = driver.fail(refused())
         assert last == pytest.approx(30.1)
 
 
-def test_the_backoff_begins_anew_after_an_event() -> None:
-    driver = Driver(chance=1.0).open()
+def test_backoff_reset_by_event() -> None:
+    driver = Driver(rng=1.0).open()
     driver.end()
     for lose in (driver.end, lambda: driver.fail(cut_off()), lambda: driver.fail(idle())):
         assert failing(driver, 4) > 8
-        assert driver.open().event().machine.due
+        assert driver.open().event().machine.next_attempt_at
         assert lose() == pytest.approx(1.1)
         assert failing(driver, 1) == pytest.approx(2.1)
 
 
-def test_the_backoff_begins_anew_after_thirty_seconds_open() -> None:
-    # With an event, so that each round begins alike.
+def test_backoff_reset_by_thirty_seconds_open() -> None:
+    # The event makes every round begin alike.
     for seconds, expected in [(29.9, 16.1), (30, 1.1), (1000, 1.1)]:
-        driver = Driver(chance=1.0).open().event()
+        driver = Driver(rng=1.0).open().event()
         driver.end()
         assert failing(driver, 3) == pytest.approx(8.1)
         driver.open()
         driver.now += seconds
         assert driver.end() == pytest.approx(expected)
-    # Nor is the time of an attempt that had no answer one of a connection.
-    driver = Driver(chance=1.0)
+    # The time of an attempt without an answer does not count as open.
+    driver = Driver(rng=1.0)
     driver.begin()
     driver.now += 100
     driver.fail(slow_head())
@@ -109,17 +109,17 @@ def test_the_backoff_begins_anew_after_thirty_seconds_open() -> None:
     assert driver.fail(refused()) == pytest.approx(2.1)
 
 
-def test_reset_after() -> None:
+def test_reset_after_resets_backoff() -> None:
     for seconds, expected in [(4, 2.1), (5, 1.1)]:
-        driver = Driver(ReconnectPolicy(reset_after=5), chance=1.0).open()
+        driver = Driver(ReconnectPolicy(reset_after=5), rng=1.0).open()
         driver.end()
         driver.open()
         driver.now += seconds
         assert driver.end() == pytest.approx(expected)
 
 
-def test_opening_alone_does_not_end_the_backoff() -> None:
-    driver = Driver(chance=1.0)
+def test_backoff_not_reset_by_opening() -> None:
+    driver = Driver(rng=1.0)
     failing(driver, 2)
     assert driver.open().fail(cut_off()) == pytest.approx(4.1)
 
@@ -136,23 +136,23 @@ def test_opening_alone_does_not_end_the_backoff() -> None:
         (0.1, 0, 0, 0.1),
         (0.1, 50, None, 0.1),
         (0.1, 150, None, 0.15),
-        # The longest that are heeded.
+        # The longest that are respected.
         (0.1, 2**63 - 1, None, 3600),
         (0.1, None, 1e9, 3600),
         (0.1, None, float("inf"), 3600),
     ],
 )
-def test_the_longest_of_what_is_asked_for(
+def test_longest_of_min_delay_retry_and_retry_after(
     min_delay: float, retry: int | None, retry_after: float | None, expected: float
 ) -> None:
     policy = ReconnectPolicy(min_delay=min_delay)
-    asked_for = {"retry": retry, "retry_after": retry_after}
-    assert wait(policy, **asked_for) == pytest.approx(expected)
-    # The random part comes on top.
-    assert wait(policy, **asked_for, chance=1.0) == pytest.approx(expected + 1)
+    server_delays = {"retry": retry, "retry_after": retry_after}
+    assert wait(policy, **server_delays) == pytest.approx(expected)
+    # The backoff is added to it.
+    assert wait(policy, **server_delays, rng=1.0) == pytest.approx(expected + 1)
 
 
-def test_max_retry_and_max_retry_after() -> None:
+def test_max_retry_and_max_retry_after_limit_waits() -> None:
     policy = ReconnectPolicy(max_retry=20, max_retry_after=40)
     assert wait(policy, retry=30_000) == pytest.approx(20)
     assert wait(policy, retry_after=50) == pytest.approx(40)
@@ -161,7 +161,7 @@ def test_max_retry_and_max_retry_after() -> None:
     assert wait(ReconnectPolicy(max_retry=0, max_retry_after=0), retry=9, retry_after=9) == 0.1
 
 
-def test_retry_crosses_to_later_connections_and_retry_after_does_not() -> None:
+def test_retry_is_kept_and_retry_after_is_not() -> None:
     driver = Driver().open().event()
     driver.machine.retry = 5000
     assert driver.end() == pytest.approx(5)
@@ -173,10 +173,10 @@ def test_retry_crosses_to_later_connections_and_retry_after_does_not() -> None:
     assert driver.fail(cut_off()) == pytest.approx(5)
 
 
-@pytest.mark.parametrize("chance", [0.0, 1.0])
-def test_waits_of_whatwg(chance: float) -> None:
-    driver = Driver(ReconnectPolicy.whatwg(), chance=chance)
-    # Always the same, without a retry.
+@pytest.mark.parametrize("rng", [0.0, 1.0])
+def test_whatwg_waits_three_seconds_or_retry(rng: float) -> None:
+    driver = Driver(ReconnectPolicy.whatwg(), rng=rng)
+    # Without a retry, the wait is constant.
     for _ in range(10):
         driver.begin()
         assert driver.fail(refused()) == pytest.approx(3)
@@ -189,9 +189,9 @@ def test_waits_of_whatwg(chance: float) -> None:
         driver.open()
 
 
-def test_waits_of_whatwg_changed() -> None:
+def test_changed_whatwg_ignores_retry_after() -> None:
     whatwg = partial(ReconnectPolicy.whatwg, retry_statuses={503})
-    # The standard knows no Retry-After.
+    # The standard has no Retry-After.
     assert wait(whatwg(), retry_after=60) == pytest.approx(3)
     assert wait(whatwg(initial_delay=5)) == pytest.approx(5)
     assert wait(whatwg(min_delay=4)) == pytest.approx(4)
@@ -200,7 +200,7 @@ def test_waits_of_whatwg_changed() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=["default", "whatwg", "never"])
-def test_waits_that_the_program_asks_for(policy: ReconnectPolicy) -> None:
+def test_delay_of_the_program_is_at_least_min_delay(policy: ReconnectPolicy) -> None:
     def of_error(delay: float) -> Any:
         return Driver(policy).open().fail(RetriableError(delay=delay))
 
@@ -209,22 +209,22 @@ def test_waits_that_the_program_asks_for(policy: ReconnectPolicy) -> None:
 
     for of in (of_error, of_number):
         assert of(5) == pytest.approx(5)
-        # Also above what servers may ask for.
+        # It may exceed the limits for servers.
         assert of(5000) == pytest.approx(5000)
         assert of(0) == pytest.approx(0.1)
         assert of(0.01) == pytest.approx(0.1)
 
 
-def test_a_retriable_error_without_a_delay_waits_as_the_policy_says() -> None:
-    driver = Driver(chance=0.5)
+def test_retriable_error_without_delay_follows_policy() -> None:
+    driver = Driver(rng=0.5)
     driver.begin()
     assert driver.fail(RetriableError()) == pytest.approx(0.1 + 0.5)
     driver.begin()
-    # What the response asked for that on_open did not want.
+    # The Retry-After of the response in whose on_open it was raised.
     assert driver.fail(RetriableError(), retry_after=60) == pytest.approx(60 + 1)
     driver.begin()
     assert driver.fail(RetriableError(delay=2), retry_after=60) == pytest.approx(2)
-    # The standard knows no Retry-After.
+    # The standard has no Retry-After.
     driver = Driver(ReconnectPolicy.whatwg())
     driver.begin()
     assert driver.fail(RetriableError(), retry_after=60) == pytest.approx(3)
@@ -232,9 +232,9 @@ def test_a_retriable_error_without_a_delay_waits_as_the_policy_says() -> None:
 
 @pytest.mark.parametrize("policy", POLICIES[:2], ids=["default", "whatwg"])
 @pytest.mark.parametrize("with_events", [True, False])
-def test_retry_0_and_ends_at_once(policy: ReconnectPolicy, with_events: bool) -> None:
-    # The worst of luck.
-    driver = Driver(policy, chance=0.0)
+def test_retry_0_is_rate_limited(policy: ReconnectPolicy, with_events: bool) -> None:
+    # The shortest random waits.
+    driver = Driver(policy, rng=0.0)
     begun = []
     for _ in range(300):
         driver.open()

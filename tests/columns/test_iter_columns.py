@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -32,7 +31,7 @@ from tests.support.clients import OPENERS
 from tests.support.columnar import MIXED, each_type, interpret_blocks, iterate, rows_of, segments_of
 from tests.support.reference import cut
 from tests.support.server import Answer, Server
-from tests.support.threaded_reader import SETTLED, wait_until
+from tests.support.threaded_reader import wait_until, wait_until_blocked
 
 EXPECTED = interpret_blocks(MIXED)
 
@@ -326,7 +325,7 @@ def test_close_from_another_thread_wakes_the_reader(opener: Any, server: Server)
 
         thread = threading.Thread(target=work)
         thread.start()
-        time.sleep(SETTLED)
+        wait_until_blocked(thread)
         stream.close()
         thread.join(5)
         hold.set()

@@ -119,7 +119,7 @@ def test_headers_of_the_caller(reading: Any, server: Server) -> None:
 def test_arguments_that_cannot_be() -> None:
     """At the call, before anything is connected, also of the async one."""
     for opening in (open_stream, aopen_stream):
-        with pytest.raises(ValueError, match="begins with http"):
+        with pytest.raises(ValueError, match="begin with http"):
             opening("ftp://host/")
         with pytest.raises(ValueError, match="max_event_size"):
             opening("http://host/", max_event_size=0)

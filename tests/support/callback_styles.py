@@ -1,35 +1,37 @@
-"""The kinds of source, with callbacks that are awaited or not."""
+"""The kinds of source, each with plain callbacks or with async ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import anyio
+import pytest
 
-from sse_fast import EndReason, ReconnectPolicy
-from tests.support.eventsources import SOURCES, Way
-from tests.support.scripted_server import stream
+from sse_fast import EndReason
+from tests.support.eventsources import SOURCES, Way, matrix_marks
+from tests.support.threaded_reader import NO_DELAY
 
-FAST = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
 DELAY = 0.06  # seconds that a callback asks for
 SLACK = 0.02
 
 
 @dataclass(frozen=True)
-class Manner:
+class CallbackStyle:
     """A kind of source, and whether its callbacks are async functions. The library is no matter."""
 
     way: Way
-    awaited: bool
+    is_async: bool
 
     def __str__(self) -> str:
-        return f"{self.way.backend or 'sync'}{' awaiting' if self.awaited else ''}"
+        return f"{self.way.backend or 'sync'}{' awaiting' if self.is_async else ''}"
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as this kind has its callbacks."""
-        if not self.awaited:
+        """Return the function as a callback of this style."""
+        if not self.is_async:
             return function
 
         async def call(*args: Any) -> Any:
@@ -40,20 +42,22 @@ class Manner:
 
 
 SYNC = SOURCES["sse_fast"]
-ASYNC = SOURCES["sse_fast asyncio"]
+ASYNCIO = SOURCES["sse_fast asyncio"]
 TRIO = SOURCES["httpx trio"]
-AWAITING = [Manner(way, awaited=True) for way in (ASYNC, TRIO)]
-MANNERS = [*(Manner(way, awaited=False) for way in (SYNC, ASYNC, TRIO)), *AWAITING]
-# For what takes its time.
-SOME = [MANNERS[0], AWAITING[0]]
+ASYNC_STYLES = [CallbackStyle(way, is_async=True) for way in (ASYNCIO, TRIO)]
+STYLES = [*(CallbackStyle(way, is_async=False) for way in (SYNC, ASYNCIO, TRIO)), *ASYNC_STYLES]
+# One of each client, for tests with many cases.
+SYNC_AND_ASYNC = [STYLES[0], ASYNC_STYLES[0]]
 
 
-B = stream(b"id: 2\ndata: b\n\n")
+def style_params(styles: Iterable[CallbackStyle] = STYLES) -> list[Any]:
+    """Return a parameter for each style; those over other transports than ours are `matrix`."""
+    return [pytest.param(style, id=str(style), marks=matrix_marks(style.way)) for style in styles]
 
 
 @dataclass
-class Seen:
-    """What the callbacks were called with."""
+class Recorder:
+    """Callbacks that record what they were called with, and how the run ended."""
 
     data: list[Any] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
@@ -72,26 +76,29 @@ class Seen:
 
 
 def run(
-    manner: Manner,
+    style: CallbackStyle,
     url: str,
-    seen: Seen,
+    recorder: Recorder,
     on_message: Callable[..., Any] | None = None,
     on_close: Callable[..., Any] | None = None,
     **options: Any,
 ) -> None:
-    """Run a source to its end, which `seen` tells of; `on_error` defaults to one that notes."""
-    options.setdefault("on_error", manner(seen.on_error))
-    options.setdefault("policy", FAST)
+    """Run a source to its end, with the callbacks of the recorder where no others are given."""
+    options.setdefault("on_error", style(recorder.on_error))
+    options.setdefault("policy", NO_DELAY)
     try:
-        seen.end = manner.way.run(
-            url, on_message or manner(seen.on_message), on_close or manner(seen.on_close), **options
+        recorder.end = style.way.run(
+            url,
+            on_message or style(recorder.on_message),
+            on_close or style(recorder.on_close),
+            **options,
         )
     except Exception as error:
-        seen.error = error
+        recorder.error = error
 
 
-class Once:
-    """A callable that raises the first time, and then does what it would have done."""
+class RaiseOnce:
+    """A callable that raises the first time, and calls `then` every other time."""
 
     def __init__(self, error: Exception, then: Callable[..., Any] = lambda *args: None) -> None:
         self.error = error
@@ -105,9 +112,31 @@ class Once:
         return self.then(*args)
 
 
-class MyError(Exception):
-    pass
+class CallbackError(Exception):
+    """An error that only a callback of a test raises."""
 
 
-COMMENTED = b": comment\n\nid: 1\ndata: a\n\n"
+class AttemptTimes(list[float]):
+    """A `headers` that records when it is called, which is right before each attempt.
+
+    The server may see a request late, and the next one would then seem to be early.
+    """
+
+    def __call__(self) -> dict[str, str]:
+        self.append(time.monotonic())
+        return {}
+
+    @property
+    def gaps(self) -> list[float]:
+        return [after - before for before, after in pairwise(self)]
+
+
+class Errors(list[Exception]):
+    """An `on_error` that records the errors, and leaves the decision to the policy."""
+
+    def __call__(self, error: Exception) -> None:
+        self.append(error)
+
+
+COMMENT_THEN_EVENT = b": comment\n\nid: 1\ndata: a\n\n"
 NEVER_ASYNC = {"on_comment", "on_chunk"}

@@ -1,15 +1,22 @@
-"""Every way to run the reconnecting client: with each library's client, sync and async, or none."""
+"""The ways to run the reconnecting client: over each library's client, or our own transport."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -21,10 +28,10 @@ import urllib3
 import sse_fast
 from tests.support.clients import HTTPX, LIMIT, TIMEOUT, plain, tls
 
-# -- One maker per library of the client that a user would hold ------------------------------------
+# -- One factory per library, which makes the client that a user would hold ------------------------
 #
-# `ca` is the file of a certificate authority for https. `headers`, `cookies` and `auth` are what
-# the client is to send with every request; further options are the library's own.
+# `ca` is the file of a certificate authority for https. The client sends `headers`, `cookies` and
+# `auth` with every request; further options are those of the library.
 
 
 @contextmanager
@@ -35,7 +42,7 @@ def make_requests(
     auth: tuple[str, str] | None = None,
     **options: Any,
 ) -> Iterator[requests.Session]:
-    """The options are attributes of the session."""
+    """Make a session; the options are attributes of it."""
     with requests.Session() as session:
         session.trust_env = False
         session.verify = ca or True
@@ -55,7 +62,7 @@ def make_urllib3(
     auth: tuple[str, str] | None = None,
     **options: Any,
 ) -> Iterator[urllib3.PoolManager]:
-    """It has no jar and no credentials: what it is to send are headers."""
+    """Make a pool manager, which has no cookie jar and no auth: both are sent as header fields."""
     headers = dict(headers or {})
     if cookies is not None:
         headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -78,7 +85,7 @@ async def amake_httpx(module: Any, ca: str | None = None, **options: Any) -> Asy
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Remembers its transports."""
+    """A connector that remembers its transports."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -94,11 +101,11 @@ class _Connector(aiohttp.TCPConnector):
 async def amake_aiohttp(
     ca: str | None = None, auth: tuple[str, str] | None = None, **options: Any
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    # Its jar takes nothing from a host without a name, unless told to.
+    # By default, its jar ignores cookies of hosts that are IP addresses.
     options.setdefault("cookie_jar", aiohttp.CookieJar(unsafe=True))
     connector = _Connector(ssl=tls(ca) or True)
     with warnings.catch_warnings():
-        # It wants to do without credentials of a session, some day.
+        # aiohttp deprecates the auth of a session.
         warnings.simplefilter("ignore", DeprecationWarning)
         basic = None if auth is None else aiohttp.BasicAuth(*auth)
         session = aiohttp.ClientSession(connector=connector, auth=basic, **options)
@@ -107,18 +114,18 @@ async def amake_aiohttp(
             yield session
     finally:
         if ca is not None:
-            # Closing waits for the server to take its leave of TLS, and nothing waits for that.
+            # Closing waits for the TLS closure of the server, and nothing waits for the closing.
             for transport in connector.transports:
-                # CPython 3.11.2 knows no protocol any more of one that was closed twice.
+                # In CPython 3.11.2, a transport that was closed twice has no protocol any more.
                 with suppress(AttributeError):
                     transport.abort()
-        # Transports are closed by the loop, at its next turn.
+        # The loop closes transports in its next iteration.
         await asyncio.sleep(0)
 
 
 @contextmanager
 def make_nothing(ca: str | None = None) -> Iterator[None]:
-    """The raw transport."""
+    """Make no client, so that our own transport is used."""
     yield None
 
 
@@ -132,7 +139,7 @@ async def amake_nothing(ca: str | None = None) -> AsyncIterator[None]:
 
 @dataclass
 class Outcome:
-    """What came of a source that was iterated over until it ended, raised or was left."""
+    """The result of iterating over a source until it ended, raised or was left."""
 
     events: list[Any] = field(default_factory=list)
     error: Exception | None = None
@@ -144,7 +151,7 @@ class Outcome:
 
 
 class _Awaited:
-    """A blocking source with the face of an async one."""
+    """A blocking source with the interface of an async one."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -180,7 +187,7 @@ class _Awaited:
 
 @contextmanager
 def _watched(source: Any, limit: float) -> Iterator[None]:
-    """Close the source when the time is up, and fail then."""
+    """Close the source and fail if the block takes longer than `limit` seconds."""
     late = threading.Event()
 
     def end() -> None:
@@ -200,11 +207,11 @@ def _watched(source: Any, limit: float) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Way:
-    """A library's client, or none, with the source that goes with it.
+    """A library's client, or none, and the kind of source that goes with it.
 
-    The methods take what the constructor of the source takes, and besides
+    The methods take the arguments of the source, and in addition
 
-    - `client_options`: the options of the user's client, see the makers above;
+    - `client_options`: the options of the user's client, see the factories above;
     - `ca`: the file of a certificate authority for https;
     - `limit`: seconds until the test fails.
     """
@@ -227,7 +234,7 @@ class Way:
 
     @property
     def has_client(self) -> bool:
-        """Whether there is a client of the user's; else sse_fast opens sockets of its own."""
+        """Whether a client of the user is passed; else our own transport is used."""
         return self.library != "sse_fast"
 
     def _run(
@@ -240,7 +247,7 @@ class Way:
         ca: str | None = None,
         **options: Any,
     ) -> Any:
-        """What `use` returns of the source, not opened yet; for an async way, `use` is async."""
+        """Return `use(source)` of a source that is not opened yet; async ways await it."""
         options = {"connect_timeout": TIMEOUT, "idle_timeout": TIMEOUT, **options}
         if ca is not None and not self.has_client:
             options["ssl_context"] = tls(ca)
@@ -270,9 +277,9 @@ class Way:
         on_event: Callable[[Any, Any], object] = lambda source, event: None,
         **options: Any,
     ) -> Outcome:
-        """Iterate within `with` until the end, an exception, or that many events.
+        """Iterate within `with` until the end, an exception, or `stop_after` events.
 
-        `on_event` gets the source and the event.
+        `on_event` is called with the source and each event.
         """
         outcome = Outcome()
 
@@ -311,14 +318,14 @@ class Way:
         on_close: Callable[[], Any] | None = None,
         **options: Any,
     ) -> Any:
-        """The EndReason that `run` of the source returns."""
+        """Return the `EndReason` that `run` of the source returns."""
         return self._run(lambda source: source.run(on_message, on_close=on_close), url, **options)
 
     def use(self, function: Callable[[Any], Awaitable[Any]], url: str, **options: Any) -> Any:
-        """What the async `function` returns of the source, which has the async face in any way.
+        """Await `function(source)`, where the source has the async interface in every way.
 
-        It is not opened yet, and closed behind the function. A blocking one blocks the event loop,
-        which is its own.
+        It is not opened yet, and is closed after the call. A blocking source blocks the event loop,
+        which runs nothing else.
         """
         if self.is_async:
             return self._run(function, url, **options)
@@ -342,15 +349,32 @@ SOURCES: dict[str, Way] = {
     ]
 }
 ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if way.is_async}
-# What does not hang on the library is tried without one.
+
+# -- Which ways a test is for ----------------------------------------------------------------------
+#
+# Our policy does not depend on the library: the default run tests it over our own transport, sync
+# and asyncio. What depends on an adapter is tested over each adapter. The rest is marked `matrix`.
+
 OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
+# The async client waits by other means under trio, for which we have no transport.
+ASYNC_OURS = [SOURCES["sse_fast asyncio"], SOURCES["httpx trio"]]
+# Once per adapter and event loop: httpx2 has the adapter of httpx.
+ADAPTERS = [way for way in SOURCES.values() if way.library != "httpx2"]
+# Once per adapter, for what no event loop has a part in.
+LIBRARIES = [way for way in ADAPTERS if way.backend != "trio"]
+
+
+def matrix_marks(way: Way, default: Collection[Way] = OURS) -> list[pytest.MarkDecorator]:
+    """Return the marks of a case of `way`: `matrix`, unless the way is one of `default`."""
+    return [] if way in default else [pytest.mark.matrix]
+
+
+def way_params(ways: Iterable[Way], default: Collection[Way] = OURS) -> list[Any]:
+    """Return a parameter for each way; those that are not in `default` are marked `matrix`."""
+    return [pytest.param(way, id=str(way), marks=matrix_marks(way, default)) for way in ways]
+
+
+# For tests of what an adapter does. Tests of our policy ask for the fixture `way` instead.
+EVERY_ADAPTER = pytest.mark.parametrize("way", way_params(SOURCES.values(), ADAPTERS))
+# For policy that the libraries are not tried with even in the matrix.
 BY_US = pytest.mark.parametrize("way", OURS, ids=str)
-
-
-@cache
-def everywhere(
-    check: Callable[[Way], None], at_once: int = len(SOURCES)
-) -> dict[str, Future[None]]:
-    """That check in every way, several at once, as what takes them their time is waiting."""
-    with ThreadPoolExecutor(at_once) as pool:
-        return {name: pool.submit(check, way) for name, way in SOURCES.items()}

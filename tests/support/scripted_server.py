@@ -1,5 +1,6 @@
-"""A server of bare sockets that plays a sequence: what it answers is a matter of the number of the
-request, not of its path. For clients that come back.
+"""A server that plays a script: the answer depends on the number of the request, not on its path.
+
+It works on plain sockets, so that it can break every rule of HTTP. For clients that reconnect.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from typing import Any, Literal, TypeAlias
 
 from tests.support.server import serving
 
-# Seconds to wait for an event: less than the clients do, so that a wait in vain is seen here.
+# Seconds to wait for an event: less than the clients wait, so that it is noticed here first.
 LIMIT = 8.0
-# Seconds that a client has to close its side, once ours is closed.
+# Seconds that a client has to close its side after the server has closed its own.
 DRAIN = 1.0
 POLL = 0.01
 
 EVENT_STREAM = ("Content-Type", "text/event-stream")
-# The client has left when its FIN or a reset is there; what it sent before may still be unread.
+# A client has left when its FIN or a reset has arrived, even if earlier bytes are still unread.
 _LEFT = getattr(select, "POLLRDHUP", 0)
 
 Framing: TypeAlias = Literal[
@@ -41,17 +42,17 @@ Framing: TypeAlias = Literal[
 class Play:
     """One answer.
 
-    The body is sent part by part, each in a write of its own but for the first, which goes with the
-    head: what some clients make of bytes that they do not expect depends on what these come with.
-    An event among the parts is waited for. `framing` says how the body is delimited:
-    "chunked-truncated" lacks the last chunk, "length-short" has 50 bytes fewer than its
-    Content-Length says, "length-long" has 9 more, and of "none" nothing is sent at all.
+    The head and the first part of the body are sent by one write, every further part by its own:
+    how some clients treat unexpected bytes depends on what arrives together. An event among the
+    parts is waited for. `framing` says how the body is delimited: "chunked-truncated" lacks the
+    last chunk, "length-short" has 50 bytes fewer than its Content-Length says, "length-long" has 9
+    more, and with "none" nothing is sent at all.
 
     `end`: "fin" closes in good order, "rst" resets the connection, "hang" leaves the body without
     its end and the connection open, until the client leaves. An event is waited for, then "fin".
 
-    In a field, `%RUN%` stands for `Stage.run`, and a Location of `@b` for the path `b` beside that
-    of the request.
+    In a field, `%RUN%` is replaced by `Stage.run`; a Location of `@b` by the path of the request
+    with `b` as its last segment.
     """
 
     status: int = 200
@@ -65,27 +66,29 @@ class Play:
 
 
 def stream(*events: bytes, **options: Any) -> Play:
-    """A chunked stream of those events; of one, where none are given."""
+    """Return a chunked stream of the events, by default of a single one."""
     return Play(body=events or [b"id: 1\ndata: a\n\n"], **{"framing": "chunked", **options})
 
 
 @dataclass
 class Request:
+    """A request that arrived."""
+
     method: str
     target: str
-    fields: list[tuple[bytes, bytes]]  # a value is all that follows ": "
+    fields: list[tuple[bytes, bytes]]  # the value is everything after ": "
     body: bytes
-    connection: int  # its number, from 0
+    connection: int  # the number of the connection, from 0
     arrived: float  # time.monotonic()
-    # When the first byte of the answer was about to be sent; None: nothing was.
+    # When the first byte of the answer was about to be sent; None: no byte was.
     began: float | None = None
-    # When the last byte of the answer, or the end of the connection, was about to be sent, or the
-    # client was seen to have left. None: the answer is still being played.
+    # When the last byte of the answer, or the end of the connection, was about to be sent, or when
+    # the client had left. None: the answer is still being played.
     ended: float | None = None
-    # Seconds since the previous answer ended; None: there is none, or it has not ended.
+    # Seconds since the previous answer ended; None: there was none, or it has not ended.
     waited: float | None = None
-    # How many other answers were being played, and how many other connections the client had not
-    # closed, when this request arrived.
+    # When this request arrived: the number of other answers that were being played, and of other
+    # connections that the client had not closed.
     playing: int = 0
     open: int = 0
 
@@ -94,23 +97,23 @@ class Request:
         return self.target.partition("?")[0]
 
     def all(self, name: str) -> list[bytes]:
-        """The values of every field of that name."""
+        """Return the values of all fields of that name."""
         return [value for key, value in self.fields if key.lower() == name.lower().encode()]
 
     def get(self, name: str) -> bytes | None:
-        """The value of the only field of that name; None: there is no such field."""
+        """Return the value of the only field of that name, or None if there is no such field."""
         values = self.all(name)
         assert len(values) < 2, f"{len(values)} fields {name}"
         return values[0] if values else None
 
 
 def in_two_seconds() -> str:
-    """A date for Retry-After; to the second, so that it is in one at least."""
+    """Return a date for Retry-After. Dates have whole seconds, so it is 1 to 2 seconds away."""
     return formatdate(time.time() + 2, usegmt=True)
 
 
 class Stage(socketserver.ThreadingTCPServer):
-    """Plays `plays[n]` to the request number n, from whichever connection; afterwards, 204.
+    """Plays `plays[n]` to request number n, whatever its connection; and 204 after the last play.
 
     `plays` may also be a callable from the number and the request.
     """
@@ -130,7 +133,7 @@ class Stage(socketserver.ThreadingTCPServer):
         self.run = uuid.uuid4().hex
         self.requests: list[Request] = []
         self.errors: list[BaseException | None] = []
-        # Whether an event was waited for until its time was up.
+        # Whether the wait for an event timed out.
         self.waited_in_vain = False
         self._lock = threading.Lock()
         self._connections: dict[int, socket.socket] = {}
@@ -148,12 +151,12 @@ class Stage(socketserver.ThreadingTCPServer):
 
     @property
     def open(self) -> int:
-        """How many connections the client has not closed."""
+        """The number of connections that the client has not closed."""
         with self._lock:
             return sum(not _has_left(connection) for connection in self._connections.values())
 
     def sent(self, name: str = "Last-Event-ID") -> list[str | None]:
-        """The field of that name of each request."""
+        """Return the field of that name of each request."""
         values = [request.get(name) for request in self.requests]
         return [None if value is None else value.decode() for value in values]
 
@@ -165,7 +168,7 @@ class Stage(socketserver.ThreadingTCPServer):
             number = self._accepted
             self._accepted += 1
             self._connections[number] = connection
-        # Looked at only now: an end() in another thread either sees the connection or is seen.
+        # Check after registering: end() in another thread either sees the connection or is seen.
         if self._ending.is_set():
             _shut(connection)
         return number
@@ -176,7 +179,7 @@ class Stage(socketserver.ThreadingTCPServer):
         connection.close()
 
     def arrive(self, request: Request) -> Play:
-        """Note the request, and choose what to answer."""
+        """Record the request, and choose the answer."""
         with self._lock:
             index = len(self.requests)
             others = {
@@ -196,7 +199,7 @@ class Stage(socketserver.ThreadingTCPServer):
         return self.plays[index] if index < len(self.plays) else Play(status=204, fields=())
 
     def end(self) -> None:
-        """Let every thread end, whatever it waits for."""
+        """End every thread, whatever it waits for."""
         self._ending.set()
         with self._lock:
             for connection in self._connections.values():
@@ -207,15 +210,16 @@ class Stage(socketserver.ThreadingTCPServer):
 
 
 def _has_left(connection: socket.socket) -> bool:
-    # Over TLS, a client that leaves may want to be told good-bye before it closes: anything that
-    # comes while an answer is played is its own.
+    # Over TLS, a client that leaves may wait for the closure alert before it closes: so whatever it
+    # sends while an answer is played counts as its own closure alert.
     events = _LEFT | (select.POLLIN if isinstance(connection, ssl.SSLSocket) else 0)
     poll = select.poll()
     poll.register(connection, events)
     return bool(poll.poll(0))
 
 
-# Beneath TLS, too: its own methods wait for the other side, or refuse to work once it is gone.
+# These act on the socket below TLS: the methods of SSLSocket wait for the other side, or refuse to
+# work once it has left.
 
 
 def _shut(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
@@ -224,7 +228,7 @@ def _shut(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
 
 
 def _drain(connection: socket.socket) -> None:
-    """Read until the client closes: what stays unread when a socket is closed makes it a reset."""
+    """Read until the client closes: closing a socket with unread bytes would reset it."""
     limit = time.monotonic() + DRAIN
     with suppress(OSError):
         while (seconds := limit - time.monotonic()) > 0:
@@ -247,7 +251,7 @@ class _Player(socketserver.BaseRequestHandler):
             )
         self.number = self.server.enter(self.connection)
         self.unread = b""
-        # The client may leave at any point, as some tests want it to.
+        # Some tests let the client leave at any point.
         try:
             with suppress(OSError):
                 if isinstance(self.connection, ssl.SSLSocket):
@@ -259,7 +263,7 @@ class _Player(socketserver.BaseRequestHandler):
             self.server.leave(self.number)
 
     def receive(self) -> Request | None:
-        """The next request to its end; None: the client has none, and left."""
+        """Return the next request with its body, or None if the client has left."""
         while b"\r\n\r\n" not in self.unread:
             received = self.connection.recv(65536)
             if not received:
@@ -284,7 +288,7 @@ class _Player(socketserver.BaseRequestHandler):
         return request
 
     def answer(self, request: Request) -> bool:
-        """Whether another request may follow on this connection."""
+        """Play an answer; return whether another request may follow on this connection."""
         play = self.server.arrive(request)
         try:
             self.server.pause(play.head_delay)
@@ -335,7 +339,7 @@ class _Player(socketserver.BaseRequestHandler):
     def send(self, play: Play, request: Request) -> None:
         request.began = time.monotonic()
         unsent = self.head(play, request)
-        # What the client expects, where it need not wait for the end of the connection.
+        # The bytes that the client still expects, unless it waits for the end of the connection.
         left = self.length(play) if play.framing.startswith("length") else sys.maxsize
         for index, part in enumerate(play.body if request.method != "HEAD" else ()):
             if index:
@@ -365,13 +369,13 @@ class _Player(socketserver.BaseRequestHandler):
                 raise ConnectionAbortedError
 
     def close(self) -> None:
-        """Close so that all that was sent gets there: first our side, then, with the client's, all.
+        """Close our side first, and the socket after the client has closed its own.
 
-        Without the rest, what the client still sends would be answered by a reset, and that takes
-        with it what the client has not read yet.
+        Otherwise bytes that the client still sends would be answered by a reset, which discards
+        what the client has not read yet.
         """
         if isinstance(self.connection, ssl.SSLSocket):
-            # It sends that all was sent, and would then wait to be told the same.
+            # It sends the closure alert, and must not wait for that of the client.
             self.connection.setblocking(False)
             with suppress(OSError):
                 self.connection.unwrap()
@@ -384,7 +388,7 @@ def serve_stage(
     plays: Sequence[Play] | Callable[[int, Request], Play] = (),
     ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[Stage]:
-    """One origin. Whoever needs two opens two."""
+    """Serve one origin; a test that needs two opens two."""
     stage = Stage(plays, ssl_context)
     with serving(stage):
         try:

@@ -1,4 +1,4 @@
-"""The state machine of the client on a simulated clock, and what may happen to it."""
+"""A driver of the client's state machine on a simulated clock, and the outcomes it can report."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from sse_fast._source import Headers, Source
 
 URL = "https://a.example/dir/stream?q=1"
 BODY = b'{"stream": true}'
-# What a callable `resume` builds.
-RESUMED = Request("GET", "https://a.example/rest")
+# The request that a callable `resume` builds.
+RESUME_REQUEST = Request("GET", "https://a.example/rest")
 
 
 class Driver:
-    """What `_client` does with the machine, on a clock that is a number.
+    """Reports outcomes to the state machine as `_client.base` does, on a clock that is a number.
 
-    Whatever ends an attempt or a stream answers with the verdict: the seconds until it is asked
-    again, the error to raise, or the reason why it is all over.
+    Methods that end an attempt or a stream return the verdict: the seconds until the next attempt,
+    the error to raise, or the `EndReason`.
     """
 
     def __init__(
@@ -45,42 +45,43 @@ class Driver:
         url: str = URL,
         fields: Any = (),
         last_event_id: str = "",
-        resumed: Request = RESUMED,
-        chance: float | Callable[[], float] = 0.0,
+        resume_request: Request = RESUME_REQUEST,
+        rng: float | Callable[[], float] = 0.0,
         **options: Any,
     ) -> None:
         body = None if method in ("GET", "HEAD") else BODY
         self.machine = Reconnection(
             policy,
             Request(method, url, (), body),
-            chance=chance if callable(chance) else lambda: chance,
+            rng=rng if callable(rng) else lambda: rng,
             **options,
         )
         self.machine.last_event_id = last_event_id
         self.now = 0.0
         self.fields = fields
-        self.resumed = resumed
-        # What the last attempt or stream failed with.
+        self.resume_request = resume_request
+        # The error of the last attempt or stream.
         self.error: Exception | None = None
         self.had_event = False
 
     def begin(self) -> Request:
-        """Wait for as long as the machine wants, and ask."""
-        self.now = max(self.now, self.machine.due)
-        if self.machine.resuming == "call":
-            return self.machine.begin(self.now, self.resumed.fields, self.resumed)
+        """Advance the clock to the next attempt, and begin it."""
+        self.now = max(self.now, self.machine.next_attempt_at)
+        if self.machine.resume_mode == "call":
+            return self.machine.begin(self.now, self.resume_request.fields, self.resume_request)
         return self.machine.begin(self.now, self.fields)
 
     def answer(self, status: int, **headers: str) -> Any:
-        """The next request, if it is a redirect that is followed; None, if it is a stream; or the
-        verdict.
+        """Report a response.
+
+        Returns:
+            The next request if a redirect is followed, None if it is a stream, else the verdict.
         """
         fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         response = Response(status, fields, "", None)
         hop, objection = self.machine.follow(response)
         if hop is not None:
             return hop
-        objection = f"Expected {objection}" if objection else ""
         try:
             reason = check_response(Source(iter(()), response=response), objection)
         except ResponseError as error:
@@ -92,26 +93,28 @@ class Driver:
         return None
 
     def open(self) -> Driver:
-        """Ask, and get a stream."""
+        """Begin an attempt that leads to a stream."""
         self.begin()
         assert self.answer(200, content_type="text/event-stream") is None
         return self
 
     def event(self, last_event_id: str | None = None) -> Driver:
+        """Report an event, which changes the last event ID unless that is None."""
         self.had_event = True
         if last_event_id is not None:
             self.machine.last_event_id = last_event_id
         return self
 
     def fail(
-        self, error: Exception, retry_after: float | None = None, *, raised: bool = False
+        self, error: Exception, retry_after: float | None = None, *, from_callback: bool = False
     ) -> Any:
-        """`raised`: by a callback."""
+        """Report a failure; `from_callback`: a callback raised it."""
         self.error = error
-        return self._failed(error, retry_after, raised)
+        return self._failed(error, retry_after, from_callback)
 
     def end(self, *, pending: bool = False, until: bool = False) -> Any:
-        incomplete = self.machine.incomplete(pending, until)
+        """Report the end of the stream: within an event, or before it met `until`."""
+        incomplete = self.machine.check_complete(pending, until)
         if incomplete is not None:
             return self._failed(incomplete)
         self._drop()
@@ -119,20 +122,23 @@ class Driver:
         return self._wait() if reason is None else reason
 
     def reconnect(self, delay: float = 0.0) -> float:
-        """`reconnect()`, or a number from `on_error`."""
+        """Report a call of `reconnect()`, or a number from `on_error`."""
         self._drop()
-        self.machine.asked(self.now, delay)
+        self.machine.reconnect_requested(self.now, delay)
         return self._wait()
 
     def interrupt(self) -> Exception | None:
+        """Report a cancelled wait; return the error to raise when the program reads on."""
         self._drop()
         return self.machine.interrupted(self.now)
 
     def _failed(
-        self, error: Exception, retry_after: float | None = None, raised: bool = False
+        self, error: Exception, retry_after: float | None = None, from_callback: bool = False
     ) -> Any:
         self._drop()
-        error_to_raise = self.machine.failed(self.now, error, retry_after, raised=raised)
+        error_to_raise = self.machine.failed(
+            self.now, error, retry_after, from_callback=from_callback
+        )
         return self._wait() if error_to_raise is None else error_to_raise
 
     def _drop(self) -> None:
@@ -141,7 +147,7 @@ class Driver:
         self.had_event = False
 
     def _wait(self) -> float:
-        return self.machine.due - self.now
+        return self.machine.next_attempt_at - self.now
 
 
 def unknown_host() -> TransportError:
@@ -162,13 +168,13 @@ def slow_connect() -> TransportError:
 
 def untrusted() -> TransportError:
     error = TransportError("certificate", phase="connect", sent=False)
-    # As libraries wrap it.
+    # Libraries wrap it in their own exception.
     error.__cause__ = OSError("wrapped", ssl.SSLCertVerificationError("self-signed"))
     return error
 
 
 def reset_in_head() -> TransportError:
-    """The server may have acted on the request."""
+    """The connection was reset after the request was sent: the server may have acted on it."""
     error = TransportError("reset", phase="head", sent=True)
     error.__cause__ = ConnectionResetError()
     return error
@@ -191,7 +197,7 @@ def bad_status(status: int, retry_after: float | None = None) -> ResponseError:
 
 
 def failing(driver: Driver, times: int) -> Any:
-    """So many attempts in vain; the last verdict."""
+    """Let a number of attempts fail; return the last verdict."""
     for _ in range(times):
         driver.begin()
         last = driver.fail(refused())
@@ -199,7 +205,7 @@ def failing(driver: Driver, times: int) -> Any:
 
 
 def sent_id(request: Request) -> bytes | None:
-    """The Last-Event-ID."""
+    """Return the Last-Event-ID of a request."""
     values = [value for name, value in request.fields if name.lower() == "last-event-id"]
     assert len(values) <= 1
     return values[0] if values else None
@@ -211,7 +217,7 @@ def sent_id(request: Request) -> bytes | None:
 POLICIES = [ReconnectPolicy(), ReconnectPolicy.whatwg(), ReconnectPolicy.never()]
 
 GET, POST, RESEND = "GET", "POST", "POST resend"
-# Those with `resume`; and without an id.
+# With `resume`, with and without a last event ID.
 BY_GET, BY_GET_NO_ID = "POST by get", "POST by get, no id"
 BY_CALL, BY_CALL_NO_ID = "POST by call", "POST by call, no id"
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -235,15 +241,15 @@ OUTCOMES: dict[str, Callable[[Driver], Any]] = {
     "reset in head": lambda driver: driver.fail(reset_in_head()),
     "slow head": lambda driver: driver.fail(slow_head()),
     "untrusted": lambda driver: driver.fail(untrusted()),
-    "bad value": lambda driver: driver.fail(ValueError("Expected a URL")),
+    "bad value": lambda driver: driver.fail(ValueError("invalid")),
     "other error": lambda driver: driver.fail(KeyError()),
     "fatal": lambda driver: driver.fail(FatalError()),
     "retriable": lambda driver: driver.fail(RetriableError()),
-    # Whatever it is, it is none of the connection's.
-    "raised transport": lambda driver: driver.fail(refused(), raised=True),
-    "raised status": lambda driver: driver.fail(bad_status(503), raised=True),
-    "raised incomplete": lambda driver: driver.fail(StreamIncomplete(), raised=True),
-    "raised retriable": lambda driver: driver.fail(RetriableError(), raised=True),
+    # From a callback, even a connection error says nothing about the connection.
+    "raised transport": lambda driver: driver.fail(refused(), from_callback=True),
+    "raised status": lambda driver: driver.fail(bad_status(503), from_callback=True),
+    "raised incomplete": lambda driver: driver.fail(StreamIncomplete(), from_callback=True),
+    "raised retriable": lambda driver: driver.fail(RetriableError(), from_callback=True),
     "too large": lambda driver: driver.fail(EventTooLarge(11, 10)),
     "clean end": lambda driver: driver.end(),
     "pending end": lambda driver: driver.end(pending=True),
@@ -257,7 +263,8 @@ OUTCOMES: dict[str, Callable[[Driver], Any]] = {
 
 
 def most_in_a_second(times: list[float]) -> int:
-    # But for what sums of floats are off.
+    """Return how many of the times lie within the same second."""
+    # Tolerate the rounding errors of sums of floats.
     return max(sum(start <= time < start + 1 - 1e-6 for time in times) for start in times)
 
 

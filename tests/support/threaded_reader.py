@@ -1,11 +1,17 @@
-"""A source that another thread reads, and what the tests of its end have in common."""
+"""A source that another thread reads, and waiting for what other threads and tasks do."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import anyio
@@ -14,45 +20,94 @@ from typing_extensions import Self
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy
 from tests.support.clients import LIMIT
-from tests.support.eventsources import ASYNC_SOURCES, SOURCES, Way
+from tests.support.eventsources import (
+    ADAPTERS,
+    ASYNC_SOURCES,
+    OURS,
+    SOURCES,
+    Way,
+    matrix_marks,
+)
 from tests.support.scripted_server import Play, Stage, stream
 
-# A wait that nothing but close() or reconnect() can cut short.
-SLOW = ReconnectPolicy(initial_delay=30.0, jitter=0.0)
-FAST = ReconnectPolicy(initial_delay=0.0, min_delay=0.01)
-AT_ONCE = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
-# Seconds after which a reader is in its next wait, at least very probably.
-SETTLED = 0.03
-# Seconds: 100 ms are promised, of which a busy machine knows nothing.
-SOON = 1.0
-BLOCKING = [way for way in SOURCES.values() if not way.is_async]
-AWAITING = list(ASYNC_SOURCES.values())
-ASYNCIO = [way for way in AWAITING if way.backend == "asyncio"]
-CLIENTS = [way for way in SOURCES.values() if way.has_client]
+# -- Policies --------------------------------------------------------------------------------------
+
+NO_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
+SHORT_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.01)
+# A wait that only close() or reconnect() can cut short.
+LONG_DELAY = ReconnectPolicy(initial_delay=30.0, jitter=0.0)
+# close() is to take effect within 100 ms; a busy machine may need more seconds.
+PROMPT_SECONDS = 1.0
+
+# -- Ways ------------------------------------------------------------------------------------------
+
+SYNC_WAYS = [way for way in SOURCES.values() if not way.is_async]
+ASYNC_WAYS = list(ASYNC_SOURCES.values())
+ASYNCIO_WAYS = [way for way in ASYNC_WAYS if way.backend == "asyncio"]
+CLIENT_WAYS = [way for way in SOURCES.values() if way.has_client]
 # httpx and httpx2 leave inner generators to the garbage collector, of which trio warns.
 OF_TRIO = pytest.mark.filterwarnings(
     "ignore:.*async_generator object:pytest.PytestUnraisableExceptionWarning"
 )
 
 
-def marked(ways: list[Way]) -> list[Any]:
-    return [
-        pytest.param(way, id=str(way), marks=[OF_TRIO] if way.backend == "trio" else [])
-        for way in ways
-    ]
+def marks_of(way: Way, default: Sequence[Way]) -> list[pytest.MarkDecorator]:
+    """Return the marks of a case of `way`, as `matrix_marks` has them, and `OF_TRIO` under trio."""
+    return [*matrix_marks(way, default), *([OF_TRIO] if way.backend == "trio" else [])]
 
 
-EVERY = pytest.mark.parametrize("way", marked(list(SOURCES.values())))
+def each_way(ways: Sequence[Way], default: Sequence[Way] = OURS) -> pytest.MarkDecorator:
+    """Parametrize `way` with `ways`; those that are not in `default` are marked `matrix`."""
+    params = [pytest.param(way, id=str(way), marks=marks_of(way, default)) for way in ways]
+    return pytest.mark.parametrize("way", params)
 
 
-def quiet(*events: bytes) -> Play:
-    """Events, and then nothing until the client has left."""
+# These filter `OF_TRIO`, too, unlike those of `eventsources`.
+# For our policy: by default over our own transport.
+EVERY_WAY = each_way(list(SOURCES.values()))
+# For what an adapter does: by default over each adapter.
+EVERY_ADAPTER = each_way(list(SOURCES.values()), ADAPTERS)
+
+# For checks that spend their time waiting: the ways of one selection run together in one test.
+OURS_OR_OTHERS = pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(OURS, id="ours"),
+        pytest.param(
+            [way for way in SOURCES.values() if way not in OURS],
+            id="others",
+            marks=pytest.mark.matrix,
+        ),
+    ],
+)
+
+
+def check_together(check: Callable[[Way], None], ways: Sequence[Way], at_once: int) -> None:
+    """Run `check` for each way, `at_once` at the same time, and raise if any of them failed."""
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = {way: pool.submit(check, way) for way in ways}
+    errors = {str(way): future.exception() for way, future in futures.items()}
+    failed = {name: error for name, error in errors.items() if error is not None}
+    for error in failed.values():
+        raise AssertionError(f"failed: {', '.join(failed)}") from error
+
+
+# -- Answers of the server -------------------------------------------------------------------------
+
+# Nothing is sent, not even a head.
+SILENCE = Play(framing="none", end="hang")
+STREAM_B = stream(b"id: 2\ndata: b\n\n")
+
+
+def quiet_stream(*events: bytes) -> Play:
+    """Return a stream of those events that then stays open and silent until the client leaves."""
     return stream(*events, end="hang")
 
 
-# Nothing at all, not even a head.
-MUTE = Play(framing="none", end="hang")
-B = stream(b"id: 2\ndata: b\n\n")
+# -- Waiting for threads and tasks -----------------------------------------------------------------
+
+# Seconds for which a thread or task has to stay where it is to count as blocked.
+_STILL_SECONDS = 0.002
 
 
 def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
@@ -62,7 +117,66 @@ def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
         time.sleep(0.001)
 
 
-class Reading:
+def wait_until_blocked(*threads: threading.Thread) -> None:
+    """Wait until the threads are blocked in a call that waits; by default all other threads.
+
+    A thread is blocked if the kernel says that it sleeps, and its innermost frame is where it was a
+    moment before, during which this thread left the GIL to it.
+    """
+    deadline = time.monotonic() + LIMIT
+    before = _positions(threads)
+    while True:
+        time.sleep(_STILL_SECONDS)
+        now = _positions(threads)
+        if None not in now.values() and now == before:
+            return
+        assert time.monotonic() < deadline, f"not blocked: {now}"
+        before = now
+
+
+def _positions(threads: Sequence[threading.Thread]) -> dict[int, tuple[CodeType, int] | None]:
+    """Return code and instruction of each thread by its id; None: the thread is running."""
+    frames = sys._current_frames()
+    positions: dict[int, tuple[CodeType, int] | None] = {}
+    for thread in threads or threading.enumerate():
+        frame = frames.get(thread.ident or 0)
+        if frame is None or thread is threading.current_thread():
+            continue
+        state = "S"
+        # Without /proc, the frame alone has to do.
+        with suppress(OSError):
+            stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+            state = stat.rpartition(") ")[2][0]
+        positions[thread.ident or 0] = (frame.f_code, frame.f_lasti) if state == "S" else None
+    return positions
+
+
+async def wait_until_others_blocked(condition: Callable[[], object] = lambda: True) -> None:
+    """Wait until the condition holds and every other task of this event loop is blocked."""
+    while not condition():
+        await anyio.sleep(0.001)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        import trio.testing
+
+        await trio.testing.wait_all_tasks_blocked(_STILL_SECONDS)
+        return
+    before = None
+    while True:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        # As anyio has it: the standard library does not tell what a task waits for.
+        now = [(task, getattr(task, "_fut_waiter", None)) for task in sorted(tasks, key=id)]
+        if now == before and all(waiter and not waiter.done() for _, waiter in now):
+            return
+        before = now
+        await anyio.sleep(_STILL_SECONDS)
+
+
+# -- The reader ------------------------------------------------------------------------------------
+
+
+class ThreadedReader:
     """A source that another thread opens and iterates over."""
 
     def __init__(
@@ -90,8 +204,7 @@ class Reading:
     def __exit__(self, *exception: object) -> None:
         if self.source is not None:
             self.source.close()
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
+        self.join()
 
     def _work(self, read: Callable[[], Any]) -> None:
         try:
@@ -109,14 +222,18 @@ class Reading:
         finally:
             self.ended = time.monotonic()
 
+    def wait_until_blocked(self, condition: Callable[[], object] = lambda: True) -> None:
+        """Wait until the condition holds and the thread is in its next wait."""
+        wait_until(condition)
+        wait_until_blocked(self._thread)
+
     def close(self) -> float:
-        """Seconds from the call to the end of the loop."""
+        """Close the source; return the seconds from the call to the end of the loop."""
         before = time.monotonic()
         self.source.close()
-        # At once, whatever the reader does.
-        assert time.monotonic() - before < SOON
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
+        # close() itself never waits for the reader.
+        assert time.monotonic() - before < PROMPT_SECONDS
+        self.join()
         assert self.ended is not None
         return self.ended - before
 
@@ -125,24 +242,14 @@ class Reading:
         assert not self._thread.is_alive()
 
 
-def assert_quietly_over(reading: Reading, stage: Stage, requests: int) -> None:
-    assert reading.error is None
-    assert reading.end_reason is EndReason.CLOSED
-    assert reading.source.ready_state is ReadyState.CLOSED
-    time.sleep(SETTLED)
+def assert_closed_quietly(reader: ThreadedReader, stage: Stage, requests: int) -> None:
+    """Assert that close() was no error, and that there were `requests` requests and no more."""
+    assert reader.error is None
+    assert reader.end_reason is EndReason.CLOSED
+    assert reader.source.ready_state is ReadyState.CLOSED
+    # The server has seen every request, and a thread that waits for a response sends no other.
+    wait_until_blocked()
     assert len(stage.requests) == requests
-
-
-# -- Cancelled waits -------------------------------------------------------------------------------
-
-
-# Each is cancelled once a condition holds, and a little later.
-
-
-async def settled(condition: Callable[[], object]) -> None:
-    while not condition():
-        await anyio.sleep(0.001)
-    await anyio.sleep(SETTLED)
 
 
 # -- Connections that are used again ---------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""The keywords of `EventSource` and the checks of their values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic
+
+if TYPE_CHECKING:
+    import os
+    import ssl
+    from collections.abc import Awaitable, Iterable
+    from typing import TypeAlias
+
+    from typing_extensions import TypedDict, TypeVar
+
+    from sse_fast._client.policy import ReconnectPolicy
+    from sse_fast._core.parser import Event
+    from sse_fast._request import Data, HeaderFields
+    from sse_fast._source import Response
+
+    T = TypeVar("T", default=str)
+
+    HeadersArg: TypeAlias = (
+        HeaderFields | Mapping[str, str | None] | Iterable[tuple[str, str | bytes | None]]
+    )
+
+    class ClientOptions(TypedDict, Generic[T], total=False):
+        """The keywords of `EventSource`, except `decode`."""
+
+        method: str
+        headers: HeadersArg | Callable[[], HeadersArg | Awaitable[HeadersArg]] | None
+        json: Any
+        data: Data | None
+        client: Any
+        uds: str | os.PathLike[str] | None
+        ssl_context: ssl.SSLContext | None
+        last_event_id: str
+        policy: ReconnectPolicy
+        until: str | Callable[[Event[T]], object] | None
+        resume: str | Callable[[str], Any] | None
+        resend: bool
+        on_open: Callable[[Response], object] | None
+        on_error: Callable[[Exception], Any] | None
+        on_comment: Callable[[str], object] | None
+        on_chunk: Callable[[bytes], object] | None
+        connect_timeout: float | None
+        idle_timeout: float | None
+        event_timeout: float | None
+        max_event_size: int
+
+
+__all__ = ["MAX_SECONDS", "check_seconds", "check_timeouts", "refuse_async"]
+
+MAX_SECONDS = 1e9
+"""The longest wait, some thirty years, which every clock can count."""
+
+
+def check_timeouts(**timeouts: float | None) -> None:
+    """Raise ValueError if one of the named timeouts is neither None nor a number of seconds."""
+    for name, value in timeouts.items():
+        if value is not None and not 0 < value < MAX_SECONDS:
+            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value}")
+
+
+def check_seconds(value: Any, what: str) -> float:
+    """Return the value, or raise if it is not a number of seconds; `what` names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"Expected {what} to be a number of seconds or None, got {type(value).__name__}"
+        )
+    if not 0 <= value < MAX_SECONDS:
+        raise ValueError(f"Expected {what} to be from 0 to 1e9 seconds, got {value!r}")
+    return value
+
+
+def refuse_async(**callbacks: Any) -> None:
+    """Raise TypeError if one of the named callbacks is an async function."""
+    for name, callback in callbacks.items():
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError(
+                f"{name} cannot be an async function here: AsyncEventSource awaits callbacks, "
+                "except on_comment and on_chunk"
+            )
