@@ -83,8 +83,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
-        on_error: called with each failure. A number of seconds that it returns reconnects after
-            them; None leaves the decision to the policy; an exception ends the source.
+        on_error: called with each failure. If it returns a number, the source reconnects after that
+            many seconds; None leaves the decision to the policy; an exception ends the source.
         on_comment: as in `Parser`.
         on_chunk: as in `iter_events`.
         connect_timeout: seconds to connect; None: no limit.
@@ -114,8 +114,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     _is_async = True
     _stream: AsyncEventStream[T] | None
     # Run a function in the event loop, from any thread; start a coroutine function, within it.
-    _in_loop: Callable[[Callable[[], object]], object] | None = None
-    _start: Callable[[Callable[[], Awaitable[None]]], object]
+    _call_in_loop: Callable[[Callable[[], object]], object] | None = None
+    _start_in_loop: Callable[[Callable[[], Awaitable[None]]], object]
     # The cancel scope of the wait for a response, and the event that ends the wait for an attempt.
     _scope: Any = None
     _alarm: Any = None
@@ -244,15 +244,15 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _begin_reading(self) -> None:
         super()._begin_reading()
-        self._in_loop, self._start = _event_loop()
+        self._call_in_loop, self._start_in_loop = _get_loop_functions()
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
-        if self._in_loop is not None:
+        if self._call_in_loop is not None:
             # The loop may have been closed already.
             with suppress(RuntimeError):
-                self._in_loop(partial(self._wake, stream))
+                self._call_in_loop(partial(self._wake, stream))
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
@@ -263,7 +263,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         if stream is not None:
             # The loop may be about to end, which ends the stream as well.
             with suppress(RuntimeError):
-                self._start(stream.aclose)
+                self._start_in_loop(stream.aclose)
 
     async def _send(self, request: Request) -> Source:
         import anyio
@@ -281,11 +281,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             phase="head",
         )
 
-    async def _check(self, source: Source, objection: str) -> EndReason | None:
+    async def _check(self, source: Source, rejection: str) -> EndReason | None:
         import anyio
 
         with anyio.CancelScope() as self._scope:
-            return await acheck_response(source, objection)
+            return await acheck_response(source, rejection)
         raise SourceExhausted
 
     async def _close_source(self, source: Source) -> None:
@@ -350,7 +350,7 @@ async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
         await close()
 
 
-def _event_loop() -> tuple[Any, Any]:
+def _get_loop_functions() -> tuple[Any, Any]:
     """Return two functions for the running event loop.
 
     The first one runs a function in the loop, from any thread. The second one starts a coroutine

@@ -251,7 +251,7 @@ class ClientBase(Generic[T]):
         """Send the request, without following redirects, and return the source of the response."""
         raise NotImplementedError
 
-    async def _check(self, source: Source, objection: str) -> EndReason | None:
+    async def _check(self, source: Source, rejection: str) -> EndReason | None:
         """Check the response, as `check_response` does."""
         raise NotImplementedError
 
@@ -381,12 +381,12 @@ class ClientBase(Generic[T]):
                 source = await self._send_wrapped(request)
                 assert source.response is not None
                 log.debug("%r", source.response)
-                hop, objection = machine.follow(source.response)
+                hop, rejection = machine.follow(source.response)
                 if hop is None:
                     break
                 await self._close_source(source)
                 source, request = None, hop
-            await self._inspect_response(source, objection)
+            await self._inspect_response(source, rejection)
         except GeneratorExit:
             # The coroutine is being closed, so nothing can be awaited.
             raise
@@ -414,12 +414,12 @@ class ClientBase(Generic[T]):
                 f"The client could not send the request: {type(error).__name__} (see __cause__)"
             ) from error
 
-    async def _inspect_response(self, source: Source, objection: str) -> None:
+    async def _inspect_response(self, source: Source, rejection: str) -> None:
         """Open the stream of the final response, or raise the reason against it."""
         response = self.response = cast("Response", source.response)
         reason = refused = None
         try:
-            reason = await self._check(source, objection or rejection_reason(response))
+            reason = await self._check(source, rejection or rejection_reason(response))
         except ResponseError as error:
             refused = error
             self._retry_after = error.retry_after

@@ -76,16 +76,16 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
-        on_error: called with each failure. A number of seconds that it returns reconnects after
-            them; None leaves the decision to the policy; an exception ends the source.
+        on_error: called with each failure. If it returns a number, the source reconnects after that
+            many seconds; None leaves the decision to the policy; an exception ends the source.
         on_comment: as in `Parser`.
         on_chunk: as in `iter_events`.
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is
             given up; None: no limit.
         event_timeout: seconds without an event, while one (or the response) is waited for, after
-            which the connection is given up: when the next bytes arrive, or after as
-            long without any; None: no limit.
+            which the connection is given up; None: no limit. A blocking read notices it when the
+            next bytes arrive, or when none have arrived for as long.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -299,8 +299,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         )
         return source._replace(chunks=iter(cast("Iterable[bytes]", source.chunks)))
 
-    async def _check(self, source: Source, objection: str) -> EndReason | None:
-        if not objection:
+    async def _check(self, source: Source, rejection: str) -> EndReason | None:
+        if not rejection:
             return check_response(source)
 
         def discard(reason: EndReason | None) -> None:
@@ -310,7 +310,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                     source.wake()
 
         # Reading the body of a refused response may take two seconds.
-        return self._run_in_thread(lambda: check_response(source, objection), discard)
+        return self._run_in_thread(lambda: check_response(source, rejection), discard)
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:

@@ -79,11 +79,11 @@ class Driver:
         """
         fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         response = Response(status, fields, "", None)
-        hop, objection = self.machine.follow(response)
+        hop, rejection = self.machine.follow(response)
         if hop is not None:
             return hop
         try:
-            reason = check_response(Source(iter(()), response=response), objection)
+            reason = check_response(Source(iter(()), response=response), rejection)
         except ResponseError as error:
             return self.fail(error)
         if reason is not None:
