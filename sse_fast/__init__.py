@@ -28,7 +28,7 @@ Errors, all derived from `SSEError`::
     EventTooLarge     an event is larger than max_event_size
     DecodeError       decode= raised; next(stream) continues after that event
 
-Read on: `help(sse_fast.iter_events)`, `help(sse_fast.EventSource)`, and the project's README and docs/.
+Read on: `help(sse_fast.iter_events)`, `help(sse_fast.EventSource)`, the project's README and docs/.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def test_users_pages_speak_of_no_measurement() -> None:
 
 @dataclass
 class Case:
-    """What a block prints, as a regular expression, and what it finds: answers or plays, files."""
+    """A run of a block: the server and files it finds, and its output as a regular expression."""
 
     printed: str
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -510,7 +510,7 @@ def rows_of_three(text: str) -> dict[str, str]:
     ],
 )
 def test_api_has_every_argument_and_default(title: str) -> None:
-    # In columns, the older name of `oversize`.
+    # In columns, the former name of `oversize`.
     aliases = {"on_error"} if "columns" in title else set()
     wanted: dict[str, Any] = {}
     for name in title.split(", "):
@@ -520,7 +520,10 @@ def test_api_has_every_argument_and_default(title: str) -> None:
     rows = rows_of_three(section(title))
     assert set(rows) == set(wanted)
     for name, default in wanted.items():
-        if isinstance(default, (str, bool, float)) or default is None:
+        if name == "oversize":
+            # None in the signature, which tells it from the former name.
+            assert rows[name] == '`"raise"`'
+        elif isinstance(default, (str, bool, float)) or default is None:
             assert rows[name].strip("`").replace('"', "'") == repr(default), name
 
 
@@ -577,7 +580,7 @@ def test_parser_table_is_drawn_in_the_picture() -> None:
             ratios = tables[1].get(label)
             ratio = "" if ratios is None or label.startswith("sse_fast ") else ratios[column]
             assert (tables[0][label][column], ratio) in drawn
-    # Of the versions that are installed with the extra, and as npm is told to.
+    # The versions are those that the extra installs, and that npm is told to install.
     pinned = [rival.requirement for rival in RIVALS.values() if rival.requirement]
     for requirement in pinned:
         assert requirement.partition(";")[0].replace("==", " ") in tables[0]
@@ -671,7 +674,7 @@ def test_help_opens_with_calls_and_errors() -> None:
     calls, _, rest = DOC.partition("\nErrors")
     for name in ("iter_events", "open_stream", "EventSource", "read_columns", "until="):
         assert name in calls
-    # What a program catches, but for the two that callbacks raise.
+    # Programs catch all but the two that callbacks raise.
     errors = {
         name
         for name in sse_fast.__all__
