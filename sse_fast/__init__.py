@@ -1,11 +1,34 @@
-"""Server-Sent Events: an incremental parser of event streams, and what surrounds it.
+"""Server-Sent Events: a parser and a client that follow the HTML standard, at native speed.
 
-Bytes in any pieces go in, exactly the events that the HTML standard defines come out, whichever
-HTTP library carried the bytes.
+The calls that most programs need::
 
-The one-minute map: bytes enter at `Parser.feed`; lines are found in `_split_lines`
-(`_core/lines.pxd`, with the scan in `_core/scan.h`); fields are read in `_process_field`; events
-leave at `_dispatch` (`_core/parser_c.pyx`). `_core/parser_py.py` is the same in plain Python.
+    # The events of a response of requests, httpx, urllib3 or http.client. Async: aiter_events.
+    for event in sse_fast.iter_events(response): print(event.event, event.data)
+
+    # A chat completion: "[DONE]" ends it; stream.end_reason is UNTIL if it came.
+    stream = sse_fast.iter_events(response, until="[DONE]")
+
+    # A URL, read once over the package's own transport. Async: aopen_stream.
+    for event in sse_fast.open_stream(url): print(event.json())
+
+    # A URL, followed over as many connections as it takes. Async: AsyncEventSource.
+    for event in sse_fast.EventSource(url): print(event.id, event.data)
+
+    # A recorded stream, as a table.
+    table = pyarrow.table(sse_fast.read_columns("capture.sse"))
+
+Without I/O: `Parser().feed(chunk)` returns the events that a chunk completes.
+
+Errors, all derived from `SSEError`::
+
+    ResponseError     the response is not an event stream: .response.status, .response.body
+    TransportError    the connection or the HTTP library failed: __cause__ has its exception
+    StreamTimeout     nothing came for too long (a TransportError)
+    StreamIncomplete  the stream broke off, and repeating the request needs your consent
+    EventTooLarge     an event is larger than max_event_size
+    DecodeError       decode= raised; next(stream) continues after that event
+
+Read on: `help(sse_fast.iter_events)`, `help(sse_fast.EventSource)`, the project's README and docs/.
 """
 
 from __future__ import annotations

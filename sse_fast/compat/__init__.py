@@ -4,7 +4,8 @@
 - The modules `openai` and `anthropic` define an `SSEDecoder` for the SDK of that name.
 - `install()` makes installed libraries parse with sse_fast, and `uninstall()` reverts it.
 
-Each library's deviations from the standard are preserved, unless they lose data: docs/compat.md.
+Each library's deviations from the standard are preserved, unless they lose data:
+docs/guides/other-parsers.md lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LIBRARIES", "Installation", "UnknownLayout", "install", "uninstall"]
 
 # This stream has every preserved deviation of the originals and every line end, but none of the
-# deviations that docs/compat.md lists as not kept.
+# deviations that docs/guides/other-parsers.md lists as not kept.
 _PROBE = (
     b": comment\nretry: +5\nid: 7\n\n\nevent: a\n\ndata: x\ndata: y\nunknown: z\n\nevent: b\r\n"
     b"retry: 0x\r\ndata\r\n\r\nid\n\n\nevent: c\rdata: \xc3\xa9\xe2\x80\xa8\r\rdata: the end\n"

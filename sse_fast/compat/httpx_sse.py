@@ -1,6 +1,6 @@
 """Drop-in for httpx-sse 0.4: `import sse_fast.compat.httpx_sse as httpx_sse`.
 
-docs/compat.md lists the differences from the original.
+docs/guides/other-parsers.md lists the differences from the original.
 """
 
 from __future__ import annotations

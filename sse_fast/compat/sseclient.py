@@ -1,6 +1,6 @@
 """Drop-in for sseclient-py 1.9: `import sse_fast.compat.sseclient as sseclient`.
 
-docs/compat.md lists the differences from the original.
+docs/guides/other-parsers.md lists the differences from the original.
 """
 
 from __future__ import annotations

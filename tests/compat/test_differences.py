@@ -1,4 +1,4 @@
-"""The rows of "What is not kept" in docs/compat.md: how sse_fast differs from each original.
+"""How sse_fast differs from each original: "What is not kept" in docs/guides/other-parsers.md.
 
 Each row has a test that runs the original too, so a row that is no longer true fails. The tests in
 test_same_events.py show that there are no other differences.
@@ -36,7 +36,7 @@ from tests.support.libraries import (
 from tests.support.reference import cut
 from tests.support.server import Answer, Server
 
-PAGE = (ROOT / "docs" / "compat.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "other-parsers.md").read_text(encoding="utf-8")
 BOM = b"\xef\xbb\xbf"
 # Originals that split the stream into blocks before they split it into lines.
 BLOCKWISE = {"anthropic", "compat.sseclient"}
@@ -464,7 +464,7 @@ def test_page_code_runs() -> None:
     names: dict[str, Any] = {}
     for code in CODE:
         try:
-            exec(compile(code, "compat.md", "exec"), names)
+            exec(compile(code, "other-parsers.md", "exec"), names)
         except ImportError:
             # httpx2 needs Python 3.11.
             assert find_spec("httpx2") is None

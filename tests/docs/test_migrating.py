@@ -1,4 +1,4 @@
-"""docs/migrating.md is complete, and every program of it runs, before and after the migration."""
+"""docs/guides/migrating.md is complete, and each program of it runs before and after migrating."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lists of docs/migrating.md: how sse_fast behaves where other clients may not."""
+"""The lists of docs/guides/migrating.md: how sse_fast behaves where other clients may not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of the tables of docs/migrating.md runs, before and after the migration."""
+"""Every row of the tables of docs/guides/migrating.md runs, before and after the migration."""
 
 from __future__ import annotations
 

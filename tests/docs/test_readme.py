@@ -1,220 +1,347 @@
-"""Every line of code in the README runs, against a server that stands in for example.com."""
+"""The README: its length, its first commands, its programs, and each row of its tables."""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import io
 import re
-import shlex
 import socket
-import subprocess
 import sys
 import textwrap
 import urllib.request
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 import aiohttp
-import anthropic
 import anyio
 import anyio.abc
-import duckdb
 import httpx
-import openai
-import pandas
-import polars
-import pyarrow.parquet
 import pytest
 import requests
 import urllib3
 
 import sse_fast
-from sse_fast._bench.javascript import JAVASCRIPT
-from sse_fast._bench.rivals import RIVALS
-from sse_fast._cli.bench import DOMINATES
 from sse_fast.adapters import _registry
-from sse_fast.compat import LIBRARIES
 from tests.support import ROOT
-from tests.support.scripted_server import Play, serve_stage
+from tests.support.pages import blocks, read, shell_lines
 from tests.support.server import Answer, Server
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-SHELL = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
-ROWS = re.findall(r"^\| (.+) \| `((?:for|async for|sse_fast).+)` \|$", README, re.MULTILINE)
-TIMEOUTS = re.findall(r"`(timeout=.+?)`", README)
+README = read("README.md")
+FIRST, CHAT, RESUMING, CAPTURE = blocks("README.md", "python")
+RESPONSES = read("docs/guides/responses.md")
+ROW = re.compile(r"^\| (.+?) \| `((?:for|async for|sse_fast).+?)` \|(?: (.+?) \| (.+?) \|)?$", re.M)
+ROWS = {match[1]: match[2] for page in (README, RESPONSES) for match in ROW.finditer(page)}
+TIMEOUTS = {match[1]: match[4] for match in ROW.finditer(README)}
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
-COMPLETION = (
-    b'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\n'
-    b'data: {"choices": [{"delta": {"content": "lo"}}]}\n\ndata: [DONE]\n\n'
-)
 
 
 @pytest.fixture
 def example(server: Server) -> Server:
     server.answers["/events"] = Answer([STREAM[:9], STREAM[9:]])
-    server.answers["/v1/chat/completions"] = Answer([COMPLETION])
     return server
 
 
-def test_the_readme_was_read() -> None:
-    assert {language for language, _ in BLOCKS} == {"python", "sh", "text"}
-    assert (len(PYTHON), len(SHELL), len(ROWS)) == (10, 12, 19)
+# -- The page --------------------------------------------------------------------------------------
 
 
-def run_block(index: int, server: Any, **names: Any) -> dict[str, Any]:
-    origin = re.match(r"http://[^/]+", server.url)
-    assert origin is not None
-    code = PYTHON[index].replace("https://example.com", origin[0])
-    exec(compile(code, "README.md", "exec"), names)
-    return names
+def test_readme_length_is_bounded() -> None:
+    assert len(README.splitlines()) <= 200
 
 
-def test_the_first_example(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(PYTHON[0].split("\n\n")[0].splitlines()) + 3 <= 6
-    run_block(0, example)
+def test_readme_blocks_are_of_known_languages() -> None:
+    assert {block.language for block in blocks("README.md")} == {"python", "sh", "console"}
+
+
+def test_readme_first_shell_lines_are_what_ci_runs() -> None:
+    """`.ci/run` reads them from here and runs them unchanged."""
+    _, _, section = README.partition("### From a checkout\n")
+    assert re.search(r"^```(\w+)", section, re.MULTILINE)[1] == "sh"  # type: ignore[index]
+    demo, tests = shell_lines("README.md")
+    for command in (demo, tests):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    assert demo.endswith("sse-fast demo")
+    assert tests.endswith("pytest -n 4 --dist worksteal")
+    assert "README.md | head -n 2" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_extras_are_those_of_the_package() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    (table,) = re.findall(r"^\| Extra \|.*?\n\n", README, re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    development = {"lint", "test", "test-core", "dev"}
+    assert named == set(project["optional-dependencies"]) - development
+    assert "dependencies" not in project
+
+
+# -- The programs ----------------------------------------------------------------------------------
+
+
+def test_first_program_prints_events(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    FIRST.run(example.url)
     assert capsys.readouterr().out == "tick 1\nmessage 2\n"
 
 
-def test_the_modules_to_import_instead(example: Server) -> None:
-    names = run_block(1, example)
-    with requests.get(example.url + "/events", stream=True) as response:
-        client = names["sseclient"].SSEClient(response)
-        assert [event.data for event in client.events()] == ["1", "2"]
-    with (
-        httpx.Client() as client,
-        names["httpx_sse"].connect_sse(client, "GET", example.url + "/events") as source,
-    ):
-        assert [event.event for event in source.iter_sse()] == ["tick", "message"]
+def chat(*chunks: str) -> bytes:
+    return "".join(f"data: {chunk}\n\n" for chunk in chunks).encode()
 
 
-def test_the_sdks_ask_for_it_once(example: Server) -> None:
-    client = openai.OpenAI(api_key="any", max_retries=0)
-    before = client._make_sse_decoder()
-    try:
-        run_block(2, example)
-        for sdk in (client, anthropic.Anthropic(api_key="any")):
-            assert type(sdk._make_sse_decoder()).__module__.startswith("sse_fast.compat.")
-            sdk.close()
-    finally:
-        sse_fast.uninstall()
-    assert type(client._make_sse_decoder()) is type(before)
-
-
-def test_the_stream_of_json(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(3, example)
-    assert capsys.readouterr().out == "Hello"
-    # Without its end, the stream is told to be cut off.
-    example.answers["/v1/chat/completions"].chunks = [COMPLETION[:-20]]
-    run_block(3, example)
-    assert "cut off" in capsys.readouterr().out
-
-
-def test_the_connection_that_heals_itself(
-    example: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    example.answers["/events"] = Answer([b"retry: 0\n\nid: 8\ndata: 1\n\ndata: 2\n\n"], once=True)
-    names = run_block(4, example, saved="7")
-    assert capsys.readouterr().out == "1\n2\nEndReason.NO_CONTENT\n"
-    ids = [request.headers["last-event-id"] for request in example.requests]
-    assert (ids, names["saved"]) == (["7", "8"], "8")
-
-
-def test_the_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
-    """The server closes too early, is too busy, and then has no events but an error of its own."""
-    plays = [
-        Play(body=[b"retry: 0\nid: 1\ndata: a\n\n"]),
-        Play(status=429, fields=[("Retry-After", "0")]),
-        Play(body=[b"data: b\n\n", b"event: error\ndata: out of luck\n\n"], end="hang"),
-    ]
-    tokens = iter("xyz")
-    with serve_stage() as stage:
-        stage.plays = plays
-        with pytest.raises(sse_fast.FatalError, match="out of luck"):
-            run_block(5, stage, fresh_token=lambda: next(tokens))
-    assert capsys.readouterr().out == "a\nb\n"
-    heads = [(request.method, dict(request.fields)) for request in stage.requests]
-    assert [head[0] for head in heads] == ["POST"] * 3
-    assert [head[1][b"Authorization"] for head in heads] == [b"Bearer x", b"Bearer y", b"Bearer z"]
-    assert [head[1].get(b"Last-Event-ID") for head in heads] == [None, b"1", b"1"]
-    assert {request.body for request in stage.requests} == {b'{"input": "any"}'}
-
-
-def test_the_callbacks_give_up_where_nothing_helps() -> None:
-    with serve_stage() as stage:
-        stage.plays = [Play(status=403, fields=[], body=[b"no"], framing="length")]
-        with pytest.raises(sse_fast.FatalError, match=r"^no$"):
-            run_block(5, stage, fresh_token=str)
-    assert len(stage.requests) == 1
-
-
-def test_the_fastest_way(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    run_block(6, example)
-    assert capsys.readouterr().out == "200 text/event-stream\nHello"
-    request = example.requests[0]
-    assert (request.method, request.headers["authorization"]) == ("POST", "Bearer ...")
-
-
-def test_without_http(example: Server) -> None:
-    run_block(7, example)
-
-
-@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="columns are native only")
-def test_whole_captures(
-    example: Server,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("capture.sse").write_bytes(STREAM)
-    Path("capture.sse.gz").write_bytes(gzip.compress(STREAM))
-    names = run_block(8, example)
-    assert re.fullmatch(r"2 1\n2 \d+\n", capsys.readouterr().out)
-    # And by the others, as the table has it.
-    table, columns = names["table"].to_pylist(), sse_fast.read_columns("capture.sse")
-    consumers = re.findall(r"^\| `(.+\(.*columns.*\))`.* \| (\w+)", README, re.MULTILINE)
-    assert [library for _, library in consumers] == ["pyarrow", "Polars", "DuckDB", "pandas"]
-    assert polars.DataFrame(columns).to_dicts() == table
-    assert len(pandas.DataFrame.from_arrow(columns)) == 2
-    counts = duckdb.sql("SELECT event, count(*) FROM columns GROUP BY event").fetchall()
-    assert sorted(counts) == [("message", 1), ("tick", 1)]
+HEL = '{"choices": [{"delta": {"role": "assistant", "content": "Hel"}, "finish_reason": null}]}'
+LO = '{"choices": [{"delta": {"content": "lo"}, "finish_reason": null}]}'
+STOP = '{"choices": [{"delta": {}, "finish_reason": "stop"}]}'
+CUT_OFF = "Hello\nThe completion was cut off.\n"
 
 
 @pytest.mark.parametrize(
-    ("answer", "printed"),
+    ("body", "printed"),
     [
-        (Answer([STREAM]), "1\n2\n"),
-        (Answer([b"no"], status=429), r"Expected status 200, got 429: .* b'no' None\n"),
-        (Answer([STREAM, b"x: 1\ndata: " + b"3" * 2**20]), r"1\n2\n104\d{4} 1048576\n"),
-        (Answer([STREAM], "cut"), r"1\n2\nProtocolError.*\n"),
+        (chat(HEL, LO, STOP, "[DONE]"), "Hello"),
+        (chat(HEL, LO, STOP, '{"choices": [], "usage": {"total_tokens": 7}}', "[DONE]"), "Hello"),
+        (chat('{"choices": [], "prompt_filter_results": []}', HEL, LO, "[DONE]"), "Hello"),
+        (
+            chat(
+                '{"choices": [{"delta": {"content": null, "reasoning_content": "Hm"}}]}',
+                '{"choices": [{"delta": null}]}',
+                '{"choices": [{"finish_reason": null}]}',
+                HEL,
+                LO,
+                "[DONE]",
+            ),
+            "Hello",
+        ),
+        (b": OPENROUTER PROCESSING\n\n" + chat(HEL, LO, "[DONE]"), "Hello"),
+        (chat(HEL, LO, STOP, "[DONE]").replace(b"\n", b"\r\n"), "Hello"),
+        (chat(HEL, LO, STOP), "Hello"),
+        (chat(HEL, LO), CUT_OFF),
+        (chat(HEL, LO) + b'data: {"choices"', CUT_OFF),
     ],
-    ids=["fine", "refused", "too large", "cut off"],
+    ids=[
+        "OpenAI",
+        "usage",
+        "Azure",
+        "content is null",
+        "comments",
+        "CRLF",
+        "no end marker",
+        "cut off",
+        "cut off within an event",
+    ],
 )
-def test_what_can_go_wrong(
-    example: Server, capsys: pytest.CaptureFixture[str], answer: Answer, printed: str
+def test_chat_program_reads_what_providers_send(
+    server: Server, capsys: pytest.CaptureFixture[str], body: bytes, printed: str
 ) -> None:
-    example.answers["/events"] = answer
-    run_block(9, example, response=requests.get(f"{example.url}/events", stream=True))
-    assert re.fullmatch(printed, capsys.readouterr().out)
+    server.answers["/v1/chat/completions"] = Answer([body])
+    CHAT.run(server.url)
+    assert capsys.readouterr().out == printed
+    assert server.requests[0].headers["authorization"] == "Bearer ..."
+    assert b'"stream": true' in server.requests[0].body
 
 
-async def over_anyio(names: dict[str, Any], use: Any) -> None:
-    """`use` it with a stream of anyio that gives the events."""
-    near, far = socket.socketpair()
-    with far:
-        far.sendall(STREAM)
-        far.shutdown(socket.SHUT_WR)
-        async with await anyio.abc.SocketStream.from_socket(near) as names["stream"]:
-            await use()
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'event: error\ndata: {"message": "out of luck"}\n\n',
+        b"event: error\ndata: out of luck\n\n",
+        chat('{"error": {"message": "out of luck"}}'),
+        chat('{"error": {"message": "out of luck"}, "choices": [{"delta": {"content": ""}}]}'),
+        chat('{"object": "error", "message": "out of luck"}'),
+    ],
+    ids=["event", "event of text", "error key", "beside choices", "object"],
+)
+def test_chat_program_raises_errors_within_a_200(server: Server, error: bytes) -> None:
+    server.answers["/v1/chat/completions"] = Answer([chat(HEL), error])
+    with pytest.raises(RuntimeError, match="out of luck"):
+        CHAT.run(server.url)
 
 
-@pytest.mark.parametrize(("holds", "line"), ROWS, ids=[holds for holds, _ in ROWS])
-def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, line: str) -> None:
-    url = f"{example.url}/events"
+def test_chat_program_raises_on_lost_connection(server: Server) -> None:
+    server.answers["/v1/chat/completions"] = Answer([chat(HEL)], "cut")
+    with pytest.raises(sse_fast.TransportError):
+        CHAT.run(server.url)
+    server.answers["/v1/chat/completions"] = Answer([b"no"], status=401)
+    with pytest.raises(sse_fast.ResponseError, match="401"):
+        CHAT.run(server.url)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_resuming_program_goes_on_from_saved_id(
+    example: Server, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    body = b"retry: 0\n\nid: 8\ndata: 1\n\nid: 9\ndata: 2\n\n"
+    for starts_with in (None, "9"):
+        example.requests.clear()
+        example.answers["/events"] = Answer([body], once=True)
+        RESUMING.run(example.url)
+        assert capsys.readouterr().out == "1\n2\nEndReason.NO_CONTENT\n"
+        ids = [request.headers.get("last-event-id") for request in example.requests]
+        assert ids == [starts_with, "9"]
+        assert (folder / "last-event-id.txt").read_text() == "9"
+
+
+def test_resuming_program_stopped_within_an_event_gets_it_again(
+    example: Server, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    example.answers["/events"] = Answer([b"id: 8\ndata: 1\n\nid: 9\ndata: 2\n\n"], once=True)
+
+    def stop(text: str) -> None:
+        if text == "2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RESUMING.run(example.url, print=stop)
+    assert (folder / "last-event-id.txt").read_text() == ""
+    # Event 2 was not finished: the id of event 1 is to be saved when event 2 is printed.
+    example.answers["/events"] = Answer(
+        [b"id: 8\ndata: 1\n\nid: 9\ndata: 3\n\nid: 10\ndata: 2\n\n"], once=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        RESUMING.run(example.url, print=stop)
+    assert (folder / "last-event-id.txt").read_text() == "8"
+
+
+@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="columns are native only")
+def test_capture_program_makes_a_table(
+    example: Server, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    CAPTURE.run(example.url)
+    assert capsys.readouterr().out == "2 1\n"
+    assert (folder / "capture.sse").read_bytes() == STREAM
+
+
+# -- The tables of sources -------------------------------------------------------------------------
+
+Execute = Callable[[], None]
+ExecuteAsync = Callable[[], Awaitable[None]]
+
+
+class Sources:
+    """How the objects of each row are made; every one carries STREAM."""
+
+    def __init__(self, names: dict[str, Any], execute: Execute, execute_async: ExecuteAsync):
+        self.names, self.execute, self.execute_async = names, execute, execute_async
+
+    def plain(self) -> None:
+        self.execute()
+
+    def plain_async(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        await self.execute_async()
+
+    def httpx(self) -> None:
+        with httpx.stream("GET", self.names["url"]) as self.names["response"]:
+            self.execute()
+
+    def httpx_async(self) -> None:
+        async def main() -> None:
+            async with (
+                httpx.AsyncClient() as client,
+                client.stream("GET", self.names["url"]) as self.names["response"],
+            ):
+                await self.execute_async()
+
+        asyncio.run(main())
+
+    def aiohttp(self) -> None:
+        async def main() -> None:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(self.names["url"]) as self.names["response"],
+            ):
+                await self.execute_async()
+
+        asyncio.run(main())
+
+    def socket(self) -> None:
+        self.names["sock"], far = socket.socketpair()
+        with self.names["sock"], far:
+            far.sendall(STREAM)
+            far.shutdown(socket.SHUT_WR)
+            self.execute()
+
+    def reader(self) -> None:
+        async def main() -> None:
+            reader = self.names["reader"] = asyncio.StreamReader()
+            reader.feed_data(STREAM)
+            reader.feed_eof()
+            await self.execute_async()
+
+        asyncio.run(main())
+
+    def anyio(self) -> None:
+        async def main() -> None:
+            near, far = socket.socketpair()
+            with far:
+                far.sendall(STREAM)
+                far.shutdown(socket.SHUT_WR)
+                async with await anyio.abc.SocketStream.from_socket(near) as stream:
+                    self.names["stream"] = stream
+                    await self.execute_async()
+
+        for backend in ("asyncio", "trio"):
+            self.names["seen"].clear()
+            anyio.run(main, backend=backend)
+
+    def async_chunks(self) -> None:
+        async def chunks() -> Any:
+            yield STREAM
+
+        self.names["chunks"] = chunks()
+        asyncio.run(self._main())
+
+
+WAYS = {
+    "requests": Sources.plain,
+    "urllib3": Sources.plain,
+    "httpx or httpx2, sync": Sources.httpx,
+    "httpx or httpx2, async": Sources.httpx_async,
+    "aiohttp": Sources.aiohttp,
+    "urllib.request, http.client": Sources.plain,
+    "a URL to read once": Sources.plain,
+    "a URL to read once, asyncio": Sources.plain_async,
+    "a URL to follow": Sources.plain,
+    "a URL to follow by your client": Sources.plain,
+    "a URL to follow, async": Sources.plain_async,
+    "a connected socket, after the response head": Sources.socket,
+    'a file opened with `"rb"`': Sources.plain,
+    "an iterable of bytes": Sources.plain,
+    "an `asyncio.StreamReader`": Sources.reader,
+    "a stream of anyio or trio": Sources.anyio,
+    "an async iterable of bytes": Sources.async_chunks,
+    "a type of your own": Sources.plain,
+    "a read loop of your own": Sources.plain,
+}
+
+
+def test_every_row_is_run() -> None:
+    assert list(ROWS) == list(WAYS)
+    tables = re.findall(r"^\| You have \|(?:.*\n\|)+", README + "\n" + RESPONSES, re.MULTILINE)
+    # Each has a line of head and a line of dashes.
+    assert [table.count("\n") - 1 for table in tables] == [len(TIMEOUTS), len(WAYS) - len(TIMEOUTS)]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr("sse_fast.adapters._registry._ADAPTERS", dict(_registry._ADAPTERS))
+    return _registry._ADAPTERS
+
+
+@pytest.mark.parametrize("holds", WAYS)
+def test_row_delivers_the_events(example: Server, registry: dict[str, Any], holds: str) -> None:
+    line = ROWS[holds]
     seen: list[Any] = []
     code = line.replace(": ...", ": seen.append(event)")
     names: dict[str, Any] = {
@@ -223,7 +350,7 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
         "urllib": urllib,
         "urllib3": urllib3,
         "seen": seen,
-        "url": url,
+        "url": f"{example.url}/events",
         "body": {},
         "file": io.BytesIO(STREAM),
         "chunks": [STREAM[:5], STREAM[5:]],
@@ -233,7 +360,6 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
     }
     if "EventSource" in line:
         example.answers["/events"].once = True
-    monkeypatch.setattr("sse_fast.adapters._registry._ADAPTERS", dict(_registry._ADAPTERS))
 
     def execute() -> None:
         exec(code, names)
@@ -242,192 +368,63 @@ def test_a_row(example: Server, monkeypatch: pytest.MonkeyPatch, holds: str, lin
         exec(f"async def main():\n{textwrap.indent(code, ' ')}", names)
         await names["main"]()
 
-    if "async iterable" in holds:
-
-        async def chunks() -> Any:
-            yield STREAM
-
-        names["chunks"] = chunks()
-        asyncio.run(execute_async())
-    elif "aiohttp" in holds:
-
-        async def ask() -> None:
-            async with aiohttp.ClientSession() as session, session.get(url) as response:
-                names["response"] = response
-                await execute_async()
-
-        asyncio.run(ask())
-    elif "anyio" in holds:
-        for backend in ("asyncio", "trio"):
-            seen.clear()
-            anyio.run(over_anyio, names, execute_async, backend=backend)
-    elif "URL, asyncio" in holds or "on asyncio" in holds:
-        asyncio.run(execute_async())
-    elif "StreamReader" in holds:
-
-        async def read() -> None:
-            names["reader"] = asyncio.StreamReader()
-            names["reader"].feed_data(STREAM)
-            names["reader"].feed_eof()
-            await execute_async()
-
-        asyncio.run(read())
-    elif "async" in holds:
-
-        async def main() -> None:
-            async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
-                names["response"] = response
-                await execute_async()
-
-        asyncio.run(main())
-    elif "sync" in holds:
-        with httpx.stream("GET", url) as response:
-            names["response"] = response
-            execute()
-    elif "socket" in holds:
-        names["sock"], far = socket.socketpair()
-        with names["sock"], far:
-            far.sendall(STREAM)
-            far.shutdown(socket.SHUT_WR)
-            execute()
-    else:
-        execute()
-    if "of your own" in holds and "type" in holds:
-        assert "package.module.Class" in _registry._ADAPTERS
+    WAYS[holds](Sources(names, execute, execute_async))
+    names["client"].close()
+    if holds == "a type of your own":
+        assert "package.module.Class" in registry
     else:
         assert [event.data for event in seen] == ["1", "2"]
 
 
-@pytest.mark.parametrize("arguments", TIMEOUTS)
-def test_a_timeout(arguments: str) -> None:
-    """None for the whole, five minutes for a read."""
+@pytest.mark.parametrize("holds", [holds for holds, cell in TIMEOUTS.items() if "(" in cell])
+def test_row_timeout_allows_silence_and_no_total(holds: str) -> None:
+    (arguments,) = re.findall(r"`(timeout=.+)`", TIMEOUTS[holds])
     given = eval(f"dict({arguments})", {"httpx": httpx, "aiohttp": aiohttp, "urllib3": urllib3})
     timeout = given["timeout"]
     if isinstance(timeout, tuple):
         timeout = urllib3.Timeout(connect=timeout[0], read=timeout[1])
-    assert 300 in (
-        timeout,
-        *(getattr(timeout, name, None) for name in ("read", "read_timeout", "sock_read")),
-    )
+    names = ("read", "read_timeout", "sock_read")
+    assert 300 in {getattr(timeout, name, None) for name in names}
     assert getattr(timeout, "total", None) is None
-    assert len(TIMEOUTS) == 5
 
 
-def test_the_first_two_commands_are_what_ci_runs() -> None:
-    """`.ci/run` takes them from here and runs them as they are."""
-    demo, tests = SHELL[:2]
-    assert demo.endswith("sse-fast demo")
-    assert tests.endswith("pytest -n 2 --dist loadfile")
-    assert "README.md | head -n 2" in (ROOT / ".ci" / "run").read_text()
+def test_row_timeouts_are_complete() -> None:
+    assert len([cell for cell in TIMEOUTS.values() if "(" in cell]) == 5
+    assert TIMEOUTS["urllib.request, http.client"] == "`timeout=300`"
+    assert TIMEOUTS["a URL to read once"] == "`connect_timeout=`, `idle_timeout=`"
 
 
-CAPTURING = [line for line in SHELL if line.startswith(("sse-fast record ", "sse-fast replay "))]
+# -- The numbers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in SHELL if line.startswith("sse-fast ") and line not in CAPTURING]
-)
-def test_the_command_line(example: Server, line: str, tmp_path: Path) -> None:
-    (tmp_path / "capture.sse").write_bytes(STREAM)
-    example.answers["/events"].once = True
-    command, *arguments = shlex.split(line.replace("https://example.com", example.url))
-    if arguments[0] == "bench":
-        # Else it takes a minute.
-        arguments += ["--seconds", "0.0001", "--streams", "c"]
-    done = subprocess.run(
-        [Path(sys.executable).with_name(command), *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        check=True,
-    )
-    if arguments == ["doctor"]:
-        assert [row.split()[0] for row in done.stdout.decode().splitlines()[2:]] == list(LIBRARIES)
-    elif arguments[0] == "convert":
-        assert pyarrow.parquet.read_table(tmp_path / arguments[-1]).num_rows == 2
-    elif arguments[0] == "bench":
-        assert b"Nanoseconds an event" in done.stdout
-        assert b"Nanoseconds an event" in (tmp_path / "bench.svg").read_bytes()
-    elif "completions" in line:
-        assert done.stdout.count(b'"data"') == 2
-        assert (example.requests[0].method, example.requests[0].body) == (
-            "POST",
-            b'{"stream": true}',
-        )
-        assert example.requests[0].headers["content-type"] == "application/json"
-    else:
-        # The id to go on from is in force until there is another.
-        lines = done.stdout.replace(b"id: 41\n", b"")
-        assert lines == b"event: tick\ndata: 1\n\ndata: 2\n\n"
-        assert (b"id: 41\n" in done.stdout) == ("41" in line)
+def test_readme_numbers_are_those_of_the_benchmarks() -> None:
+    _, _, section = README.partition("\n## Numbers\n")
+    rows = re.findall(r"^\| (.+?) \| ([\d.,]+) (ns|µs) \| (.*?) ?\|$", section, re.MULTILINE)
+    assert len(rows) == 6
+    parser, transport = read("docs/benchmarks/parser.md"), read("docs/benchmarks/transport.md")
+    (fastest,) = (float(value) for what, value, *_ in rows if what.startswith("`open_stream`"))
+    for what, value, unit, ratio in rows:
+        name = what.partition(",")[0]
+        if unit == "ns":
+            # The first column of the first table.
+            assert re.search(rf"^{re.escape(name)} \d[\d.]* +{re.escape(value)} ", parser, re.M)
+            continue
+        if "iter_events" in what:
+            name = what.replace("httpx,", "httpx or httpx2,")
+        elif name == "httpx":
+            name = what
+        assert re.search(rf"^\| {re.escape(name)} \| {re.escape(value)} µs", transport, re.M), name
+        if ratio:
+            assert round(float(value) / fastest) == int(ratio.split()[0])
 
 
-def test_what_was_recorded_is_served_again(example: Server, tmp_path: Path) -> None:
-    lines = [line.replace("https://example.com", example.url) for line in CAPTURING]
-    record, replay = (
-        [Path(sys.executable).with_name(command), *arguments]
-        for command, *arguments in map(shlex.split, lines)
-    )
-    done = subprocess.run(record, cwd=tmp_path, capture_output=True, check=True)
-    assert b"2 events" in done.stderr
-    assert (tmp_path / "capture.sse").read_bytes() == STREAM
-    index = (tmp_path / "capture.sse.timing").read_text()
-    assert len(re.findall(r"^\d+\.\d+\t\d+$", index, re.MULTILINE)) >= 2
-    with subprocess.Popen(replay, cwd=tmp_path, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().decode().strip()
-            assert requests.get(url, timeout=20).content == STREAM
-        finally:
-            process.terminate()
-
-
-def test_the_numbers() -> None:
-    """Those of the table are in the picture: they are of one run, over every parser there is."""
-    (text,) = [code for language, code in BLOCKS if language == "text"]
-    tables = [
-        {row[0]: row[1:] for row in (re.split("  +", line) for line in table.splitlines()[4:])}
-        for table in text.split("\n\n")[:2]
-    ]
-    parsers = [*RIVALS, *JAVASCRIPT]
-    for table in tables:
-        assert [label.rpartition(" ")[0] for label in table][: len(parsers)] == parsers
-    picture = (ROOT / "docs" / "bench.svg").read_text(encoding="utf-8")
-    drawn = re.findall(r"<text[^>]*>([\d,]+)(?:  \(([\d,.]+) times\))?</text>", picture)
-    for column in range(5):
-        # The last two are not drawn.
-        for label in list(tables[0])[:-2]:
-            ratios = tables[1].get(label)
-            ratio = "" if ratios is None or label.startswith("sse_fast ") else ratios[column]
-            assert (tables[0][label][column], ratio) in drawn
-    # Of the versions that are installed with the extra, and as npm is told to.
-    pinned = [rival.requirement for rival in RIVALS.values() if rival.requirement]
-    for requirement in pinned:
-        assert requirement.partition(";")[0].replace("==", " ") in tables[0]
-    assert f"`npm install {' '.join(JAVASCRIPT.values())}`" in README
-    for name, requirement in JAVASCRIPT.items():
-        assert f"{name} {requirement.rpartition('@')[2]}" in tables[0]
-    assert re.search(
-        r"^\d{4}-\d\d-\d\d, by sse-fast bench --plot docs/bench.svg$", text, re.MULTILINE
-    )
-    assert DOMINATES in text
-
-
-def test_the_benchmarks_run() -> None:
-    """Once each, without a measurement: what they check has to hold."""
-    (line,) = [line for line in SHELL if line.endswith("pytest bench")]
-    command, *arguments = shlex.split(line)
-    done = subprocess.run(
-        [Path(sys.executable).with_name(Path(command).name), *arguments, "--benchmark-disable"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    (passed,) = re.findall(r"\b(\d+) passed", done.stdout)
-    assert int(passed) > 700
-    # Who gives other events than were sent would be named.
-    assert "no number" not in done.stdout
-
-
-def test_every_shell_line_is_run() -> None:
-    assert {line.split()[0] for line in SHELL[2:]} == {"sse-fast", ".venv/bin/pytest"}
+def test_readme_claims_are_those_of_the_benchmarks() -> None:
+    parser = read("docs/benchmarks/parser.md")
+    rows = [line.split() for line in parser.splitlines()]
+    ours = next(row[2:] for row in rows if row[:2] == ["sse_fast", "0.1.0"])
+    ratios = [row[2:] for row in rows if row[:1] == ["httpx-sse"]][1]
+    assert (min(map(int, ours)), max(map(int, ours))) == (65, 299)
+    assert (min(map(int, ratios)), max(map(int, ratios))) == (16, 36)
+    assert "65 to 300 ns per event, 16 to 36 times less" in README
+    assert "0.30 µs of CPU per event" in README
+    assert "httpx with httpx-sse takes 8.2" in README

@@ -1,4 +1,4 @@
-"""Helpers of the tests of docs/migrating.md: the parsed page, and both sides of its rows."""
+"""Helpers of the tests of docs/guides/migrating.md: the parsed page, and both sides of its rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support import ROOT
 from tests.support.scripted_server import LIMIT, Play, Request, Stage, serve_stage, stream
 from tests.support.server import nobody
 
-PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "migrating.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, str] = dict(
     re.findall(r"^## (.+?)(?: \d.*?)?\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 )

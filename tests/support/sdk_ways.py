@@ -163,7 +163,7 @@ class Reading:
             self.items.append((type(thing), dict(vars(thing))))
 
     def fail(self, error: Exception) -> None:
-        # The position in a UnicodeDecodeError differs: see docs/compat.md.
+        # The position in a UnicodeDecodeError differs: see docs/guides/other-parsers.md.
         text = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
         body, status = getattr(error, "body", None), getattr(error, "status_code", None)
         self.error = (type(error), text, body, status, type(error.__cause__))
