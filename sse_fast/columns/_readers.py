@@ -386,6 +386,8 @@ class ChunkBatches(EventStream[Any]):
         self.position = 0
         self._ending: Exception | None = None
         self._rest: deque[Any] | None = None
+        # The latest chunk, and its offset in the source.
+        self._latest = b"", 0
         super().__init__(source, Parser(), on_chunk)
         # Never slice: every chunk must go through `_parse`.
         self._slice_size = -1
@@ -402,10 +404,26 @@ class ChunkBatches(EventStream[Any]):
                 if self._merger is not None:
                     self._merger.begin(self._options.last_event_id)
                     self._merger.take(self._reader, self._rest)
+            except BaseException:
+                self._keep_unfed()
+                raise
         if self._rest:
             return self._rest.popleft()
         ending, self._ending = self._ending, None
         raise StopIteration if ending is None else ending
+
+    def _arrived(self, chunk: bytes) -> None:
+        if type(chunk) is bytes:
+            self._latest = chunk, self._reader.end_offset
+        super()._arrived(chunk)
+
+    def _keep_unfed(self) -> None:
+        """Feed the rest of the latest chunk next, if a signal handler raised before it was fed."""
+        chunk, offset = self._latest
+        fed = self._reader.end_offset - offset
+        if self._unfed is None and fed < len(chunk):
+            self._unfed = memoryview(chunk)[fed:]
+            self._read_is_due = False
 
     def _update_position(self) -> None:
         file_position = self._file_position
