@@ -27,7 +27,15 @@ EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
             *LINES,
             *(
                 f"sse_fast/columns/{name}"
-                for name in ("_builder.pxd", "_interner.pxd", "_arrow.h", "_memory.h")
+                for name in (
+                    "_batch.pxd",
+                    "_builder.pxd",
+                    "_export.pxd",
+                    "_interner.pxd",
+                    "_merge.pxd",
+                    "_memory.h",
+                    "_source_buffer.h",
+                )
             ),
         ],
         [("SSE_FAST_BULK", None)],

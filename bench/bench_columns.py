@@ -1,24 +1,24 @@
-"""Captures as columns: GB/s a core, beside who reads the same JSON as lines, and beside memcpy.
+"""Captures as columns, against readers of the same JSON as lines, and against memcpy.
 
     pytest bench/bench_columns.py --benchmark-min-rounds=10
 
-Each stream lies in memory, 256 MiB of it (d: 64), and was read before; a file of it is in the cache
-of the system. Rivals get the data of the same events as lines (`columns_rivals.py`), and of each
-the setting that was the fastest in a round before. All take turns in one process, one work at a
-time, and the least time of each counts. One thread each, unless a row says otherwise. Everybody
-checks that text is UTF-8, which is a part of the times; that they do is a test.
+Each stream is 256 MiB (d: 64), in memory and already read once; a file of it is in the page
+cache. Rivals get the data of the same events as lines (`columns_rivals.py`), each with the
+setting that was fastest in a round before. All run alternately in one process, one at a time, and
+the least time of each counts. Everything runs in one thread unless a row says otherwise. All of
+them validate UTF-8 within the measured time, which a test checks.
 
-GB/s are of what each reads: of events the stream, of rivals the lines, which are shorter. So what
-compares is events a second, and a ratio is one of times for the same events. memcpy moves the whole
-stream, 8 MiB at a time: into the same 8 MiB, which is what `iter_columns` does when a batch is
-released before the next one, or into memory that was just mapped (huge pages, as `read_columns`
-has), which is unmapped again in the time, as are the results of all others. memchr looks for a byte
-that is not there: as fast as a core can read.
+GB/s count the bytes that each reads: for events the stream, for rivals the lines, which are
+shorter. So compare events per second, and ratios of times for the same events. memcpy moves the
+whole stream, 8 MiB at a time: either always into the same 8 MiB, as `iter_columns` does if each
+batch is released before the next one, or into memory that was just mapped in huge pages.
+Unmapping it is part of the time, as is releasing the results of all others. memchr searches for a
+byte that does not occur, which is as fast as a core can read.
 
-Every value is checked before anything is timed: who gives other lines than were sent, or ours other
-events, gets no number. Of a rival that is no failure, of ours it is. The tables are in the summary,
-in Markdown. Nothing fails for being slow: the table of the bars says what is missed. What
-`iter_columns` takes of memory is measured by `columns_memory.py`. All of it takes five minutes.
+Every value is checked before anything is timed. A rival with wrong lines gets no number; wrong
+events of sse_fast fail. The tables are in the summary, in Markdown. Nothing fails for being slow:
+the table of the bars shows which targets are missed. `columns_memory.py` measures the memory of
+`iter_columns`. All of it takes five minutes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from sse_fast._bench.measure import quiet_heap
 pytest.importorskip("sse_fast.columns._columns_c", exc_type=ImportError)
 pyarrow = pytest.importorskip("pyarrow")
 
-# Events of one part, which differ, and how many MiB of such parts there are.
+# Stream -> number of different events in one part, and MiB of repeated parts.
 SIZES = {
     "a": (12_000, 256),
     "au": (12_000, 256),
@@ -62,19 +62,19 @@ MEMCPY, MEMCPY_FRESH = "memcpy, 8 MiB again and again", "memcpy, fresh memory"
 MEMCHR = "memchr, which only reads"
 
 
-# -- What is read ----------------------------------------------------------------------------------
+# -- Payloads --------------------------------------------------------------------------------------
 
 
 @dataclass
 class Payload:
-    """A stream, which is one part repeated, in memory and as a file; and its data as lines."""
+    """A stream made of one part repeated, in memory and as a file; and its data as lines."""
 
     name: str
     content: bytes
     path: Path
     text: Text
     part: Any
-    """Arrow's table of the events of one part."""
+    """Arrow table of the events of one part."""
     parts: int
 
     @property
@@ -83,7 +83,7 @@ class Payload:
 
     @property
     def text_size(self) -> int:
-        """Without the ends of lines."""
+        """Bytes of the lines without their ends."""
         return len(self.text.content) - self.events
 
 
@@ -114,13 +114,13 @@ def make_payload(name: str, folder: Path, measuring: bool) -> Payload:
 
 
 def difference(expected: Any, given: Any, parts: int) -> str:
-    """Where a column differs from its part repeated; "" if it does not."""
+    """Describe where a column differs from its repeated part; "" if it does not."""
     count = len(expected)
     if len(given) != count * parts:
         return f"expected {count * parts} values, got {len(given)}"
     for number in range(parts):
         part = given.slice(number * count, count)
-        # Dictionaries and views as what they stand for.
+        # Compare dictionaries and views by value.
         part = pyarrow.chunked_array(part.cast(expected.type).chunks, expected.type)
         if not part.equals(expected):
             at = next(at for at in range(count) if part[at] != expected[at])
@@ -131,15 +131,15 @@ def difference(expected: Any, given: Any, parts: int) -> str:
     return ""
 
 
-# -- Who reads it ----------------------------------------------------------------------------------
+# -- Ways to read ----------------------------------------------------------------------------------
 
 
 class Way(NamedTuple):
-    """One row."""
+    """A row of the tables: one way to read."""
 
     name: str
     make: Callable[[Payload], tuple[Callable[[], object], Callable[[], str]]]
-    """What is timed, and what says what is wrong with the events that it gives, or ""."""
+    """Return the timed function, and one that describes what is wrong with its events, or ""."""
 
 
 def read(payload: Payload, data_type: Any, threads: int) -> sse_fast.Columns:
@@ -162,14 +162,14 @@ def wrong_events(payload: Payload, columns: Any) -> str:
 def read_columns(data_type: str, threads: int) -> Way:
     def make(payload: Payload) -> tuple[Callable[[], object], Callable[[], str]]:
         whole = partial(read, payload, data_type, threads)
-        # The result is dropped, which belongs to it.
+        # Releasing the result is part of the time.
         return lambda: len(whole()), lambda: wrong_events(payload, whole())
 
     return Way(our_name("read_columns", data_type, threads), make)
 
 
 def iter_columns(data_type: str, threads: int, where: str = "") -> Way:
-    """`where`: "of a file"; or "to pyarrow", which takes every batch."""
+    """`where`: "" for memory; "of a file"; or "to pyarrow", which gets every batch."""
 
     def make(payload: Payload) -> tuple[Callable[[], object], Callable[[], str]]:
         source = payload.path if where == "of a file" else payload.content
@@ -186,7 +186,7 @@ def iter_columns(data_type: str, threads: int, where: str = "") -> Way:
 
 
 def take_over(library: str, data_type: str) -> Way:
-    """What others take for making a table of what is read already."""
+    """Time how long another library takes to make a table of columns that exist."""
 
     def make(payload: Payload) -> tuple[Callable[[], object], Callable[[], str]]:
         columns = read(payload, data_type, 1)
@@ -226,7 +226,7 @@ def memcpy(payload: Payload) -> tuple[Callable[[], object], Callable[[], str]]:
 
 def memcpy_fresh(payload: Payload) -> tuple[Callable[[], object], Callable[[], str]]:
     size = len(payload.content)
-    # Windows knows no flags; by default the memory would be shared.
+    # On Windows there are no flags. Elsewhere the default would be shared memory.
     flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
     def work(look: Callable[[mmap.mmap], bool] = lambda memory: True) -> bool:
@@ -235,7 +235,7 @@ def memcpy_fresh(payload: Payload) -> tuple[Callable[[], object], Callable[[], s
                 memory.madvise(mmap.MADV_HUGEPAGE)
             first = ctypes.c_char.from_buffer(memory)
             copy_pieces(payload.content, ctypes.addressof(first), PIECE)
-            # It would keep the mapping from being closed.
+            # A reference would prevent closing the mapping.
             del first
             return look(memory)
 
@@ -243,7 +243,7 @@ def memcpy_fresh(payload: Payload) -> tuple[Callable[[], object], Callable[[], s
 
 
 def copy_pieces(content: bytes, target: int, step: int) -> None:
-    """Each piece goes `step` bytes behind the one before."""
+    """Copy in pieces, each of which goes `step` bytes after the one before."""
     source = ctypes.cast(ctypes.c_char_p(content), ctypes.c_void_p).value or 0
     for at in range(0, len(content), PIECE):
         ctypes.memmove(target, source + at, min(PIECE, len(content) - at))
@@ -286,7 +286,7 @@ ROWS = [*READ, *(way.name for way in TAKERS)]
 
 @dataclass
 class Cell:
-    """A stream, and what it took."""
+    """The times of one stream."""
 
     stream: str
     events: int
@@ -302,11 +302,11 @@ class Cell:
     missing: dict[str, str] = field(default_factory=dict)
 
     def least(self, row: str) -> float:
-        """Seconds; KeyError: it has no time."""
+        """Return the least seconds of a row. KeyError: it has none."""
         return min(self.times[row])
 
     def best(self, kind: str) -> str:
-        """The fastest rival; KeyError: there is none."""
+        """Return the row of the fastest rival. KeyError: no rival has a time."""
         rows = [rival_name(rival.name, kind) for rival in RIVALS]
         there = [row for row in rows if row in self.times]
         if not there:
@@ -323,7 +323,7 @@ def wrong_lines(payload: Payload, reading: Reading) -> str:
 
 
 def make_rivals(payload: Payload, cell: Cell) -> dict[str, dict[str, Reading]]:
-    """Row -> setting -> what reads the right lines."""
+    """Return row -> setting -> a reading whose lines are right."""
     found: dict[str, dict[str, Reading]] = {}
     for rival in RIVALS:
         for all_threads in (False, True):
@@ -353,7 +353,7 @@ def make_rivals(payload: Payload, cell: Cell) -> dict[str, dict[str, Reading]]:
 
 
 def take_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, round by round."""
+    """Return the seconds of each, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     with quiet_heap():
         for _ in range(rounds):
@@ -365,7 +365,7 @@ def take_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def measure(payload: Payload, rounds: int) -> Cell:
-    """`rounds`: 0: only what is wrong."""
+    """Measure all rows; with 0 rounds only check the values."""
     cell = Cell(payload.name, payload.events, len(payload.content), len(payload.text.content))
     works: dict[str, Callable[[], object]] = {}
     for way in FLOORS + OURS + TAKERS:
@@ -409,10 +409,9 @@ class Bar(NamedTuple):
     what: str
     target: str
     value: Callable[[Cells, Memories], tuple[str, float]]
-    """What was measured: in words, and as a part of the target, of which 1 reaches it. Without a
-    target it only belongs to the others.
+    """Return the measurement as text, and as a share of the target, which 1 reaches.
 
-    KeyError: there is no such number."""
+    KeyError: it was not measured."""
 
 
 def speed(row: str, stream: str, target: float) -> Bar:
@@ -479,7 +478,7 @@ BARS = [
         for row, kind, target in (
             (READ_VIEW, TABLE, 5),
             (ITER_VIEW, PASSING, 5),
-            # More than that nobody can be who reads every byte.
+            # The upper bound for anything that reads every byte.
             (MEMCHR, PASSING, None),
         )
     ),
@@ -554,7 +553,7 @@ def settings_lines(cells: Cells) -> Iterator[str]:
 def cells(measuring: bool, tables: dict[str, list[str]]) -> Iterator[tuple[Cells, Memories]]:
     found: Cells = {}
     memories: Memories = {}
-    # Of two threads, nothing can be said where others have the second processor.
+    # Times of two threads mean nothing if other processes use the second processor.
     load = f"load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else "load unknown"
     yield found, memories
     if not measuring:
@@ -615,13 +614,13 @@ def test_columns(benchmark: Any, measuring: bool, cell: Cell, row: str) -> None:
         pytest.skip(cell.missing.get(row, "nothing is measured"))
 
 
-def test_memory(measuring: bool, cells: tuple[Cells, Memories]) -> None:
+def test_memory_stays_below_the_limit(measuring: bool, cells: tuple[Cells, Memories]) -> None:
     try:
         found = columns_memory.measure(columns_memory.SIZE if measuring else 64)
     except OSError as error:
         pytest.skip(str(error))
     cells[1].update(found)
-    # That does not depend on how busy the machine is.
+    # Memory does not depend on how busy the machine is, so this may fail.
     assert max(each.peak for each in found.values()) < columns_memory.LIMIT
 
 
@@ -629,7 +628,7 @@ BAD = b"a line\nand \xff one that is not UTF-8\n"
 
 
 @pytest.mark.parametrize("data_type", TYPES)
-def test_we_check_that_text_is_utf8(data_type: Any) -> None:
+def test_columns_replace_invalid_utf8(data_type: Any) -> None:
     source = b"".join(b"data: %b\n\n" % line for line in BAD.splitlines())
     for columns in (
         sse_fast.read_columns(source, data_type=data_type),
@@ -641,7 +640,7 @@ def test_we_check_that_text_is_utf8(data_type: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
-def test_rivals_check_that_text_is_utf8(tmp_path: Path, rival: Any, kind: str) -> None:
+def test_rivals_validate_utf8(tmp_path: Path, rival: Any, kind: str) -> None:
     text = Text(tmp_path / "lines", BAD)
     text.path.write_bytes(BAD)
     try:
@@ -653,7 +652,7 @@ def test_rivals_check_that_text_is_utf8(tmp_path: Path, rival: Any, kind: str) -
             make(text).work()
 
 
-def test_polars_has_all_threads_in_another_process(tmp_path: Path) -> None:
+def test_polars_with_all_threads_runs_in_a_process(tmp_path: Path) -> None:
     text = Text(tmp_path / "lines", b"1\n2\n")
     text.path.write_bytes(text.content)
     try:

@@ -1,12 +1,11 @@
-"""The memory that `iter_columns` takes for a capture of gigabytes.
+"""The anonymous memory that `iter_columns` needs for a capture of gigabytes.
 
     python bench/columns_memory.py [MiB]
 
-A process for each case goes over a file (4 GiB, unless told) of stream a, again and again, or over
-what does not lie in memory as a whole; pyarrow takes each batch, which is dropped with the next. It
-says what its anonymous memory was before, and at most: `RssAnon`, as Linux counts it, looked at
-behind every batch and every few milliseconds by a thread. Pages of the file do not count: they are
-the system's, which takes them back.
+A process for each case reads a file (4 GiB by default) of stream a repeatedly, or a source that
+does not lie in memory. pyarrow gets each batch, which is dropped with the next one. The output is
+the anonymous memory before, and the peak: `RssAnon` of Linux, checked after every batch and every
+few milliseconds by a thread. Pages of the file do not count, because the system takes them back.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Case(NamedTuple):
     data_type: str
     threads: int
     part: int = 1
-    """Of the size, as what is decompressed or comes in chunks takes longer."""
+    """Divisor of the size: decompressing and reading chunks take longer."""
 
     def __str__(self) -> str:
         threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
@@ -53,20 +52,24 @@ CASES = [
 
 
 class Memory(NamedTuple):
-    """In MiB."""
+    """Anonymous memory in MiB."""
 
     before: float
     peak: float
 
 
 def measure(size: int = SIZE, cases: list[Case] = CASES) -> dict[Case, Memory]:
-    """What each case took; `size` in MiB, at least 8.
+    """Measure each case.
+
+    Args:
+        size: MiB of the capture, at least 8.
+        cases: what to measure.
 
     Raises:
-        OSError: the system cannot tell.
+        OSError: the system does not report anonymous memory.
     """
     if not _STATUS.exists() or not anonymous():
-        raise OSError("Expected a system that tells what memory is anonymous, got another one")
+        raise OSError("This system does not report anonymous memory: use Linux")
     from sse_fast._bench import streams
 
     piece = b"".join(streams.make("a", _EVENTS).blocks)
@@ -76,7 +79,7 @@ def measure(size: int = SIZE, cases: list[Case] = CASES) -> dict[Case, Memory]:
         for number, case in enumerate(cases):
             times = max(1, size * 2**20 // case.part // len(piece))
             if number == 0 or case.source != cases[number - 1].source:
-                # A file of gzip may be one of several.
+                # Repeated gzip members are one gzip file.
                 written = gzip.compress(piece, 1) if case.source == "gzip file" else piece
                 with path.open("wb") as file:
                     for _ in range(times):
@@ -92,12 +95,12 @@ def _measure(case: Case, path: Path, events: int) -> Memory:
         text=True,
     )
     if done.returncode:
-        raise OSError(f"Expected to measure memory, got {done.stderr.strip()[-400:]}")
+        raise OSError(f"Cannot measure memory: {done.stderr.strip()[-400:]}")
     return Memory(*json.loads(done.stdout))
 
 
 def anonymous() -> float:
-    """MiB of this process; 0: the system does not tell."""
+    """Return the MiB of this process; 0 if the system does not report it."""
     found = re.search(r"^RssAnon:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
 

@@ -1,13 +1,13 @@
-"""Who reads text as lines into columns: DuckDB, pyarrow.csv and Polars, each at its fastest.
+"""Readers of text as lines into columns: DuckDB, pyarrow.csv and Polars, each at its fastest.
 
-The text has one event's data a line; nothing in it is split, quoted or escaped, and all of them
-check that it is UTF-8, as columns of events do. Each has its settings tried, from a file that is in
-the cache of the system and from memory, where it can, and the fastest counts. In passing: every
-line is a value that is looked at (its length is added up, or its batch counted) and dropped; as a
-table: all of them are kept.
+The text has the data of one event per line. Nothing is split, quoted or escaped, and all readers
+validate UTF-8, as columns of events do. Each is tried with several settings, from a file in the
+page cache and from memory if it can, and the fastest counts. "In passing": every line is a value
+that is visited (its length is added up, or its batch counted) and dropped. "As a table": all
+lines are kept.
 
-Polars has as many threads as `POLARS_MAX_THREADS` says when it is imported: `import_polars` says 1.
-With all of them it is timed in a process of its own, by
+`POLARS_MAX_THREADS` sets the number of threads of Polars when it is imported: `import_polars`
+sets 1. With all threads it is timed in another process, by
 
     python bench/columns_rivals.py KIND SETTING FILE ROUNDS
 """
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 TABLE, PASSING = "as a table", "in passing"
 _NOWHERE = "\x01"
-"""A character that is in no text."""
+"""A delimiter that occurs in no text."""
 _THREADS = "POLARS_MAX_THREADS"
 
 
@@ -39,9 +39,9 @@ class Text(NamedTuple):
 
 class Reading(NamedTuple):
     work: Callable[[], tuple[int, ...]]
-    """What is timed; returns the number of lines and, of some, their length without the ends."""
+    """The timed function; returns the number of lines and, for some, their length without ends."""
     lines: Callable[[], Any]
-    """The lines as Arrow's chunked array, by the same reader: to be checked."""
+    """Return the lines as a chunked array, made by the same reader, for the check."""
 
 
 Settings = dict[str, Callable[[Text], Reading]]
@@ -50,7 +50,7 @@ Settings = dict[str, Callable[[Text], Reading]]
 class Rival(NamedTuple):
     name: str
     load: Callable[[bool], dict[str, Settings]]
-    """`load(all_threads)`: import it; what there is of each kind, by the setting.
+    """`load(all_threads)` imports the library and returns kind -> setting -> reading.
 
     Raises ImportError."""
 
@@ -153,7 +153,7 @@ def import_polars(all_threads: bool = False) -> Any:
     os.environ[_THREADS] = "1"
     polars = import_module("polars")
     if polars.thread_pool_size() != 1:
-        raise ImportError(f"Expected Polars with {_THREADS}=1, got it imported without before")
+        raise ImportError(f"Polars was imported before {_THREADS}=1 was set")
     return polars
 
 
@@ -212,10 +212,10 @@ RIVALS = [Rival("DuckDB", _duckdb), Rival("pyarrow.csv", _pyarrow), Rival("Polar
 
 
 def time_polars(kind: str, setting: str, text: Text, rounds: int) -> list[float]:
-    """Seconds of it with all threads.
+    """Return the seconds of Polars with all threads, round by round.
 
     Raises:
-        OSError: it could not do so.
+        OSError: the process failed.
     """
     environment = {name: value for name, value in os.environ.items() if name != _THREADS}
     done = subprocess.run(
@@ -225,7 +225,7 @@ def time_polars(kind: str, setting: str, text: Text, rounds: int) -> list[float]
         text=True,
     )
     if done.returncode:
-        raise OSError(f"Expected times of Polars, got {done.stderr.strip()[-400:]}")
+        raise OSError(f"Cannot time Polars: {done.stderr.strip()[-400:]}")
     seconds: list[float] = json.loads(done.stdout)
     return seconds
 

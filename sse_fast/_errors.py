@@ -3,14 +3,14 @@
 ::
 
     SSEError
-    ├── EventTooLarge     an event over `max_event_size`
+    ├── EventTooLarge     an event exceeded `max_event_size`
     ├── DecodeError       `decode` raised
-    ├── ResponseError     not a response with an event stream
-    ├── StreamIncomplete  the stream broke off, and may not be asked for again
+    ├── ResponseError     the response is not an event stream
+    ├── StreamIncomplete  the stream broke off and may not be requested again
     ├── TransportError    the source of the bytes failed
-    │   └── StreamTimeout nothing came for too long
-    ├── RetriableError    raised by a callback: ask again
-    └── FatalError        raised by a callback: give up
+    │   └── StreamTimeout no byte, or no event, arrived in time
+    ├── RetriableError    raised by a callback: reconnect
+    └── FatalError        raised by a callback: stop
 
 Event streams have no syntax errors: every sequence of bytes is one (HTML standard, 9.2.5).
 """
@@ -36,29 +36,28 @@ __all__ = [
 
 
 class SSEError(Exception):
-    """The base of every exception that sse_fast defines.
-
-    Attributes:
-        columns: if `read_columns` raised it, what came before; else None. Pickles do without.
-    """
-
-    columns: Any = None
+    """Base class of every exception that sse_fast defines."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.args, {**self.__dict__, "columns": None}
+        # `read_columns` adds the columns read so far. They refer to memory of this process, so an
+        # error that crosses to another one travels without them.
+        state = {name: value for name, value in self.__dict__.items() if name != "columns"}
+        return type(self), self.args, state
 
 
 class EventTooLarge(SSEError):
-    """An event grew over `max_event_size`.
+    """An event exceeded `max_event_size`.
+
+    `Parser` refuses input from then on, until `reset()`. `read_columns` and `iter_columns` can skip
+    such events instead: `oversize="skip"`.
 
     Attributes:
-        size: what would have been retained, in bytes; more than `limit`. How much more depends
-            on how the bytes were cut into chunks.
-        limit: the `max_event_size` of the parser, in bytes.
+        size: bytes that the event would have retained, more than `limit`. The exact number depends
+            on how the stream was split into chunks.
+        limit: the `max_event_size` in force, in bytes.
         events: the events that the same `feed` had completed before.
-        offset: where in its source the block of the event begins, in bytes, if columns were read;
-            else None.
-        filename: the path of its source, if that was one; else None.
+        offset: byte offset of the event's block in its source, if columns were read; else None.
+        filename: the path of that source, if it is a file; else None.
     """
 
     size: int
@@ -72,10 +71,11 @@ class EventTooLarge(SSEError):
         size: int,
         limit: int,
         events: Sequence[Any] = (),
+        *,
         offset: int | None = None,
         filename: str | None = None,
     ) -> None:
-        super().__init__(size, limit, list(events), offset, filename)
+        super().__init__(size, limit, list(events))
         self.size = size
         self.limit = limit
         self.events = list(events)
@@ -83,29 +83,23 @@ class EventTooLarge(SSEError):
         self.filename = filename
 
     def __str__(self) -> str:
-        if self.offset is not None:
-            of_file = "" if self.filename is None else f" of {self.filename!r}"
-            return (
-                f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more "
-                f"at offset {self.offset}{of_file}: raise max_event_size if events this large are "
-                "wanted; on_error='skip' leaves them out"
-            )
+        offset = "" if self.offset is None else f" at offset {self.offset}"
+        filename = "" if self.filename is None else f" of {self.filename!r}"
         return (
-            f"Expected an event of at most {self.limit} bytes, got one of {self.size} or more: "
-            "raise max_event_size if events this large are wanted; "
-            "the parser takes no more input until reset()"
+            f"Event{offset}{filename} takes {self.size} bytes or more, over max_event_size "
+            f"({self.limit}): raise max_event_size if events this large are expected"
         )
 
 
 class DecodeError(SSEError):
-    """`decode` raised for the data of one event; what it raised is the `__cause__`.
+    """`decode` raised for the data of one event; its exception is the `__cause__`.
+
+    Only that event is dropped. The next call of `feed` parses the rest of the chunk; `feed(b"")` is
+    enough.
 
     Attributes:
-        event: the event at fault, its `data` as text.
+        event: the event that could not be decoded, with its `data` as text.
         events: the events that the same `feed` had completed before.
-
-    The event is dropped and nothing else: the rest of the chunk follows at the next `feed`,
-    for which `feed(b"")` is enough.
     """
 
     event: Any
@@ -117,20 +111,20 @@ class DecodeError(SSEError):
         self.events = list(events)
 
     def __str__(self) -> str:
-        # Nothing of the event itself: it may be secret, and messages end up in logs.
-        cause = type(self.__cause__).__name__ if self.__cause__ is not None else "an exception"
+        # The event may be secret, and messages end up in logs.
+        cause = "an exception" if self.__cause__ is None else type(self.__cause__).__name__
         return (
-            f"Expected decode to take the data of an event ({len(self.event.data)} characters), "
-            f"got {cause}: see .event and __cause__; feed(b'') goes on behind it"
+            f"decode raised {cause} for an event with {len(self.event.data)} characters of data: "
+            "see .event and __cause__; feed(b'') continues with the next event"
         )
 
 
 class ResponseError(SSEError):
-    """A response that does not carry an event stream.
+    """The response does not carry an event stream.
 
     Attributes:
         response: the `Response`, with the first 64 KiB of its body.
-        retry_after: seconds to wait, as the header Retry-After asks, or None.
+        retry_after: seconds that the header Retry-After asks to wait; None without one.
     """
 
     response: Any
@@ -146,18 +140,18 @@ class ResponseError(SSEError):
 
 
 class StreamIncomplete(SSEError):
-    """The stream broke off before its end, and may not be asked for again by the client itself.
+    """The stream broke off, and the client may not request it again by itself.
 
-    What ended it, if that was an error, is the `__cause__`. `last_event_id` of the source says up
-    to where its events were taken.
+    The `__cause__` is the error that ended the stream, if there was one. `last_event_id` of the
+    source is the id after the last event that was taken.
     """
 
 
 class TransportError(SSEError):
-    """The source of the bytes failed; what it raised, if it raised, is the `__cause__`.
+    """The source of the bytes failed; the `__cause__` is its exception, if it raised one.
 
     Attributes:
-        phase: what was going on: `"connect"`, `"send"`, `"head"` or `"body"`.
+        phase: the step that failed: `"connect"`, `"send"`, `"head"` or `"body"`.
         sent: whether a byte of the request may have reached the server.
     """
 
@@ -171,24 +165,26 @@ class TransportError(SSEError):
 
 
 class StreamTimeout(TransportError):
-    """No byte, or no event, came within the time that was set."""
+    """No byte, or no event, arrived within the timeout."""
 
 
 class RetriableError(SSEError):
-    """For callbacks to raise: drop the connection and ask again, which counts as consent.
+    """Raised by a callback to drop the connection and reconnect.
+
+    It counts as consent to send the request again.
 
     Attributes:
-        delay: seconds to wait before; None: as long as the policy says.
+        delay: seconds to wait before reconnecting; None: as long as the policy says.
     """
 
     delay: float | None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
         if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"Expected delay to be a number of seconds from 0, got {delay!r}")
+            raise ValueError(f"Invalid delay {delay!r}: pass seconds from 0 to below 1e9, or None")
         super().__init__(*args)
         self.delay = delay
 
 
 class FatalError(SSEError):
-    """For callbacks to raise: end it all. It comes out unchanged, like any other exception."""
+    """Raised by a callback to stop; it propagates unchanged, as any other exception does."""

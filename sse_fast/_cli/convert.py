@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from sse_fast import SSEError
 from sse_fast._cli._common import json_line, say, standard_input
 
-# What reads, writes and draws is imported late: the other commands can do without.
+# pyarrow and rich are imported where they are used: the other commands do not need them.
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,69 +35,78 @@ SUFFIXES = {
     ".csv": "csv",
 }
 TEXTS = ("jsonl", "csv")
-# Where one of them is exceeded, a row group of Parquet ends.
+# A row group of Parquet ends when it reaches one of them.
 GROUP_BYTES = 64 * 2**20
 GROUP_ROWS = 2**20
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of arguments."""
     parser = commands.add_parser(
         "convert",
         help="turn captures into Parquet, Arrow, JSON lines or CSV",
         description="Turn captures of event streams into one file of Parquet, Arrow, JSON lines or "
-        "CSV. Captures may be compressed by gzip or zstd. The columns, or keys: event, data, id, "
-        "retry. Needs the extra [convert].",
+        "CSV. Captures may be compressed by gzip or zstd. The columns (or keys) are event, data, "
+        "id and retry. Needs the extra [convert].",
     )
     parser.add_argument(
-        "captures", metavar="CAPTURE", nargs="+", help="files, each a stream; - is standard input"
+        "captures",
+        metavar="CAPTURE",
+        nargs="+",
+        help="files, each a stream by itself; - is standard input",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
         required=True,
-        help=f"what to write, or to write anew: {', '.join(SUFFIXES)}; - is standard output",
+        help=f"file to write or replace ({', '.join(SUFFIXES)}); - is standard output",
     )
     parser.add_argument(
         "--format",
         choices=tuple(dict.fromkeys(SUFFIXES.values())),
-        help="where the suffix of FILE does not tell",
+        help="format of the output (default: by the suffix of FILE)",
     )
     parser.add_argument(
         "--offset",
         action="store_true",
-        help="a column more: where in its capture the event begins, in bytes",
+        help="add the event's byte offset in its capture as a column",
     )
-    parser.add_argument(
-        "--on-error",
+    oversize = parser.add_mutually_exclusive_group()
+    oversize.add_argument(
+        "--oversize",
         choices=("raise", "skip"),
-        default="raise",
-        help="what an event over the size does: end it, or be left out (default: %(default)s)",
+        help="stop at an event over the largest size, or skip it (default: raise)",
+    )
+    oversize.add_argument(
+        "--on-error",
+        dest="oversize",
+        choices=("raise", "skip"),
+        help="former name of --oversize",
     )
     parser.add_argument(
         "--max-event-size",
         metavar="BYTES",
         type=int,
         default=16 * 2**20,
-        help="(default: %(default)s)",
+        help="largest event in bytes (default: 16 MiB)",
     )
     parser.add_argument(
         "--threads",
         metavar="N",
         type=int,
-        help="that read (default: one for each processor, but at most 8)",
+        help="number of reader threads (default: one per CPU, at most 8)",
     )
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="no progress, and no word of what was done"
-    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no summary")
     parser.set_defaults(run=run, fail=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # What can go wrong at the end goes wrong before the beginning.
+    """Convert the captures, and return the exit code."""
+    # Check everything that can be checked before writing anything.
     kind = _format_of(arguments)
     captures = [_examine(name) for name in arguments.captures]
-    _keep_apart(captures, arguments)
+    _check_output(captures, arguments)
     streams = _open_streams(captures, arguments)
     pyarrow = _require("pyarrow", "")
     sizes = [capture.size for capture in captures]
@@ -109,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             _convert(captures, streams, writer, done, show)
         except BaseException:
-            # Else it would try when it is collected, and complain.
+            # Otherwise it would close itself when it is collected, and print a warning.
             with suppress(Exception):
                 writer.close()
             raise
@@ -118,11 +127,11 @@ def run(arguments: argparse.Namespace) -> int:
         say(note)
     if done.is_broken:
         if arguments.output != "-":
-            say(f"{arguments.output} has {_count(done.events)} from before that")
+            say(f"{arguments.output} has the {_count(done.events)} before it")
         return 1
     if not arguments.quiet:
         seconds = time.perf_counter() - started
-        skipped = f", {_count(done.skipped)} over the size skipped" if done.skipped else ""
+        skipped = f", {_count(done.skipped)} over the size limit skipped" if done.skipped else ""
         say(f"{_count(done.events)} from {done.size:,} bytes in {seconds:.2f} s{skipped}")
     return 0
 
@@ -132,12 +141,10 @@ def _format_of(arguments: argparse.Namespace) -> str:
     known = SUFFIXES.get(Path(output).suffix.lower())
     kind: str | None = arguments.format or (None if output == "-" else known)
     if output == "-" and kind not in TEXTS:
-        arguments.fail(
-            f"expected --format {' or '.join(TEXTS)} for standard output, got {kind or 'none'}"
-        )
+        arguments.fail(f"standard output needs --format {' or '.join(TEXTS)}")
     if kind is None:
         arguments.fail(
-            f"expected an output that ends in {', '.join(SUFFIXES)}, or --format, got {output!r}"
+            f"the suffix of {output!r} names no format: use {', '.join(SUFFIXES)}, or --format"
         )
         raise AssertionError
     return kind
@@ -149,17 +156,22 @@ def _format_of(arguments: argparse.Namespace) -> str:
 class _Capture(NamedTuple):
     name: str
     status: os.stat_result | None
-    """None: it is no regular file."""
+    """None: not a regular file."""
 
     @property
     def size(self) -> int | None:
-        """In bytes; None where that is not known before its end."""
-        # Of what may be compressed, standard input tells only how much came of it.
+        """Bytes; None if that is not known before its end."""
+        # A compressed file on standard input reports its progress in decompressed bytes.
         return None if self.status is None or self.name == "-" else self.status.st_size
 
 
 def _examine(name: str) -> _Capture:
-    """Raises OSError, or ImportError, if it cannot be read."""
+    """Look up a capture, and check that it can be read.
+
+    Raises:
+        OSError: it cannot be opened.
+        ImportError: no library can decompress it.
+    """
     from sse_fast.columns._captures import open_capture
 
     if name == "-":
@@ -171,7 +183,7 @@ def _examine(name: str) -> _Capture:
         status = os.stat(name)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-        # A pipe would be another one when it is opened again.
+        # Opening a pipe here would take its writer away from the conversion.
         if stat.S_ISREG(status.st_mode):
             close = open_capture(name).close
             if close is not None:
@@ -179,25 +191,24 @@ def _examine(name: str) -> _Capture:
     return _Capture(name, status if stat.S_ISREG(status.st_mode) else None)
 
 
-def _keep_apart(captures: list[_Capture], arguments: argparse.Namespace) -> None:
+def _check_output(captures: list[_Capture], arguments: argparse.Namespace) -> None:
+    """Refuse to write over a capture."""
     if arguments.captures.count("-") > 1:
-        arguments.fail("expected - for standard input once, got it more often")
+        arguments.fail("standard input (-) can be read only once")
     if arguments.output == "-":
         return
-    for path in (arguments.output, _part_of(arguments.output)):
+    for path in (arguments.output, _temporary_path(arguments.output)):
         try:
-            there = os.stat(path)
+            existing = os.stat(path)
         except OSError:
             continue
         for capture in captures:
-            if capture.status is not None and os.path.samestat(capture.status, there):
-                arguments.fail(
-                    f"expected an output beside the captures, got {path!r}, which is one"
-                )
+            if capture.status is not None and os.path.samestat(capture.status, existing):
+                arguments.fail(f"the output {path!r} is one of the captures: choose another name")
 
 
 def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> list[ColumnStream]:
-    """One for each: so an error, and an end within an event, are of a capture with a name."""
+    """Open a stream for each capture, so that messages can name the capture."""
     from sse_fast import iter_columns
 
     try:
@@ -207,7 +218,7 @@ def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> li
                 threads=arguments.threads,
                 offset=arguments.offset,
                 max_event_size=arguments.max_event_size,
-                on_error=arguments.on_error,
+                oversize=arguments.oversize,
             )
             for capture in captures
         ]
@@ -217,7 +228,7 @@ def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> li
 
 
 class _Done:
-    """What was converted so far."""
+    """The result so far."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -234,7 +245,7 @@ def _convert(
     done: _Done,
     show: Callable[[int], None],
 ) -> None:
-    """Write all there is, or what comes before the first error in it."""
+    """Write all events, or those before the first error."""
     for capture, stream in zip(captures, streams, strict=True):
         with stream:
             for columns in _read(capture, stream, done):
@@ -262,7 +273,7 @@ def _read(capture: _Capture, stream: ColumnStream, done: _Done) -> Iterator[Colu
 
 
 class _Writer:
-    """Writes record batches to a file that stays open."""
+    """Writes record batches to a file, which it does not close."""
 
     def __init__(self, file: BinaryIO, pyarrow: Any, schema: Any) -> None:
         self._file = file
@@ -273,19 +284,19 @@ class _Writer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write what is still due."""
+        """Write the rest."""
 
 
 class _Parquet(_Writer):
-    """`event` keeps its dictionary: one for each row group."""
+    """Parquet. `event` keeps its dictionary, one for each row group."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         parquet = _require("pyarrow.parquet", "")
         self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
-        self._forget()
+        self._begin_group()
 
-    def _forget(self) -> None:
+    def _begin_group(self) -> None:
         self._batches: list[Any] = []
         self._rows = 0
         self._bytes = 0
@@ -304,7 +315,7 @@ class _Parquet(_Writer):
         if self._batches:
             table = self._pyarrow.Table.from_batches(self._batches)
             self._writer.write_table(table.unify_dictionaries(), row_group_size=self._rows)
-        self._forget()
+        self._begin_group()
 
     def close(self) -> None:
         try:
@@ -314,8 +325,10 @@ class _Parquet(_Writer):
 
 
 class _Plain(_Writer):
-    """`event` without a dictionary: an Arrow file has one from its beginning to its end, or adds to
-    it, which not every reader understands; CSV has none.
+    """Arrow, with `event` as plain text.
+
+    An Arrow file has one dictionary for all batches, and many readers do not understand one that
+    grows.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -335,12 +348,14 @@ class _Plain(_Writer):
 
 
 class _Csv(_Plain):
+    """CSV, whose columns have no dictionaries either."""
+
     def _open(self) -> Any:
         return _require("pyarrow.csv", "").CSVWriter(self._file, self._schema)
 
 
 class _JsonLines(_Writer):
-    """As `sse-fast cat --json` prints them."""
+    """JSON lines, as `sse-fast cat --json` prints them."""
 
     def write(self, columns: Any) -> None:
         batch = self._pyarrow.record_batch(columns)
@@ -371,12 +386,12 @@ _WRITERS: dict[str, type[_Writer]] = {
 
 @contextmanager
 def _open_output(path: str) -> Iterator[BinaryIO]:
-    """A file that is there, under its name, when all of it is written."""
+    """Open the output; a regular file appears under its name once all of it is written."""
     try:
         if path == "-":
             yield sys.stdout.buffer
         elif os.path.exists(path) and not os.path.isfile(path):
-            # A pipe or a device: there is nothing to put in its place.
+            # A pipe or a device is written to, not replaced.
             with open(path, "wb") as file:
                 yield file
         else:
@@ -390,37 +405,37 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _replace(path: str) -> Iterator[BinaryIO]:
-    # A link stays.
+    # Replace the target of a link, not the link.
     target = os.path.realpath(path)
-    part = _part_of(path)
-    there = os.path.exists(target)
-    if there and not os.access(target, os.W_OK):
+    temporary = _temporary_path(path)
+    exists = os.path.exists(target)
+    if exists and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    # Not over what is there already: it may be somebody's, or of a conversion that goes on.
-    with open(part, "xb") as file:
+    # An existing file may be the user's, or belong to another conversion: "x" refuses it.
+    with open(temporary, "xb") as file:
         try:
             yield file
             file.close()
-            if there:
-                shutil.copymode(target, part)
-            os.replace(part, target)
+            if exists:
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
         except BaseException:
             with suppress(OSError):
                 file.close()
             with suppress(OSError):
-                os.unlink(part)
+                os.unlink(temporary)
             raise
 
 
-def _part_of(path: str) -> str:
+def _temporary_path(path: str) -> str:
     return f"{os.path.realpath(path)}.part"
 
 
 @contextmanager
 def _progress(total: int | None, arguments: argparse.Namespace) -> Iterator[Callable[[int], None]]:
-    """Gives what takes the number of bytes read so far, and shows it on a terminal."""
+    """Show progress on a terminal; yields a function of the number of bytes read so far."""
     to_screen = arguments.output == "-" and sys.stdout.isatty()
-    # There may be none.
+    # Standard error is None if it was closed.
     if arguments.quiet or to_screen or sys.stderr is None or not sys.stderr.isatty():
         yield lambda size: None
         return
@@ -447,7 +462,7 @@ def _require(module: str, otherwise: str) -> Any:
     except ImportError as error:
         library = module.partition(".")[0]
         raise ImportError(
-            f"Expected {library}, which `sse-fast convert` needs, got none ({error}): "
+            f"sse-fast convert needs {library} ({error}): "
             f"pip install 'sse-fast[convert]'{otherwise}"
         ) from error
 

@@ -1,9 +1,9 @@
 """read_columns and iter_columns: events as Arrow record batches, whole captures at a time.
 
-What lies in memory, or in a file that is mapped into it (`_captures.py`), is cut into segments at
-blank lines, where nothing but the last event ID is in force; threads read one each
-(`_columns_c.pyx`), and a joiner puts them together in their order. What comes in chunks is read as
-it comes. Both are in `_readers.py`.
+A source that lies in memory, or in a file that is mapped into memory (`_captures.py`), is cut into
+segments at blank lines, where nothing but the last event ID is in force. Threads read one segment
+each (`_columns_c.pyx`), and their batches are put together in order. A source that arrives in
+chunks is read as it arrives. `_readers.py` has both.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from sse_fast._check import check_response
 from sse_fast._errors import SSEError
 from sse_fast.adapters import open_source
-from sse_fast.columns._captures import Capture, Unpacked, capture_of, open_capture
+from sse_fast.columns._captures import Capture, Decompressed, capture_of, open_capture
 from sse_fast.columns._readers import (
     SEGMENT_SIZE,
-    Chunks,
+    BufferBatches,
+    ChunkBatches,
     Options,
-    Segments,
     check_options,
-    open_part,
+    open_batches,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sse_fast._source import Response
 
     DataType = Literal["large_string", "string_view"]
-    OnError = Literal["raise", "skip"]
+    Oversize = Literal["raise", "skip"]
 
 __all__ = ["ColumnStream", "Columns", "iter_columns", "read_columns"]
 
@@ -48,78 +48,86 @@ def read_columns(
     batch_size: int = 2**20,
     offset: bool = False,
     max_event_size: int = 16 * 2**20,
-    on_error: OnError = "raise",
+    oversize: Oversize | None = None,
     last_event_id: str = "",
+    on_error: Oversize | None = None,
 ) -> Columns:
     """Read all events of a capture into columns.
 
+    A source that begins as gzip or zstd is decompressed. It must not change while it is read.
+
     Args:
         source: bytes, or any object with a contiguous buffer; the path of a file, which is mapped
-            into memory; or a sequence of paths, each of which is a stream of its own. What begins
-            as gzip or zstd is decompressed. It must not change while it is read.
-        threads: how many read at once; None: as many as there are processors, but at most 8. The
-            result does not depend on it.
-        data_type: what `data` and `id` are in Arrow's terms. "large_string" is a copy;
-            "string_view" refers to the source, which is held, and must not change, for as long as
-            the columns are; but for data of several lines and what was no UTF-8. (pyarrow 26
-            neither filters nor sorts by such columns.)
-        batch_size: the most rows of a record batch, from 1 to 2**31 - 1.
-        offset: whether there is a column `offset`: where the block of the event begins in its
-            source, in bytes (of a compressed one, in its content). Read from there, a stream begins
-            with this event.
-        max_event_size: the most bytes of one event, as of `Parser`; with "string_view" at most
-            2**28.
-        on_error: "raise" for an event over that size, or "skip": it is left out, and counted in
-            `skipped`.
+            into memory; or a sequence of paths, each of which is a stream by itself.
+        threads: number of reader threads; None: one per CPU, at most 8. The result does not depend
+            on it.
+        data_type: Arrow type of `data` and `id`. "large_string" copies the text. "string_view"
+            refers to the source where it can (data in one line of valid UTF-8), which must not
+            change as long as the columns exist. (pyarrow 26 neither filters nor sorts by views.)
+        batch_size: largest number of rows in a record batch, from 1 to 2**31 - 1.
+        offset: add a column `offset`, the byte offset of the event's block in its source (if that
+            is compressed, in its content). Read from there, a stream begins with this event.
+        max_event_size: largest event in bytes, as for `Parser`; at most 2**28 with "string_view".
+        oversize: "raise" (the default) raises `EventTooLarge` for a larger event; "skip" drops it
+            and counts it in `skipped`.
         last_event_id: the last event ID in force at the start of each stream.
+        on_error: former name of `oversize`.
+
+    Returns:
+        The columns of all events.
 
     Raises:
-        ImportError: the extension was not compiled.
-        TypeError, ValueError: there is no such argument.
+        ImportError: the extension was not compiled, or no library can decompress zstd.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has a value that is not allowed.
+        OSError: a file could not be opened.
         BufferError: the buffer is not contiguous.
-        EventTooLarge: an event was larger than `max_event_size`. `offset` says which, `columns`
-            has what came before it.
-        TransportError: what is compressed is damaged or cut off; `columns` has what came before.
-        MemoryError: there is none; or a long id is in force for so many events that its copies
-            take more than 16 times the memory of their source (of each segment of some 8 MiB; and
-            16 MiB more), which "string_view" does not make.
+        EventTooLarge: an event exceeded `max_event_size`; its `offset` is where the event begins.
+        TransportError: compressed data is damaged or truncated.
+        MemoryError: memory ran out; or, with "large_string", the copies of a long id, one for each
+            event, would take more than 16 times the memory of their source (a segment of some
+            8 MiB) and 16 MiB. "string_view" makes no such copies.
+
+    `EventTooLarge`, `TransportError` and `MemoryError` carry an attribute `columns`: the `Columns`
+    of the events before the error. It is not pickled with them.
     """
     options = check_options(
-        threads, data_type, batch_size, None, offset, max_event_size, on_error, last_event_id
+        threads, data_type, batch_size, None, offset, max_event_size, oversize, on_error,
+        last_event_id,
     )  # fmt: skip
     paths = _paths_of(source)
     if paths is None and not _has_buffer(source):
         if source == []:
-            raise ValueError("Expected at least one path, got an empty list")
+            raise ValueError("The list of paths is empty")
         raise TypeError(
             "Expected bytes, a path or a sequence of paths, got "
-            f"{type(source).__name__}: iter_columns() takes what comes in chunks"
+            f"{type(source).__name__}: iter_columns() reads sources that arrive in chunks"
         )
     captures: Iterable[Capture]
     if paths is None:
         captures = [capture_of(source)]
     else:
-        _look_at(paths)
+        _check_paths(paths)
         captures = map(open_capture, paths)
-    joiner = options.new_joiner(False)
+    merger = options.new_merger(False)
     batches: list[Any] = []
     skipped = 0
     pending = False
     error: SSEError | MemoryError | None = None
     for capture in captures:
-        with open_part(options, capture, joiner) as part:
+        with open_batches(options, capture, merger) as reading:
             try:
-                # One by one: they stay when the next one is an error.
-                for batch in part:
+                # One by one, to keep the batches before an error.
+                for batch in reading:
                     batches.append(batch)
             except (SSEError, MemoryError) as reason:
                 error = reason
-            skipped += part.skipped
-            pending = pending or part.pending
+            skipped += reading.skipped
+            pending = pending or reading.pending
         if error is not None:
             break
-    joiner.seal(batches)
-    columns = Columns._of(options, batches, joiner.last_event_id, skipped, pending)
+    merger.attach_dictionary(batches)
+    columns = Columns._of(options, batches, merger.last_event_id, skipped, pending)
     if error is not None:
         error.columns = columns  # type: ignore[union-attr]
         raise error
@@ -136,42 +144,47 @@ def iter_columns(
     batch_seconds: float | None = None,
     offset: bool = False,
     max_event_size: int = 16 * 2**20,
-    on_error: OnError = "raise",
+    oversize: Oversize | None = None,
     last_event_id: str = "",
     check: bool = True,
     on_chunk: Callable[[bytes], object] | None = None,
+    on_error: Oversize | None = None,
 ) -> ColumnStream:
     """Iterate over the events of a source as record batches, in bounded memory.
 
     Args:
-        source: what `read_columns` takes, of any size, and what `iter_events` takes: a response,
-            a binary file, a socket, an iterable of bytes.
-        threads: as in `read_columns`; what comes in chunks is read by one.
-        data_type: as in `read_columns`. What comes in chunks is copied in either case.
-        batch_size: the most rows of a batch, from 1 to 2**31 - 1.
-        batch_bytes: a batch is cut at the first event that ends so many bytes of the source behind
-            its beginning, or with which its texts have as many.
-        batch_seconds: a batch is cut when its first event is so old, which is looked at when bytes
-            arrive; None: time does not count. Nor does it where nothing has to be waited for:
-            in memory, and in files.
+        source: a source of `read_columns`, of any size, or one of `iter_events`: a response, a
+            binary file, a socket, an iterable of bytes. Chunks are read by one thread.
+        threads: as in `read_columns`.
+        data_type: as in `read_columns`. The text of chunks is copied in either case.
+        batch_size: largest number of rows in a batch, from 1 to 2**31 - 1.
+        batch_bytes: a batch ends with the event that ends this number of bytes after the start of
+            the batch, or with which its texts reach this number of bytes.
+        batch_seconds: a batch ends when its first event is this old, which is checked whenever
+            bytes arrive; None: age does not matter. It never does in memory and in mapped files.
         offset: as in `read_columns`.
         max_event_size: as in `read_columns`.
-        on_error: as in `read_columns`.
+        oversize: as in `read_columns`.
         last_event_id: as in `read_columns`.
         check: as in `iter_events`.
-        on_chunk: called with the bytes of what comes in chunks, decompressed, before they are
-            parsed; what lies in memory or in a file that is mapped into it, does not.
+        on_chunk: called with each chunk, decompressed, before it is parsed; not called for sources
+            in memory or in mapped files.
+        on_error: former name of `oversize`.
+
+    Returns:
+        An iterator of `Columns`, one for each batch. While iterating, `EventTooLarge` (with its
+        `offset`), `TransportError` and `MemoryError` are raised after the batch of the events
+        before the error.
 
     Raises:
-        ImportError: the extension was not compiled.
-        TypeError, ValueError: there is no such argument, or the source is none.
+        ImportError: the extension was not compiled, or no library can decompress zstd.
+        TypeError: an argument has the wrong type, or the source cannot be read.
+        ValueError: an argument has a value that is not allowed.
+        OSError: a file could not be opened.
         ResponseError: the check failed; the response is closed.
-
-    While iterating, and always behind the batch of what came before: `EventTooLarge`, with its
-    `offset`; `TransportError`; `MemoryError`.
     """
     options = check_options(
-        threads, data_type, batch_size, batch_bytes, offset, max_event_size, on_error,
+        threads, data_type, batch_size, batch_bytes, offset, max_event_size, oversize, on_error,
         last_event_id,
     )  # fmt: skip
     if batch_seconds is not None and not isinstance(batch_seconds, (int, float)):
@@ -183,31 +196,31 @@ def iter_columns(
     options = options._replace(batch_seconds=batch_seconds)
     paths = _paths_of(source)
     if paths is not None:
-        _look_at(paths)
+        _check_paths(paths)
         return ColumnStream._of(options, paths)
     if _has_buffer(source):
-        part = open_part(options, capture_of(source), options.new_joiner(True), on_chunk)
-        return ColumnStream._of(options, part)
+        reading = open_batches(options, capture_of(source), options.new_merger(True), on_chunk)
+        return ColumnStream._of(options, reading)
     opened = open_source(source)
     if not isinstance(opened.chunks, Iterable):
         raise TypeError(
-            f"Expected a source that is read without await, got {type(source).__name__} with an "
-            "async body: read it by a synchronous client"
+            f"{type(source).__name__} has an async body, which cannot be read here: use a "
+            "synchronous client"
         )
     chunks = iter(opened.chunks)
     opened = opened._replace(chunks=chunks)
     reason = check_response(opened) if check else None
     close = opened.close or getattr(chunks, "close", None)
-    opened = opened._replace(chunks=Unpacked(chunks), close=close)
-    part = Chunks(options, opened, None, on_chunk)
+    opened = opened._replace(chunks=Decompressed(chunks), close=close)
+    reading = ChunkBatches(options, opened, None, on_chunk)
     if reason is not None:
-        part.end_reason = reason
-        part.close()
-    return ColumnStream._of(options, part, opened.response)
+        reading.end_reason = reason
+        reading.close()
+    return ColumnStream._of(options, reading, opened.response)
 
 
 def _paths_of(source: Any) -> list[Any] | None:
-    """The paths that a source names; None: it is something else."""
+    """Return the paths that a source names, or None if it is not a path or a sequence of paths."""
     if isinstance(source, (str, os.PathLike)):
         source = [source]
     elif not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray, memoryview)):
@@ -217,18 +230,18 @@ def _paths_of(source: Any) -> list[Any] | None:
     return list(source)
 
 
-def _look_at(paths: list[Any]) -> None:
-    """What is not there is missed here, before anything is read.
+def _check_paths(paths: list[Any]) -> None:
+    """Fail early, before reading anything.
 
     Raises:
-        OSError: so it is.
-        TypeError: it is a URL.
+        OSError: a file does not exist.
+        TypeError: a path is a URL.
     """
     for path in paths:
         if isinstance(path, str) and path.partition("://")[0].lower() in ("http", "https"):
             raise TypeError(
-                "Expected a path, got a URL: iter_columns() takes the response to it, of any HTTP "
-                "library"
+                "A URL is not a path: request it with any HTTP library, and pass the response to "
+                "iter_columns()"
             )
         os.stat(path)
 
@@ -245,15 +258,14 @@ class Columns:
     """Events as columns: `event` (a dictionary), `data`, `id`, `retry` and, on request, `offset`.
 
     `pyarrow.table(columns)`, `polars.DataFrame(columns)`, DuckDB and `pandas.DataFrame.from_arrow`
-    take it as it is, by Arrow's PyCapsule interface. `id` is null where no last event ID is in
-    force, `retry` (ms) where the block of the event sets none. `len(columns)` is the number of
-    events.
+    read it directly, by Arrow's PyCapsule interface. `id` is null while no last event ID is in
+    force, `retry` (ms) unless the event's block sets it. `len(columns)` is the number of events.
 
     Attributes:
-        last_event_id: the last event ID in force behind them.
-        skipped: how many events were over `max_event_size`. (Of `iter_columns`, the stream has
-            this and the next.)
-        pending: whether the source, or one of them, ended within an event, which is dropped.
+        last_event_id: the last event ID in force after the events.
+        skipped: number of events that exceeded `max_event_size` and were skipped. For the batches
+            of `iter_columns`, the stream has this and the next attribute.
+        pending: whether the source, or one of several, ended within an event, which is dropped.
     """
 
     __slots__ = ("_batches", "_options", "last_event_id", "pending", "skipped")
@@ -265,7 +277,7 @@ class Columns:
     pending: bool
 
     def __init__(self) -> None:
-        raise TypeError("Expected read_columns() or iter_columns() to make columns")
+        raise TypeError("Columns cannot be made directly: call read_columns() or iter_columns()")
 
     @classmethod
     def _of(
@@ -291,42 +303,47 @@ class Columns:
         return f"<Columns of {len(self)} events>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("cannot pickle 'sse_fast.Columns' object: pyarrow.table(columns) can be")
+        raise TypeError("cannot pickle 'sse_fast.Columns' object: pickle pyarrow.table(columns)")
 
     def __arrow_c_schema__(self) -> Any:
-        """A capsule with an ArrowSchema."""
+        """Return a capsule with an ArrowSchema."""
         return self._options.export_schema()
 
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
-        """Capsules with an ArrowSchema and one ArrowArray, for which several batches are copied.
+        """Return capsules with an ArrowSchema and one ArrowArray; several batches are copied.
 
-        `requested_schema` is not heeded, as it need not be.
+        `requested_schema` is ignored, as the interface allows.
         """
         if len(self._batches) != 1:
             self._batches = [self._options.concatenate(self._batches)]
         return self._options.export_schema(), self._batches[0].export_array()
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """A capsule with an ArrowArrayStream of the batches; as often as it is asked for."""
+        """Return a capsule with an ArrowArrayStream of the batches; it can be called repeatedly.
+
+        `requested_schema` is ignored, as the interface allows.
+        """
         return self._options.export_stream(self._batches)
 
 
 class ColumnStream(Iterator[Columns]):
     """The record batches of a source, made by `iter_columns`: an iterator and a context manager.
 
-    `pyarrow.RecordBatchReader.from_stream`, `polars.DataFrame` and DuckDB take it as it is, once.
-    The end, an error, `close()` and leaving `with` give a response or a file free; batches stay.
+    `pyarrow.RecordBatchReader.from_stream`, `polars.DataFrame` and DuckDB read it directly, once.
+    The end, an error, `close()` and leaving `with` release the response or file. Batches
+    stay valid.
 
     Attributes:
-        last_event_id: the last event ID in force behind the latest batch; after the end, at it.
-        pending: after the end, whether the source, or one of them so far, ended within an event,
+        last_event_id: the last event ID in force after the latest batch; after the end, the one in
+            force there.
+        pending: after the end, whether the source, or one of several so far, ended within an event,
             which is dropped.
-        response: the `Response`; None for what is none.
+        response: the `Response`; None for a source that is not a response.
     """
 
     _options: Options
     _paths: list[Any]
-    _part: Segments | Chunks | None
+    _reading: BufferBatches | ChunkBatches | None
     _skipped: int
     _read: int
     _is_closed: bool
@@ -335,20 +352,20 @@ class ColumnStream(Iterator[Columns]):
     response: Response | None
 
     def __init__(self) -> None:
-        raise TypeError("Expected iter_columns() to make a stream of columns")
+        raise TypeError("A ColumnStream cannot be made directly: call iter_columns()")
 
     @classmethod
     def _of(
         cls,
         options: Options,
-        source: list[Any] | Segments | Chunks,
+        source: list[Any] | BufferBatches | ChunkBatches,
         response: Response | None = None,
     ) -> ColumnStream:
         stream = cls.__new__(cls)
         stream._options = options
-        # Those of them that are still to be opened.
+        # The files that are still to be opened.
         stream._paths = source if isinstance(source, list) else []
-        stream._part = None if isinstance(source, list) else source
+        stream._reading = None if isinstance(source, list) else source
         stream._skipped = 0
         stream._read = 0
         stream._is_closed = False
@@ -372,11 +389,11 @@ class ColumnStream(Iterator[Columns]):
         raise TypeError("cannot copy or pickle 'sse_fast.ColumnStream' object: it reads a source")
 
     def __del__(self) -> None:
-        # A file that was opened here, nobody else closes.
-        part = getattr(self, "_part", None)
-        if part is not None and part.name is not None:
+        # Only files are closed here: this stream opened them, and no other object does it.
+        reading = getattr(self, "_reading", None)
+        if reading is not None and reading.name is not None:
             with suppress(Exception):
-                part.close()
+                reading.close()
 
     def __next__(self) -> Columns:
         batch = self._next_batch()
@@ -384,17 +401,17 @@ class ColumnStream(Iterator[Columns]):
 
     def _next_batch(self) -> Any:
         while not self._is_closed:
-            part = self._part
-            if part is None:
+            reading = self._reading
+            if reading is None:
                 if not self._paths:
                     break
-                part = self._part = self._open_next()
+                reading = self._reading = self._open_next()
             try:
-                batch = next(part)
+                batch = next(reading)
             except StopIteration:
-                self._leave(part)
+                self._leave(reading)
             except (SSEError, MemoryError):
-                self._leave(part)
+                self._leave(reading)
                 self._is_closed = True
                 raise
             else:
@@ -404,68 +421,72 @@ class ColumnStream(Iterator[Columns]):
                 return batch
         raise StopIteration
 
-    def _open_next(self) -> Segments | Chunks:
+    def _open_next(self) -> BufferBatches | ChunkBatches:
         try:
             capture = open_capture(self._paths.pop(0))
         except BaseException:
-            # Else the next call would go on with the next file.
+            # The next call must not continue with the next file.
             self._is_closed = True
             raise
-        part = open_part(self._options, capture, self._options.new_joiner(True))
+        reading = open_batches(self._options, capture, self._options.new_merger(True))
         if self._is_closed:
-            # It was meanwhile, by another thread.
-            part.close()
-        return part
+            # Another thread closed the stream meanwhile.
+            reading.close()
+        return reading
 
-    def _leave(self, part: Segments | Chunks) -> None:
-        """It has come to its end."""
-        self._part = None
-        self._skipped += part.skipped
-        self._read += part.position
-        self.pending = self.pending or part.pending
-        self.last_event_id = part.last_event_id
-        part.close()
+    def _leave(self, reading: BufferBatches | ChunkBatches) -> None:
+        """Add up what was read when a file or source has ended."""
+        self._reading = None
+        self._skipped += reading.skipped
+        self._read += reading.position
+        self.pending = self.pending or reading.pending
+        self.last_event_id = reading.last_event_id
+        reading.close()
 
     def flush(self) -> Columns | None:
-        """Return what has arrived and was not handed out, as it waits for its batch to be full;
-        None if there is nothing, as where nothing has to be waited for.
+        """Return the events that have arrived and wait for their batch to be full.
+
+        Call it in the thread that reads.
+
+        Returns:
+            Their columns; None if there are none, as for sources in memory and mapped files.
         """
-        batch = None if self._part is None else self._part.flush()
+        batch = None if self._reading is None else self._reading.flush()
         if batch is None:
             return None
         self.last_event_id = batch.id
         return Columns._of(self._options, [batch], batch.id)
 
     def close(self) -> None:
-        """Give the source free; from any thread, any number of times.
+        """Release the source; from any thread, any number of times.
 
-        What has arrived and was not handed out is dropped: `flush()` it before, in the thread that
-        reads.
+        Events that wait for their batch to be full are dropped: call `flush()` before.
         """
         self._is_closed = True
-        part = self._part
-        if part is not None:
-            part.close()
+        reading = self._reading
+        if reading is not None:
+            reading.close()
 
     @property
     def skipped(self) -> int:
-        """How many events were over `max_event_size` so far."""
-        return self._skipped + (0 if self._part is None else self._part.skipped)
+        """Number of events so far that exceeded `max_event_size` and were skipped."""
+        return self._skipped + (0 if self._reading is None else self._reading.skipped)
 
     @property
     def position(self) -> int:
-        """How many bytes of the source, or of all files so far, were read: of a compressed file, as
-        it is; of what else is compressed, of its content.
+        """Number of bytes read so far, of the source or of all files.
+
+        Compressed files count as they are; other compressed sources count decompressed.
         """
-        return self._read + (0 if self._part is None else self._part.position)
+        return self._read + (0 if self._reading is None else self._reading.position)
 
     def __arrow_c_schema__(self) -> Any:
-        """A capsule with an ArrowSchema."""
+        """Return a capsule with an ArrowSchema."""
         return self._options.export_schema()
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """A capsule with an ArrowArrayStream of the batches that were not handed out yet.
+        """Return a capsule with an ArrowArrayStream of the batches that were not read yet.
 
-        `requested_schema` is not heeded, as it need not be.
+        `requested_schema` is ignored, as the interface allows.
         """
         return self._options.export_stream(iter(self._next_batch, None))

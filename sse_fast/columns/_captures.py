@@ -1,4 +1,4 @@
-"""Captures: files mapped into memory, and what has to be decompressed as it is read."""
+"""Captures: files mapped into memory, and sources that are decompressed while they are read."""
 
 from __future__ import annotations
 
@@ -20,128 +20,125 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+"""Coding -> its first bytes, with which no valid UTF-8 begins."""
 
 
 class Capture(NamedTuple):
-    """What is to be read: all bytes of it, or chunks of them."""
+    """A stream to be read: either all of its bytes, or chunks of them."""
 
     name: str | None = None
-    """Its path, if it has one."""
+    """Its path, if it is a file."""
     content: Any = None
     chunks: Iterator[bytes] | None = None
     close: Callable[[], None] | None = None
     position: Callable[[], int] | None = None
-    """How many bytes of the file were read so far, of chunks."""
+    """With chunks of a file: returns the number of bytes of the file read so far."""
 
 
 def open_capture(path: str | os.PathLike[str]) -> Capture:
-    """Open a file, and map it into memory if it can be parsed as it is there.
+    """Open a file; map it into memory, or read and decompress it if it is compressed.
 
     Raises:
-        OSError: it could not be opened.
-        ImportError: it is zstd, and nothing is there to decompress it.
+        OSError: the file could not be opened.
+        ImportError: the file is compressed by zstd, and no library can decompress it.
     """
     name = os.fsdecode(path)
     with ExitStack() as stack:
         file = stack.enter_context(open(path, "rb", buffering=0))
         content = None
-        # A pipe, a device, a system without: they have to be read.
+        # Pipes, devices and some file systems cannot be mapped. They are read instead.
         with suppress(OSError, ValueError):
             if os.fstat(file.fileno()).st_size:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if content is not None:
-            coding = _coding_of(content)
+            coding = _detect_coding(content)
             if not coding:
                 return Capture(name, content)
             content.close()
             if coding == "zstd":
-                # What is missing is missed here, before anything is read.
+                # Fail early, before reading anything.
                 _import_zstd()
         stack.pop_all()
     position = file.tell if file.seekable() else None
-    chunks = Unpacked(iter(lambda: file.read(READ_SIZE), b""), name)
+    chunks = Decompressed(iter(lambda: file.read(READ_SIZE), b""), name)
     return Capture(name, chunks=chunks, close=file.close, position=position)
 
 
 def capture_of(buffer: Any) -> Capture:
-    """The same of bytes at hand."""
-    if _coding_of(buffer):
-        return Capture(chunks=Unpacked(iter([bytes(buffer)])))
+    """Return the capture of bytes in memory, decompressed while they are read if necessary."""
+    if _detect_coding(buffer):
+        return Capture(chunks=Decompressed(iter([bytes(buffer)])))
     return Capture(content=buffer)
 
 
-def _coding_of(buffer: Any) -> str:
-    """By the first bytes, which are none of UTF-8 then; "" if it is not compressed."""
+def _detect_coding(buffer: Any) -> str:
+    """Return "gzip" or "zstd" by the first bytes, or "" if they are neither."""
     with memoryview(buffer) as whole:
-        # With gaps, it is for others to refuse.
+        # A buffer with gaps is refused by its reader.
         head = whole.cast("B")[:4].tobytes() if whole.c_contiguous and whole.nbytes else b""
     return next((coding for coding, magic in _MAGIC.items() if head.startswith(magic)), "")
 
 
-class Unpacked(Iterator[bytes]):
-    """Chunks as they are, or, if the first begin as gzip or zstd does, what they contain.
+class Decompressed(Iterator[bytes]):
+    """Chunks, decompressed if the first ones begin as gzip or zstd does.
 
-    Whatever is wrong with it comes as a `TransportError`, behind what was right.
+    Raises `TransportError` for damaged or truncated data, after the chunks before it.
     """
 
     def __init__(self, chunks: Iterable[bytes], name: str | None = None) -> None:
-        self._packed = iter(chunks)
+        self._source = iter(chunks)
         self._name = name
         self._start = b""
         self._chunks: Iterator[bytes] | None = None
 
     def __next__(self) -> bytes:
         while self._chunks is None:
-            chunk = next(self._packed, None)
+            chunk = next(self._source, None)
             if isinstance(chunk, (bytes, bytearray, memoryview)):
                 self._start += bytes(chunk)
                 if any(magic.startswith(self._start) for magic in _MAGIC.values()):
-                    # As long as all of it may be the beginning of one.
+                    # The bytes so far may be the beginning of a magic number.
                     continue
             elif chunk is not None:
-                # For others to judge.
-                self._packed = chain([chunk], self._packed)
-            self._chunks = self._begin()
-            if self._start and self._chunks is self._packed:
+                # Pass it on: the stream raises the error for a chunk that is not bytes.
+                self._source = chain([chunk], self._source)
+            self._chunks = self._detect()
+            if self._start and self._chunks is self._source:
                 start, self._start = self._start, b""
                 return start
         return next(self._chunks)
 
-    def _begin(self) -> Iterator[bytes]:
-        coding = _coding_of(self._start)
+    def _detect(self) -> Iterator[bytes]:
+        coding = _detect_coding(self._start)
         if coding == "gzip":
             file: Any = gzip.GzipFile(fileobj=self._as_file())
-            return self._unpack(file, coding, (gzip.BadGzipFile, zlib.error))
+            return self._decompress(file, coding, (gzip.BadGzipFile, zlib.error))
         if coding == "zstd":
             try:
                 zstd = _import_zstd()
             except ImportError as error:
                 raise TransportError(str(error)) from error
-            return self._unpack(zstd.ZstdFile(self._as_file()), coding, (zstd.ZstdError,))
-        return self._packed
+            return self._decompress(zstd.ZstdFile(self._as_file()), coding, (zstd.ZstdError,))
+        return self._source
 
     def _as_file(self) -> io.BufferedReader:
-        return io.BufferedReader(_ChunkFile(self._start, self._packed), READ_SIZE)
+        return io.BufferedReader(_ChunkFile(self._start, self._source), READ_SIZE)
 
-    def _unpack(
+    def _decompress(
         self, file: Any, coding: str, damages: tuple[type[Exception], ...]
     ) -> Iterator[bytes]:
         size = 0
-        what = (
-            f"a source in {coding}" if self._name is None else f"the {coding} file {self._name!r}"
-        )
+        source = f"The {coding} source" if self._name is None else f"{self._name!r} ({coding})"
         while True:
             try:
                 chunk = file.read1(READ_SIZE)
             except EOFError as error:
                 raise TransportError(
-                    f"Expected the rest of {what}, got its end behind {size} bytes of its content: "
-                    "it was cut off"
+                    f"{source} is truncated after {size} decompressed bytes: get the whole file"
                 ) from error
             except damages as error:
                 raise TransportError(
-                    f"Expected {what} to go on behind {size} bytes of its content, got damaged "
-                    f"data ({error})"
+                    f"{source} is damaged after {size} decompressed bytes ({error}): get it again"
                 ) from error
             if not chunk:
                 return
@@ -150,7 +147,7 @@ class Unpacked(Iterator[bytes]):
 
 
 class _ChunkFile(io.RawIOBase):
-    """Chunks in the form of a file, for those who read files."""
+    """Chunks as a raw binary file, which decompressors read from."""
 
     def __init__(self, start: bytes, chunks: Iterator[bytes]) -> None:
         self._rest = memoryview(start)
@@ -175,6 +172,4 @@ def _import_zstd() -> Any:
     for name in ("compression.zstd", "backports.zstd"):
         with suppress(ImportError):
             return import_module(name)
-    raise ImportError(
-        "Expected backports.zstd to decompress zstd, got none: pip install 'sse-fast[zstd]'"
-    )
+    raise ImportError("No library can decompress zstd: pip install 'sse-fast[zstd]'")

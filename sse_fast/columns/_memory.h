@@ -1,4 +1,7 @@
-/* Memory for columns: it grows, it is counted, and large pieces of it are mapped in huge pages.
+/* Memory of columns: atomic reference counts, growing blocks, and copies of short values.
+ *
+ * Only what Cython cannot express is here: atomics, huge pages, and tricks that depend on the byte
+ * order. Batches themselves are in `_batch.pxd`.
  */
 #ifndef SSE_FAST_MEMORY_H
 #define SSE_FAST_MEMORY_H
@@ -11,11 +14,15 @@
 #  include <sys/mman.h>
 #endif
 
-/* A count of references, and pointers that several threads take and leave. */
+/* -- Atomics ---------------------------------------------------------------------------------- */
+
+/* `add` returns the new value, `exchange` the old pointer; `fill_slot` stores a pointer where there
+ * is NULL, and returns whether it did. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #  include <intrin.h>
 #  define SSE_FAST_ADD(at, number) (_InterlockedExchangeAdd((at), (number)) + (number))
-#  define SSE_FAST_EXCHANGE(at, pointer) _InterlockedExchangePointer((void *volatile *)(at), (pointer))
+#  define SSE_FAST_EXCHANGE(at, pointer) \
+    _InterlockedExchangePointer((void *volatile *)(at), (pointer))
 static inline int
 sse_fast_fill_slot(void **slot, void *pointer)
 {
@@ -33,13 +40,15 @@ sse_fast_fill_slot(void **slot, void *pointer)
 }
 #endif
 
+/* -- Growing blocks --------------------------------------------------------------------------- */
+
 typedef struct {
     uint8_t *at;
     size_t capacity;
 } sse_fast_memory;
 
-/* From here on memory is mapped in huge pages, where there are any: the first touch of a page costs
- * as much as writing it, and there are 512 times fewer. */
+/* Blocks from this size on are mapped in huge pages where the system has them: a page fault costs
+ * as much as filling the page, and there are 512 times fewer. */
 #define SSE_FAST_HUGE ((size_t)2 << 20)
 #define SSE_FAST_MAPPED (2 * SSE_FAST_HUGE)
 
@@ -50,6 +59,7 @@ sse_fast_mapped_size(size_t capacity)
     return (capacity + SSE_FAST_HUGE - 1) & ~(SSE_FAST_HUGE - 1);
 }
 
+/* Map `size` bytes that begin at the border of a huge page. Return NULL if memory ran out. */
 static inline uint8_t *
 sse_fast_map(size_t size)
 {
@@ -63,7 +73,7 @@ sse_fast_map(size_t size)
         munmap(at, before);
     if (before < SSE_FAST_HUGE)
         munmap(at + before + size, SSE_FAST_HUGE - before);
-    /* Without, it is slower and nothing else. */
+    /* Best effort: small pages work too, and are only slower. */
     (void)madvise(at + before, size, MADV_HUGEPAGE);
     return at + before;
 }
@@ -79,14 +89,13 @@ sse_fast_free_memory(sse_fast_memory *memory)
         munmap(memory->at, memory->capacity);
     else
 #endif
-    /* Without a capacity, it is a part of another one. */
-    if (memory->capacity > 0)
-        free(memory->at);
+    free(memory->at);
     memory->at = NULL;
     memory->capacity = 0;
 }
 
-/* Room for at least `capacity` bytes, the first `used` of which stay; 0: there is none. */
+/* Make the block at least `capacity` bytes large and keep its first `used` bytes. Return 0 if
+ * memory ran out. */
 static inline int
 sse_fast_reserve_memory(sse_fast_memory *memory, size_t used, size_t capacity)
 {
@@ -116,7 +125,7 @@ sse_fast_reserve_memory(sse_fast_memory *memory, size_t used, size_t capacity)
     return 1;
 }
 
-/* The same, growing by half at least, so that a byte is moved a bounded number of times. */
+/* Reserve, growing by at least half, so that each byte is moved a bounded number of times. */
 static inline int
 sse_fast_grow_memory(sse_fast_memory *memory, size_t used, size_t capacity)
 {
@@ -126,49 +135,10 @@ sse_fast_grow_memory(sse_fast_memory *memory, size_t used, size_t capacity)
     return sse_fast_reserve_memory(memory, used, capacity < more ? more : capacity);
 }
 
-/* Give back what is not used, where that is a lot of it. */
-static inline void
-sse_fast_trim_memory(sse_fast_memory *memory, size_t used)
-{
-    size_t spare = memory->capacity - used;
-    uint8_t *at;
+/* -- Copies of short values ------------------------------------------------------------------- */
 
-    if (spare < 4096 || spare < memory->capacity / 8)
-        return;
-    if (used == 0) {
-        sse_fast_free_memory(memory);
-        return;
-    }
-#if !defined(SSE_FAST_NO_MAP)
-    if (memory->capacity >= SSE_FAST_MAPPED) {
-        size_t kept = sse_fast_mapped_size(used);
-        if (kept >= SSE_FAST_MAPPED) {
-            /* What was never touched was never there. */
-            if (kept < memory->capacity) {
-                munmap(memory->at + kept, memory->capacity - kept);
-                memory->capacity = kept;
-            }
-            return;
-        }
-        at = (uint8_t *)malloc(used);
-        if (at == NULL)
-            return;
-        memcpy(at, memory->at, used);
-        sse_fast_free_memory(memory);
-        memory->at = at;
-        memory->capacity = used;
-        return;
-    }
-#endif
-    at = (uint8_t *)realloc(memory->at, used);
-    if (at != NULL) {
-        memory->at = at;
-        memory->capacity = used;
-    }
-}
-
-/* Copies where there is room for 32 bytes, and reads up to `end`: nearly every short value takes two
- * moves then, where memcpy takes 20 instructions to decide. */
+/* Copy a value to where there is room for 32 bytes. Memory is readable up to `end`, so a short
+ * value takes two moves, where memcpy takes 20 instructions to decide. */
 static inline void
 sse_fast_copy(uint8_t *to, const uint8_t *at, size_t length, const uint8_t *end)
 {
@@ -180,46 +150,33 @@ sse_fast_copy(uint8_t *to, const uint8_t *at, size_t length, const uint8_t *end)
         memcpy(to, at, length);
 }
 
-/* A large piece, of which parts are taken one behind the other; it goes with the last of them. So the
- * columns of many batches share its pages, and it costs no more of them than are touched. */
-typedef struct {
-    long references;
-    sse_fast_memory memory;
-    size_t used;
-} sse_fast_arena;
-
-static inline sse_fast_arena *
-sse_fast_new_arena(size_t capacity)
-{
-    sse_fast_arena *arena = (sse_fast_arena *)calloc(1, sizeof(sse_fast_arena));
-    if (arena == NULL)
-        return NULL;
-    arena->references = 1;
-    if (!sse_fast_reserve_memory(&arena->memory, 0, capacity)) {
-        free(arena);
-        return NULL;
-    }
-    return arena;
-}
-
+/* Copy at most 12 bytes into a view, and fill it up with zeros. Memory is readable up to `end`. */
 static inline void
-sse_fast_release_arena(sse_fast_arena *arena)
+sse_fast_copy_inline(uint8_t *to, const uint8_t *at, size_t length, const uint8_t *end)
 {
-    if (arena == NULL || SSE_FAST_ADD(&arena->references, -1) > 0)
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__)
+#  if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (end - at >= 16) {
+        uint64_t first, second;
+        uint32_t last;
+        memcpy(&first, at, 8);
+        memcpy(&second, at + 8, 8);
+        if (length < 8) {
+            first &= ((uint64_t)1 << 8 * length) - 1;
+            second = 0;
+        }
+        else
+            second &= ((uint64_t)1 << 8 * (length - 8)) - 1;
+        last = (uint32_t)second;
+        memcpy(to, &first, 8);
+        memcpy(to + 8, &last, 4);
         return;
-    sse_fast_free_memory(&arena->memory);
-    free(arena);
-}
-
-/* NULL: there is no room left. */
-static inline uint8_t *
-sse_fast_take_part(sse_fast_arena *arena, size_t size)
-{
-    uint8_t *at = arena->memory.at + arena->used;
-    if (arena->memory.capacity - arena->used < size)
-        return NULL;
-    arena->used += size;
-    return at;
+    }
+#  endif
+#endif
+    memset(to, 0, 12);
+    if (length > 0)
+        memcpy(to, at, length);
 }
 
 #endif

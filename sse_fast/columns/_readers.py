@@ -1,7 +1,7 @@
-"""The record batches of one stream of bytes, in their order, and its error behind them.
+"""The record batches of one stream of bytes, in their order, and then its error.
 
-`Segments` has threads read what lies in memory, a segment each; `Chunks` reads what comes in chunks
-as it comes. Both are iterators of `_columns_c.Batch`, and tell the same of themselves.
+`BufferBatches` cuts a buffer into segments, which threads read; `ChunkBatches` reads chunks as
+they arrive. Both are iterators of `_columns_c.RecordBatch` with the same attributes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SEGMENT_SIZE = 8 * 2**20
-"""Bytes of a segment, and more up to its blank line: so many that what a batch costs beside its
-rows does not count, and so few that threads end together."""
+"""Bytes of a segment, which ends at the next blank line.
 
-ARENA_SIZE = 64 * 2**20
-"""Bytes, of addresses: no more pages are taken than are filled."""
+It is large enough that the fixed cost of a batch does not matter, and small enough that all threads
+finish at about the same time.
+"""
 
 _MAX_THREADS = 8
-"""No more by themselves: memory is their limit."""
+"""Default upper bound of threads: memory bandwidth is the limit before that."""
 
 
 class Options(NamedTuple):
-    """What both functions take, checked; and the extension."""
+    """The checked options of `read_columns` and `iter_columns`, and the extension."""
 
     core: Any
     seed: int
@@ -56,11 +56,12 @@ class Options(NamedTuple):
 
     @property
     def segment_size(self) -> int:
-        """A whole number of batches, and not too many: they are there at once."""
+        """Bytes of a segment: a whole number of batches, of which all exist at the same time."""
         size = self.batch_bytes * max(1, SEGMENT_SIZE // self.batch_bytes)
         return min(size, max(65536, 4096 * self.batch_size))
 
-    def new_reader(self, pool: Any, store: Any = None, seals: bool = False) -> Any:
+    def new_reader(self, pool: Any, streaming: bool = False) -> Any:
+        """Return a `Reader` that takes memory from `pool`, or None; see there for `streaming`."""
         return self.core.Reader(
             views=self.views,
             offsets=self.offset,
@@ -69,35 +70,39 @@ class Options(NamedTuple):
             max_bytes=self.batch_bytes,
             max_event_size=self.max_event_size,
             pool=pool,
-            store=store,
             seed=self.seed,
-            seals=seals,
+            streaming=streaming,
         )
 
-    def new_joiner(self, is_endless: bool) -> Any:
-        return self.core.Joiner(seed=self.seed, is_endless=is_endless)
+    def new_merger(self, streaming: bool) -> Any:
+        """Return a `SegmentMerger`; see there for `streaming`."""
+        return self.core.SegmentMerger(seed=self.seed, streaming=streaming)
 
     def error_of(self, reader: Any, name: str | None) -> Exception | None:
-        """Why a reader did not go on, or None."""
+        """Return the error for which a reader stopped, or None."""
         if reader.problem == "size":
-            return EventTooLarge(reader.size, self.max_event_size, (), reader.error_offset, name)
+            return EventTooLarge(
+                reader.size, self.max_event_size, offset=reader.error_offset, filename=name
+            )
         if reader.problem == "ids":
             return MemoryError(
-                "Expected ids whose copies, one for each event, take at most 16 times the memory "
-                f"of their source, got more at offset {reader.error_offset}: "
-                "data_type='string_view' makes none"
+                "Copies of a long id, one for each event, take more than 16 times the memory of "
+                f"their source at offset {reader.error_offset}: use data_type='string_view'"
             )
         if reader.problem == "types":
-            return MemoryError("Expected at most 2**31 - 1 event types, got more")
+            return MemoryError("More than 2**31 - 1 event types: read the source in parts")
         return MemoryError() if reader.problem else None
 
     def export_schema(self) -> Any:
+        """Return a capsule with the ArrowSchema of batches."""
         return self.core.export_schema(views=self.views, offsets=self.offset)
 
     def export_stream(self, batches: Any) -> Any:
+        """Return a capsule with an ArrowArrayStream of an iterable of batches."""
         return self.core.export_stream(batches, views=self.views, offsets=self.offset)
 
     def concatenate(self, batches: list[Any]) -> Any:
+        """Return one batch made of several."""
         return self.core.concatenate(batches, views=self.views, offsets=self.offset)
 
 
@@ -108,23 +113,35 @@ def check_options(
     batch_bytes: int | None,
     offset: bool,
     max_event_size: int,
-    on_error: str,
+    oversize: str | None,
+    on_error: str | None,
     last_event_id: str,
 ) -> Options:
+    """Import the extension and check what `read_columns` or `iter_columns` got.
+
+    Raises:
+        ImportError: the extension was not compiled.
+        TypeError: an argument has the wrong type, or both names of `oversize` were given.
+        ValueError: an argument has a value that is not allowed.
+    """
     try:
         core = import_module("sse_fast.columns._columns_c")
     except ImportError as error:
         raise ImportError(
-            "Expected the compiled part of sse_fast, which makes columns, got none: install a C "
+            "Columns need the compiled extension of sse_fast, which is not installed: install a C "
             "compiler, then pip install --force-reinstall --no-cache-dir --no-binary sse-fast "
-            "sse-fast; iter_events does without"
+            "sse-fast (iter_events works without it)"
         ) from error
     if data_type not in ("large_string", "string_view"):
         raise ValueError(
             f"Expected data_type to be 'large_string' or 'string_view', got {data_type!r}"
         )
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"Expected on_error to be 'raise' or 'skip', got {on_error!r}")
+    if on_error is not None:
+        if oversize is not None:
+            raise TypeError("on_error is the former name of oversize: pass oversize alone")
+        oversize = on_error
+    if oversize not in (None, "raise", "skip"):
+        raise ValueError(f"Expected oversize to be 'raise' or 'skip', got {oversize!r}")
     views = data_type == "string_view"
     _check_number("batch_size", batch_size, 2**31 - 1)
     batch_bytes = SEGMENT_SIZE if batch_bytes is None else batch_bytes
@@ -132,7 +149,7 @@ def check_options(
     _check_number("max_event_size", max_event_size, core.MAX_VIEW_SIZE if views else 2**40)
     if threads is not None:
         _check_number("threads", threads, 1024)
-    # It says what is wrong with an id.
+    # The parser raises the error for an invalid id.
     Parser(last_event_id=last_event_id)
     if len(last_event_id.encode()) > max_event_size:
         raise ValueError(
@@ -142,14 +159,14 @@ def check_options(
     return Options(
         core=core,
         seed=secrets.randbits(64),
-        threads=_processors() if threads is None else threads,
+        threads=_default_threads() if threads is None else threads,
         views=views,
         batch_size=batch_size,
         batch_bytes=batch_bytes,
         batch_seconds=None,
         offset=bool(offset),
         max_event_size=max_event_size,
-        skips=on_error == "skip",
+        skips=oversize == "skip",
         last_event_id=last_event_id,
     )
 
@@ -161,7 +178,7 @@ def _check_number(name: str, value: object, most: int) -> None:
         raise ValueError(f"Expected {name} from 1 to {most}, got {value}")
 
 
-def _processors() -> int:
+def _default_threads() -> int:
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:
@@ -169,54 +186,54 @@ def _processors() -> int:
     return min(count, _MAX_THREADS)
 
 
-class Segments:
-    """What lies in memory as a whole, read by threads.
+class BufferBatches:
+    """The batches of a buffer, which threads read a segment at a time.
 
-    How far it has come stands in the joiner, which takes a segment in one step: so Ctrl-C costs
-    nothing but the work on those that were not taken yet.
+    The progress is in the merger, which takes a segment in one step. So an exception from a signal
+    handler costs only the work on segments that were not taken yet.
     """
 
-    def __init__(self, options: Options, capture: Capture, joiner: Any) -> None:
+    def __init__(self, options: Options, capture: Capture, merger: Any) -> None:
         self._options = options
         self.name = capture.name
-        self._input: Any = options.core.Input(capture.content)
-        self._joiner = joiner
-        joiner.begin(options.last_event_id)
-        self._pool = options.core.BatchPool(2 * options.threads + 4)
-        self._store = None
-        if not joiner.is_endless:
-            is_large = len(self._input) >= 4 * SEGMENT_SIZE
-            self._store = options.core.Store(ARENA_SIZE if is_large else 0)
+        self._source: Any = options.core.SourceBuffer(capture.content)
+        self._merger = merger
+        merger.begin(options.last_event_id)
+        self._pool = options.core.BatchPool(2 * options.threads + 4) if merger.streaming else None
         self._file: mmap.mmap | None = None
-        if joiner.is_endless and hasattr(mmap, "MADV_DONTNEED") and capture.name is not None:
-            # What has a name is a mapping of our own, unless it is empty.
+        if merger.streaming and hasattr(mmap, "MADV_DONTNEED") and capture.name is not None:
+            # A capture with a name is mapped, unless it is empty.
             self._file = capture.content or None
-        self._forgotten = 0
-        # The latest that was not read by another thread.
+        self._released = 0
+        # The latest reader that ran in this thread.
         self._reader: Any = None
         self._executor: ThreadPoolExecutor | None = None
-        # Segments that threads read, by where they begin and end.
+        # Segments that threads read: start, end, the future of the reader.
         self._waiting: deque[tuple[int, int, Future[Any]]] = deque()
         self._batches: deque[Any] = deque()
-        # Held by who reads, or cleans up behind the last who does.
+        # Held while reading or cleaning up.
         self._lock = Lock()
         self._is_closed = False
 
     @property
     def skipped(self) -> int:
-        return int(self._joiner.skipped)
+        """Number of events skipped so far."""
+        return int(self._merger.skipped)
 
     @property
     def pending(self) -> bool:
-        return bool(self._joiner.pending)
+        """Whether the bytes so far end within an event."""
+        return bool(self._merger.pending)
 
     @property
     def position(self) -> int:
-        return int(self._joiner.position)
+        """Number of bytes read so far."""
+        return int(self._merger.position)
 
     @property
     def last_event_id(self) -> str:
-        return str(self._joiner.last_event_id)
+        """The last event ID at `position`."""
+        return str(self._merger.last_event_id)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -225,7 +242,7 @@ class Segments:
         if not self._lock.acquire(blocking=False):
             if self._is_closed:
                 raise StopIteration
-            raise RuntimeError("Expected one thread that reads a source, got a second one")
+            raise RuntimeError("Another thread is reading this source")
         try:
             return self._next()
         finally:
@@ -237,7 +254,7 @@ class Segments:
         while not self._batches:
             if self._is_closed:
                 raise StopIteration
-            failed = self._joiner.failed
+            failed = self._merger.failed
             if failed is not None:
                 self._is_closed = True
                 error = self._options.error_of(failed, self.name)
@@ -246,39 +263,39 @@ class Segments:
             reader = self._next_reader()
             if reader is None:
                 raise StopIteration
-            self._forget()
-            self._joiner.take(reader, self._batches)
+            self._release_pages()
+            self._merger.take(reader, self._batches)
         return self._batches.popleft()
 
-    def _forget(self) -> None:
-        """Take what was read before out of the mapping of a file, all of which would count as
-        memory of this process at last. Who comes back to it, by views for example, has it mapped
-        again; it stays in the cache of the system.
+    def _release_pages(self) -> None:
+        """Drop the pages of a mapped file that were read from the memory of this process.
+
+        They stay in the page cache, so a view that points into them only maps them again.
         """
-        size = self.position // mmap.PAGESIZE * mmap.PAGESIZE - self._forgotten
+        size = self.position // mmap.PAGESIZE * mmap.PAGESIZE - self._released
         if self._file is not None and size >= SEGMENT_SIZE:
-            self._file.madvise(mmap.MADV_DONTNEED, self._forgotten, size)
-            self._forgotten += size
+            self._file.madvise(mmap.MADV_DONTNEED, self._released, size)
+            self._released += size
 
     def _next_reader(self) -> Any:
-        """That of the next segment, read; None behind the last."""
+        """Return the reader that has read the next segment, or None after the last one."""
         start, end = self._segment_at(self.position)
         if start == end:
             return None
-        # The only one, often.
-        if self._options.threads == 1 or (start == 0 and end == len(self._input)):
+        # Often there is only one segment.
+        if self._options.threads == 1 or (start == 0 and end == len(self._source)):
             return self._read_here(start, end)
         while self._waiting and self._waiting[0][0] < start:
             self._waiting.popleft()
         try:
-            self._have_read(start, end)
+            self._read_by_threads(start, end)
         except RuntimeError:
-            # Behind the end of the main thread, there are no new ones.
+            # The executor accepts no work after the main thread has ended.
             return self._read_here(start, end)
         return self._waiting[0][2].result()
 
-    def _have_read(self, start: int, end: int) -> None:
-        """Have other threads read this segment and as many behind it as they can."""
+    def _read_by_threads(self, start: int, end: int) -> None:
+        """Let threads read this segment, and the next ones as long as a thread is free."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._options.threads, "sse_fast.columns")
         while len(self._waiting) <= self._options.threads:
@@ -286,34 +303,35 @@ class Segments:
                 start, end = self._segment_at(self._waiting[-1][1])
                 if start == end:
                     break
-            reading = self._executor.submit(self._read, self._input, start, end)
-            self._waiting.append((start, end, reading))
+            future = self._executor.submit(self._read, self._source, start, end)
+            self._waiting.append((start, end, future))
 
     def _read_here(self, start: int, end: int) -> Any:
         reader = self._reader
-        # One that is there was left by an exception of a signal.
+        # A signal handler may have raised after this very segment was read.
         if reader is None or reader.start_offset != start or not reader.is_done:
-            reader = self._reader = self._options.new_reader(self._pool, self._store)
-            reader.read(self._input, start, end)
+            reader = self._reader = self._options.new_reader(self._pool)
+            reader.read(self._source, start, end)
         return reader
 
     def _segment_at(self, start: int) -> tuple[int, int]:
-        # A blank line right before the target is one, where the last batch would be full: two ends
-        # of line are four bytes at most.
+        # Two ends of line are at most four bytes. A blank line right before the target ends the
+        # segment too, because it would also fill the last batch.
         target = start + max(0, self._options.segment_size - 4)
-        return start, self._input.find_block_end(target)
+        return start, self._source.find_block_end(target)
 
     def _read(self, source: Any, start: int, end: int) -> Any:
-        reader = self._options.new_reader(self._pool, self._store)
+        reader = self._options.new_reader(self._pool)
         reader.read(source, start, end)
         return reader
 
     def flush(self) -> None:
-        return None
+        """Return None: nothing has to be waited for."""
 
     def close(self) -> None:
-        """From any thread, and from the handler of a signal: a read that is under way goes on, and
-        whoever reads cleans up then.
+        """Release the source; from any thread, and from a signal handler.
+
+        A read in progress finishes first, and its thread cleans up.
         """
         self._is_closed = True
         self._clean_up()
@@ -328,9 +346,10 @@ class Segments:
             self._waiting.clear()
             self._batches.clear()
             self._reader = None
-            # Nobody reads it any more, and its owner may want to change it.
-            self._input = None
-            self._pool.close()
+            # Nothing reads the buffer any more, and its owner may want to change it.
+            self._source = None
+            if self._pool is not None:
+                self._pool.close()
         finally:
             self._lock.release()
 
@@ -341,32 +360,36 @@ class Segments:
         self.close()
 
 
-class Chunks(EventStream[Any]):
-    """What comes in chunks: an `EventStream` whose "events" are batches."""
+class ChunkBatches(EventStream[Any]):
+    """The batches of chunks: an `EventStream` whose "events" are batches."""
 
     def __init__(
         self,
         options: Options,
         source: Source,
-        joiner: Any = None,
+        merger: Any = None,
         on_chunk: Callable[[bytes], object] | None = None,
         position: Callable[[], int] | None = None,
         name: str | None = None,
     ) -> None:
-        """With a `joiner`, no batch is handed out before the end."""
+        """Read `source`; with a `merger`, all batches are delivered at the end."""
         self._options = options
         self.name = name
-        self._joiner = joiner
-        store = options.core.Store(0) if joiner is not None else None
-        self._reader = options.new_reader(options.core.BatchPool(8), store, joiner is None)
+        self._merger = merger
+        streaming = merger is None
+        self._reader = options.new_reader(
+            options.core.BatchPool(8) if streaming else None, streaming
+        )
         self._reader.last_event_id = options.last_event_id
         self._first_row: float | None = None
-        self._position_of_file = position
+        self._file_position = position
         self.position = 0
         self._ending: Exception | None = None
         self._rest: deque[Any] | None = None
+        # The latest chunk, and its offset in the source.
+        self._latest = b"", 0
         super().__init__(source, Parser(), on_chunk)
-        # Every chunk comes by `_arrived`, and so by `_parse`.
+        # Never slice: every chunk must go through `_parse`.
         self._slice_size = -1
 
     def __next__(self) -> Any:
@@ -374,35 +397,51 @@ class Chunks(EventStream[Any]):
             try:
                 return super().__next__()
             except (StopIteration, SSEError, MemoryError) as error:
-                # Behind what came before it.
+                # Raised after the rows that were read before it.
                 self._ending = error
                 rest = self.flush()
                 self._rest = deque([] if rest is None else [rest])
-                if self._joiner is not None:
-                    self._joiner.begin(self._options.last_event_id)
-                    self._joiner.take(self._reader, self._rest)
+                if self._merger is not None:
+                    self._merger.begin(self._options.last_event_id)
+                    self._merger.take(self._reader, self._rest)
+            except BaseException:
+                self._keep_unfed()
+                raise
         if self._rest:
             return self._rest.popleft()
         ending, self._ending = self._ending, None
         raise StopIteration if ending is None else ending
 
-    def _note_position(self) -> None:
-        of_file = self._position_of_file
-        self.position = self._reader.end_offset if of_file is None else of_file()
+    def _arrived(self, chunk: bytes) -> None:
+        if type(chunk) is bytes:
+            self._latest = chunk, self._reader.end_offset
+        super()._arrived(chunk)
+
+    def _keep_unfed(self) -> None:
+        """Feed the rest of the latest chunk next, if a signal handler raised before it was fed."""
+        chunk, offset = self._latest
+        fed = self._reader.end_offset - offset
+        if self._unfed is None and fed < len(chunk):
+            self._unfed = memoryview(chunk)[fed:]
+            self._read_is_due = False
+
+    def _update_position(self) -> None:
+        file_position = self._file_position
+        self.position = self._reader.end_offset if file_position is None else file_position()
 
     def _ended(self) -> None:
-        # Before the file is closed.
-        self._note_position()
+        # The file, which tells its position, is closed by what follows.
+        self._update_position()
         super()._ended()
 
     def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
-        # First, so that an exception of a signal finds all in its place.
+        # Set the state first, so that it is consistent if a signal handler raises below.
         self._batch = []
         self._handed_over = 0
         self._unfed = rest
         self._read_is_due = rest is None
         self._reader.feed(chunk, self._batch)
-        self._note_position()
+        self._update_position()
         if self._batch or self._reader.rows == 0:
             self._first_row = None
         if self._options.batch_seconds is not None and self._reader.rows:
@@ -413,7 +452,7 @@ class Chunks(EventStream[Any]):
                 self._batch.append(self.flush())
         error = self._options.error_of(self._reader, self.name)
         if isinstance(error, EventTooLarge):
-            # It comes behind the batch.
+            # Raised once the current batches have been delivered.
             self._error = error
             self._read_is_due = False
         elif error is not None:
@@ -424,30 +463,35 @@ class Chunks(EventStream[Any]):
         return self.last_event_id
 
     def flush(self) -> Any:
+        """Return a batch of the rows that have arrived, or None."""
         self._first_row = None
         return self._reader.flush()
 
     @property
     def skipped(self) -> int:
+        """Number of events skipped so far."""
         return int(self._reader.skipped)
 
     @property
     def pending(self) -> bool:
+        """Whether the bytes so far end within an event."""
         return bool(self._reader.pending)
 
     @property
     def last_event_id(self) -> str:
+        """The last event ID after the bytes read so far."""
         return str(self._reader.last_event_id)
 
 
-def open_part(
+def open_batches(
     options: Options,
     capture: Capture,
-    joiner: Any,
+    merger: Any,
     on_chunk: Callable[[bytes], object] | None = None,
-) -> Segments | Chunks:
+) -> BufferBatches | ChunkBatches:
+    """Return the batches of a capture, which are given to a merger that is not `streaming`."""
     if capture.chunks is None:
-        return Segments(options, capture, joiner)
+        return BufferBatches(options, capture, merger)
     source = Source(capture.chunks, capture.close)
-    collector = None if joiner.is_endless else joiner
-    return Chunks(options, source, collector, on_chunk, capture.position, capture.name)
+    collector = None if merger.streaming else merger
+    return ChunkBatches(options, source, collector, on_chunk, capture.position, capture.name)

@@ -1,6 +1,6 @@
-"""The benchmark of the columns: who has no number, and what its bars say of which figures.
+"""The benchmark of columns: wrong results get no number, and bars report the right figures.
 
-That it runs is tested with the README, whose command it is.
+That the benchmark runs is tested with the README, which has its command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench import bench_columns, columns_memory  # noqa: E402
 from bench.bench_columns import ITER_COPY, ITER_VIEW, MEMCPY, READ_VIEW, Cell, rival_name  # noqa: E402
 from bench.columns_rivals import PASSING, TABLE, Reading, Rival, Text  # noqa: E402
 
-# -- Who has no number -----------------------------------------------------------------------------
+# -- Wrong results ---------------------------------------------------------------------------------
 
 
 def text(*values: str) -> Any:
@@ -36,7 +36,7 @@ def text(*values: str) -> Any:
         ("abax", "value 4: expected 'b', got 'x'"),
     ],
 )
-def test_what_is_different(kind: str, values: str, said: str) -> None:
+def test_difference_names_first_wrong_value(kind: str, values: str, said: str) -> None:
     given = text(*values).cast(getattr(pyarrow, kind)())
     assert bench_columns.difference(text("a", "b"), given, 2) == said
 
@@ -62,12 +62,12 @@ def measure(
     monkeypatch: pytest.MonkeyPatch, payload: bench_columns.Payload, load: Callable[[bool], Any]
 ) -> Cell:
     monkeypatch.setattr(bench_columns, "RIVALS", [Rival("any", load)])
-    # It would have one thread for all tests that follow.
+    # Importing Polars here would limit it to one thread in all tests that follow.
     monkeypatch.setattr(bench_columns, "TAKERS", [])
     return bench_columns.measure(payload, 0)
 
 
-def test_a_rival_that_is_wrong(
+def test_wrong_rival_gets_no_number(
     monkeypatch: pytest.MonkeyPatch, payload: bench_columns.Payload
 ) -> None:
     lines = payload.text.content.decode().splitlines()
@@ -90,7 +90,7 @@ def test_a_rival_that_is_wrong(
             ),
         }.items()
     }
-    # There is another way to read it.
+    # Another setting of the same rival is right.
     assert rival_name("any", TABLE) in cell.times
     assert rival_name("any", PASSING) not in cell.times
 
@@ -100,7 +100,7 @@ def test_a_rival_that_is_wrong(
     assert cell.missing[rival_name("any", TABLE)] == "Expected what is not there"
 
 
-def test_ours_that_are_wrong(
+def test_wrong_events_get_no_number(
     monkeypatch: pytest.MonkeyPatch, payload: bench_columns.Payload
 ) -> None:
     cell = measure(monkeypatch, payload, lambda _: {TABLE: {}, PASSING: {}})
@@ -108,7 +108,7 @@ def test_ours_that_are_wrong(
     assert list(cell.times) == ours
     payload.content = payload.content.replace(b"data: ", b"data:  ", 1)
     cell = measure(monkeypatch, payload, lambda _: {TABLE: {}, PASSING: {}})
-    # Only the file is as it was.
+    # Only the file was not changed.
     assert list(cell.wrong) == [
         name for name in ours if "columns" in name and "of a file" not in name
     ]
@@ -119,7 +119,7 @@ def test_ours_that_are_wrong(
 
 
 def cells() -> bench_columns.Cells:
-    """10 GB, of which the text is 8: everything in 2 s, or longer in another round."""
+    """Return cells of 10 GB, 8 of which are text: everything takes 2 s, or 9 in another round."""
     return {
         name: Cell(name, 10**8, 10**10, 8 * 10**9, {row: [9.0, 2.0] for row in bench_columns.ROWS})
         for name in bench_columns.SIZES
@@ -132,14 +132,14 @@ MEMORIES = {case: columns_memory.Memory(20.0, 200.0) for case in columns_memory.
 def verdicts(
     found: bench_columns.Cells, memories: bench_columns.Memories = MEMORIES
 ) -> dict[str, tuple[str, str]]:
-    """What is measured, and whether that is enough."""
+    """Return bar -> what was measured, and whether it reaches the target."""
     _, _, *lines = bench_columns.bars_table(found, memories)
     rows = [line[2:-2].split(" | ") for line in lines]
     assert all(len(row) == 4 for row in rows)
     return {what: (measured, verdict) for what, _, measured, verdict in rows}
 
 
-def test_what_is_reached_and_what_is_not() -> None:
+def test_bars_say_which_targets_are_reached() -> None:
     found = cells()
     found["a"].times |= {
         READ_VIEW: [1.01],
@@ -150,7 +150,7 @@ def test_what_is_reached_and_what_is_not() -> None:
         rival_name("pyarrow.csv", TABLE): [5.06],
         rival_name("Polars", TABLE): [7.0],
         rival_name("Polars", PASSING): [1.98],
-        # Which has more than one thread.
+        # A row with more threads must not count.
         rival_name("Polars", PASSING, True): [0.1],
     }
     said = verdicts(found)
@@ -160,14 +160,14 @@ def test_what_is_reached_and_what_is_not() -> None:
     assert said[f"a: {READ_VIEW}, beside the best rival {TABLE}"] == ("5.0x pyarrow.csv", "yes")
     assert said[f"a: {ITER_VIEW}, beside the best rival {PASSING}"] == ("2.0x Polars", "**no**")
     assert said[f"a: {ITER_COPY}, of {MEMCPY}"] == ("61%", "yes")
-    # There is no target.
+    # A bar without a target has no verdict.
     assert said[f"b: {ITER_COPY}, of {MEMCPY}"] == ("100%", "")
     assert said[f"b: {READ_VIEW}, 2 threads, beside one"] == ("1.00x", "**no**")
     found["d"].times[f"{READ_VIEW}, 2 threads"] = [1.33]
     assert verdicts(found)[f"d: {READ_VIEW}, 2 threads, beside one"] == ("1.50x", "yes")
 
 
-def test_memory() -> None:
+def test_memory_bar_compares_peak() -> None:
     case = columns_memory.CASES[0]
     for peak, verdict in ((255.9, "yes"), (256.5, "**no**")):
         memories = {case: columns_memory.Memory(20.0, peak)}
@@ -176,7 +176,7 @@ def test_memory() -> None:
         assert said[f"anonymous memory: {columns_memory.CASES[1]}"] == ("-", "not measured")
 
 
-def test_speeds_are_of_what_each_reads() -> None:
+def test_speeds_count_bytes_that_each_reads() -> None:
     cell = cells()["a"]
     assert bench_columns.gigabytes(cell, READ_VIEW) == 5
     assert bench_columns.gigabytes(cell, rival_name("Polars", TABLE)) == 4

@@ -1,4 +1,4 @@
-"""`sse-fast convert`: what is in a capture is in every format, and what can go wrong."""
+"""`sse-fast convert`: every event of a capture is in every format; errors; progress; memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from sse_fast._cli import convert, main
 COMMAND = [sys.executable, "-m", "sse_fast", "convert"]
 FORMATS = ("parquet", "arrow", "jsonl", "csv")
 EVERY = pytest.mark.parametrize("suffix", FORMATS)
-# Whatever a format could trip over: what it quotes, what it takes for null, and ends of line.
+# Everything a format could get wrong: quotes, values that look like null, ends of line.
 STREAM = (
     b'\xef\xbb\xbfid: 1\r\nevent: "tick", \xc3\xa9\r\ndata: {"a": [1, "\xe6\x97\xa5"]}\r\ndata:\r\n'
     b"data:  b\r\n\r\n: comment\rretry: 5\rdata: \\ \x00 \x7f \x1b \t '\r\r"
@@ -60,7 +60,7 @@ def capture() -> str:
 
 
 def rows_of(*streams: bytes) -> list[Row]:
-    """What the events of streams are as rows."""
+    """Return the events of streams as rows."""
     return [
         (event.event, event.data, event.id or None, event.retry)
         for stream in streams
@@ -69,7 +69,7 @@ def rows_of(*streams: bytes) -> list[Row]:
 
 
 def many_events(size: int) -> bytes:
-    """So many bytes, or some more; not two alike."""
+    """Return different events of `size` bytes or a little more."""
     dice = random.Random(0)
     pad = "x" * 200
     events = []
@@ -81,7 +81,7 @@ def many_events(size: int) -> bytes:
 
 
 def read(path: str) -> pyarrow.Table:
-    """By pyarrow; `event` without its dictionary."""
+    """Read an output with pyarrow; `event` without its dictionary."""
     if path.endswith(".parquet"):
         table = pyarrow.parquet.read_table(path)
         event = table.column("event")
@@ -112,7 +112,7 @@ def read(path: str) -> pyarrow.Table:
     for line, value in zip(lines, values, strict=True):
         assert line == json.dumps(value, ensure_ascii=False).encode() + b"\n"
         assert list(value)[:4] == ["event", "data", "id", "retry"]
-        # There is no null in the events that `cat` prints either.
+        # As in the output of `cat`, a missing id is "".
         value["id"] = value["id"] or None
     return pyarrow.Table.from_pylist(values)
 
@@ -130,11 +130,13 @@ def files() -> set[str]:
     return {path.name for path in Path.cwd().iterdir()}
 
 
-# -- What is written ----------------------------------------------------------------------------
+# -- Output -------------------------------------------------------------------------------------
 
 
 @EVERY
-def test_every_event(capture: str, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_event_is_converted(
+    capture: str, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(capture, "-o", f"out.{suffix}") == 0
     assert rows(f"out.{suffix}") == rows_of(STREAM)
     assert files() == {"capture.sse", f"out.{suffix}"}
@@ -143,11 +145,11 @@ def test_every_event(capture: str, suffix: str, capfd: pytest.CaptureFixture[str
     assert re.fullmatch(rf"sse-fast: 8 events from {len(STREAM)} bytes in \d+\.\d\d s\n", error)
 
 
-def test_the_types(capture: str) -> None:
+def test_columns_have_arrow_types(capture: str) -> None:
     for suffix in FORMATS:
         run(capture, "-o", f"out.{suffix}", "--offset")
     columns = pyarrow.table(sse_fast.read_columns(capture, offset=True))
-    # Of a dictionary, pyarrow gives its strings another width.
+    # pyarrow reads the strings of a dictionary with another width.
     table = pyarrow.parquet.read_table("out.parquet")
     assert pyarrow.types.is_dictionary(table.schema.field("event").type)
     assert table.cast(columns.schema).equals(columns)
@@ -162,7 +164,7 @@ def test_the_types(capture: str) -> None:
         assert table.column_names == plain.column_names
 
 
-def test_json_lines_are_those_of_cat(capture: str) -> None:
+def test_json_lines_match_cat(capture: str) -> None:
     run(capture, "-o", "out.jsonl")
     command = [sys.executable, "-m", "sse_fast", "cat", "--json", capture]
     assert Path("out.jsonl").read_bytes() == subprocess.check_output(command)
@@ -178,7 +180,7 @@ def test_json_lines_are_those_of_cat(capture: str) -> None:
         ("--format=jsonl out", "out.jsonl"),
     ],
 )
-def test_the_output_says_the_format(capture: str, output: str, like: str) -> None:
+def test_suffix_or_format_option_selects_format(capture: str, output: str, like: str) -> None:
     run(capture, "-o", like)
     expected = Path(like).read_bytes()
     *more, name = output.split()
@@ -186,7 +188,7 @@ def test_the_output_says_the_format(capture: str, output: str, like: str) -> Non
     assert Path(name).read_bytes() == expected
 
 
-def test_polars(capture: str) -> None:
+def test_polars_reads_outputs(capture: str) -> None:
     for suffix in FORMATS:
         run(capture, "-o", f"out.{suffix}")
     for frame in (
@@ -201,7 +203,7 @@ def test_polars(capture: str) -> None:
     assert lines.rows() == rows_of(STREAM)
 
 
-def test_duckdb(capture: str) -> None:
+def test_duckdb_reads_outputs(capture: str) -> None:
     for suffix in FORMATS:
         run(capture, "-o", f"out.{suffix}")
     with duckdb.connect() as connection:
@@ -211,7 +213,7 @@ def test_duckdb(capture: str) -> None:
         assert [data for (data,) in found] == [row[1] for row in rows_of(STREAM)]
 
 
-def test_pandas(capture: str) -> None:
+def test_pandas_reads_outputs(capture: str) -> None:
     for suffix in FORMATS:
         run(capture, "-o", f"out.{suffix}")
     for frame in (
@@ -222,7 +224,7 @@ def test_pandas(capture: str) -> None:
         assert list(found.itertuples(index=False, name=None)) == rows_of(STREAM)
 
 
-def test_csv_by_the_standard_library(capture: str) -> None:
+def test_standard_library_reads_csv(capture: str) -> None:
     Path(capture).write_bytes(STREAM.replace(b"\x00", b""))
     run(capture, "-o", "out.csv")
     with open("out.csv", newline="", encoding="utf-8") as file:
@@ -230,14 +232,14 @@ def test_csv_by_the_standard_library(capture: str) -> None:
     assert head == ["event", "data", "id", "retry"]
     expected = rows_of(STREAM.replace(b"\x00", b""))
     assert [line[:2] for line in lines] == [list(row[:2]) for row in expected]
-    # What is empty has quotes, a null has none.
+    # An empty text has quotes, a null does not.
     assert b'\n"message","",,9223372036854775807\n' in Path("out.csv").read_bytes()
 
 
 @EVERY
 @pytest.mark.parametrize("packed", ["gz", "zst"])
-def test_compressed_captures(suffix: str, packed: str) -> None:
-    # By content, whatever it is called.
+def test_compressed_capture_is_decompressed(suffix: str, packed: str) -> None:
+    # The content tells the coding, not the name.
     Path("capture").write_bytes(pack(STREAM, packed))
     assert run("capture", "-o", f"out.{suffix}") == 0
     assert rows(f"out.{suffix}") == rows_of(STREAM)
@@ -255,8 +257,10 @@ def pack(stream: bytes, how: str) -> bytes:
 
 
 @EVERY
-def test_several_captures(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is a stream of its own: ids do not go on, and an unfinished event is none."""
+def test_each_capture_is_a_stream_by_itself(
+    suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither an id nor an unfinished event goes on into the next capture."""
     streams = [b"id: 1\nevent: a\ndata: x\n\n", STREAM, b"", b"event: b\ndata: y\n\ndata: z\n"]
     for number, stream in enumerate(streams):
         Path(f"{number}").write_bytes(pack(stream, "gz") if number == 1 else stream)
@@ -271,7 +275,9 @@ def test_several_captures(suffix: str, capsys: pytest.CaptureFixture[str]) -> No
 
 @EVERY
 @pytest.mark.parametrize("stream", [b"", b": nothing\n\n"], ids=["empty", "no event"])
-def test_no_event(suffix: str, stream: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_capture_without_events_gives_empty_output(
+    suffix: str, stream: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("capture").write_bytes(stream)
     assert run("capture", "-o", f"out.{suffix}") == 0
     assert capsys.readouterr().err.startswith(f"sse-fast: 0 events from {len(stream)} bytes in ")
@@ -283,8 +289,8 @@ def test_no_event(suffix: str, stream: bytes, capsys: pytest.CaptureFixture[str]
 
 
 @EVERY
-def test_more_event_types_than_a_dictionary_takes(suffix: str) -> None:
-    """The dictionary grows from batch to batch, and starts afresh: twice within one file."""
+def test_more_types_than_a_dictionary_keeps(suffix: str) -> None:
+    """The dictionary grows from batch to batch, and begins anew twice within one file."""
     names = [f"type {number}" for number in range(140_000)]
     dice = random.Random(0)
     order = [*names, *dice.choices(names, k=10_000)]
@@ -325,8 +331,8 @@ def test_row_groups_are_neither_tiny_nor_huge(monkeypatch: pytest.MonkeyPatch) -
     assert rows("out.parquet") == rows_of(stream)
 
 
-def test_a_dictionary_that_grows_is_one_for_each_row_group() -> None:
-    """Else all that comes behind the first batch would be written in full."""
+def test_growing_dictionary_is_one_per_row_group() -> None:
+    """Otherwise Parquet would write the types of all later batches as plain text."""
     dice = random.Random(0)
     types = [f"type.of.thirty.names.{number}" for number in range(30)]
     chosen = [*dice.choices(types, k=300_000), "late", *dice.choices(types, k=300_000)]
@@ -338,14 +344,14 @@ def test_a_dictionary_that_grows_is_one_for_each_row_group() -> None:
     assert read("out.parquet").column("event").to_pylist() == chosen
 
 
-def test_parquet_is_compressed(capture: str) -> None:
+def test_parquet_is_compressed_by_zstd(capture: str) -> None:
     run(capture, "-o", "out.parquet")
     group = pyarrow.parquet.read_metadata("out.parquet").row_group(0)
     assert {group.column(index).compression for index in range(4)} == {"ZSTD"}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_standard_input_and_output(capture: str, kind: str) -> None:
+def test_dash_is_standard_input_and_output(capture: str, kind: str) -> None:
     run(capture, "-o", f"out.{kind}")
     done = subprocess.run(
         [*COMMAND, "-", "-o", "-", "--format", kind], input=STREAM, capture_output=True
@@ -354,15 +360,15 @@ def test_standard_input_and_output(capture: str, kind: str) -> None:
     assert done.stderr.startswith(f"sse-fast: 8 events from {len(STREAM)} bytes in ".encode())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX devices")
 @EVERY
-def test_a_device_stays(capture: str, suffix: str) -> None:
+def test_device_is_not_replaced(capture: str, suffix: str) -> None:
     assert run(capture, "-o", "/dev/null", "--format", suffix) == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
-def test_named_pipes(capture: str) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX pipes")
+def test_named_pipes_are_read_and_written(capture: str) -> None:
     os.mkfifo("in")
     os.mkfifo("out")
     with (
@@ -377,7 +383,7 @@ def test_named_pipes(capture: str) -> None:
     assert stat.S_ISFIFO(os.stat("out").st_mode)
 
 
-def test_what_was_there_is_replaced(capture: str) -> None:
+def test_existing_output_is_replaced_through_link(capture: str) -> None:
     Path("real.csv").write_bytes(b"before" * 1000)
     Path("real.csv").chmod(0o640)
     Path("link.csv").symlink_to("real.csv")
@@ -388,19 +394,19 @@ def test_what_was_there_is_replaced(capture: str) -> None:
     assert files() == {capture, "link.csv", "real.csv"}
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
+def test_number_of_threads_changes_nothing() -> None:
     Path("capture").write_bytes(many_events(20 * 2**20))
     for threads in ("1", "3"):
         assert run("capture", "-o", f"{threads}.parquet", "--threads", threads) == 0
     assert Path("1.parquet").read_bytes() == Path("3.parquet").read_bytes()
 
 
-# -- What can go wrong ----------------------------------------------------------------------------
+# -- Errors ---------------------------------------------------------------------------------------
 
 
 @EVERY
 @pytest.mark.parametrize("packed", ["gz", "zst"])
-def test_a_cut_off_capture_gives_what_came_before(
+def test_truncated_capture_keeps_events_before_it(
     suffix: str, packed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stream = many_events(2**20)
@@ -417,55 +423,67 @@ def test_a_cut_off_capture_gives_what_came_before(
         assert found == rows_of(STREAM, there)
     assert files() == {"first", "cut", f"out.{suffix}"}
     why, kept = capsys.readouterr().err.splitlines()
-    assert why.startswith("sse-fast: cut: Expected the rest of the ")
-    assert why.endswith("it was cut off")
-    assert kept == f"sse-fast: out.{suffix} has {len(found):,} events from before that"
+    assert why.startswith("sse-fast: cut: 'cut' (")
+    assert " is truncated after " in why
+    assert kept == f"sse-fast: out.{suffix} has the {len(found):,} events before it"
 
 
 @EVERY
-def test_an_event_over_the_size(suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_oversize_event_stops_or_is_skipped(
+    suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     stream = STREAM + LARGE + b"data: after\n\n"
     Path("capture").write_bytes(stream)
     arguments = ["capture", "-o", f"out.{suffix}", "--max-event-size", "2000"]
     assert run(*arguments) == 1
     assert rows(f"out.{suffix}") == rows_of(STREAM)
     why, kept = capsys.readouterr().err.splitlines()
-    assert why.startswith("sse-fast: capture: Expected an event of at most 2000 bytes, got one of")
-    assert f"at offset {len(STREAM)}" in why
-    assert kept == f"sse-fast: out.{suffix} has 8 events from before that"
+    assert why.startswith(f"sse-fast: capture: Event at offset {len(STREAM)} of 'capture' takes ")
+    assert "over max_event_size (2000)" in why
+    assert kept == f"sse-fast: out.{suffix} has the 8 events before it"
 
-    assert run(*arguments, "--on-error", "skip") == 0
-    assert rows(f"out.{suffix}") == rows_of(STREAM + b"data: after\n\n")
-    done = (
-        rf"sse-fast: 9 events from {len(stream):,} bytes in [\d.]+ s, 1 event over the size skipped"
-    )
-    assert re.fullmatch(done, capsys.readouterr().err.rstrip("\n"))
+    for option in ("--oversize", "--on-error"):
+        assert run(*arguments, option, "skip") == 0
+        assert rows(f"out.{suffix}") == rows_of(STREAM + b"data: after\n\n")
+        done = (
+            rf"sse-fast: 9 events from {len(stream):,} bytes in [\d.]+ s, "
+            "1 event over the size limit skipped"
+        )
+        assert re.fullmatch(done, capsys.readouterr().err.rstrip("\n"))
 
 
-def test_an_error_on_the_way_to_standard_output() -> None:
+def test_error_after_output_to_stdout_exits_with_1() -> None:
     done = subprocess.run(
         [*COMMAND, "-", "-o", "-", "--format", "jsonl", "--max-event-size", "2000"],
         input=STREAM + LARGE,
         capture_output=True,
     )
     assert (done.returncode, done.stdout.count(b"\n")) == (1, 8)
-    assert re.fullmatch(rb"sse-fast: -: Expected an event of at most 2000 .*\n", done.stderr)
+    assert re.fullmatch(
+        rb"sse-fast: -: Event at offset .* over max_event_size \(2000\).*\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["c", "-o", "out"], 2, r"ends in \.parquet, \.arrow, .*, or --format, got 'out'"),
-        (["c", "-o", "out.txt"], 2, r"ends in \.parquet, \.arrow, .*, or --format, got 'out.txt'"),
+        (["c", "-o", "out"], 2, r"suffix of 'out' names no format: use \.parquet, .*, or --format"),
+        (["c", "-o", "out.txt"], 2, r"suffix of 'out.txt' names no format: use \.parquet, "),
         (["c", "-o", "out.txt", "--format", "txt"], 2, "invalid choice: 'txt'"),
-        (["c", "-o", "-"], 2, "expected --format jsonl or csv for standard output, got none"),
-        (["c", "-o", "-", "--format", "arrow"], 2, "standard output, got arrow"),
+        (["c", "-o", "-"], 2, "standard output needs --format jsonl or csv"),
+        (["c", "-o", "-", "--format", "arrow"], 2, "standard output needs --format jsonl or csv"),
         (["c"], 2, "required: -o/--output"),
         (["-o", "out.csv"], 2, "required: CAPTURE"),
-        (["-", "-", "-o", "out.csv"], 2, "expected - for standard input once"),
+        (["-", "-", "-o", "out.csv"], 2, r"standard input \(-\) can be read only once"),
         (["c", "-o", "out.csv", "--threads", "0"], 2, "Expected threads from 1 to 1024, got 0"),
         (["c", "-o", "out.csv", "--max-event-size", "0"], 2, "Expected max_event_size from 1"),
         (["c", "-o", "out.csv", "--on-error", "x"], 2, "invalid choice: 'x'"),
+        (["c", "-o", "out.csv", "--oversize", "x"], 2, "invalid choice: 'x'"),
+        (
+            ["c", "-o", "out.csv", "--oversize", "raise", "--on-error", "skip"],
+            2,
+            "argument --on-error: not allowed with argument --oversize",
+        ),
         (["missing", "-o", "out.csv"], 1, "sse-fast: missing: No such file or directory"),
         (["c", "missing", "-o", "out.csv"], 1, "sse-fast: missing: No such file or directory"),
         ([".", "-o", "out.csv"], 1, r"sse-fast: \.: Is a directory"),
@@ -473,7 +491,7 @@ def test_an_error_on_the_way_to_standard_output() -> None:
         (["c", "-o", "d.csv"], 1, r"sse-fast: d\.csv: Is a directory"),
     ],
 )
-def test_it_fails_with_one_line(
+def test_error_is_reported_in_one_line(
     arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("c").write_bytes(STREAM)
@@ -492,7 +510,7 @@ def test_it_fails_with_one_line(
 
 
 @pytest.mark.parametrize("how", ["itself", "a link", "a hard link", "standard input", "its part"])
-def test_the_output_is_no_capture(how: str) -> None:
+def test_output_over_a_capture_is_refused(how: str) -> None:
     Path("c.csv").write_bytes(STREAM)
     arguments, given = ["c.csv", "-o", "./c.csv"], None
     if how == "a link":
@@ -511,12 +529,12 @@ def test_the_output_is_no_capture(how: str) -> None:
     with open(given or os.devnull, "rb") as stdin:
         done = subprocess.run([*COMMAND, *arguments], stdin=stdin, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "expected an output beside the captures, got " in done.stderr
+    assert "is one of the captures: choose another name" in done.stderr
     assert files() == there
     assert {Path(name).read_bytes() for name in there} == {STREAM}
 
 
-def test_what_is_called_as_its_part_is_left_alone(
+def test_existing_temporary_file_is_left_alone(
     capture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("out.csv.part").write_bytes(b"precious")
@@ -526,10 +544,10 @@ def test_what_is_called_as_its_part_is_left_alone(
     assert files() == {capture, "out.csv.part"}
 
 
-def test_an_output_that_may_not_be_written(
+def test_readonly_output_is_not_replaced(
     capture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A new file could take its place all the same."""
+    """The directory would allow to replace the file all the same."""
     Path("out.csv").write_bytes(b"before")
     asked = []
 
@@ -537,7 +555,7 @@ def test_an_output_that_may_not_be_written(
         asked.append((path, mode))
         return False
 
-    # Root may write everything.
+    # The tests may run as root, who may write everything.
     monkeypatch.setattr(os, "access", access)
     assert run(capture, "-o", "out.csv") == 1
     assert asked == [(str(Path("out.csv").resolve()), os.W_OK)]
@@ -547,7 +565,7 @@ def test_an_output_that_may_not_be_written(
 
 
 @EVERY
-def test_a_full_disk_leaves_what_was_there(suffix: str) -> None:
+def test_full_disk_keeps_existing_output(suffix: str) -> None:
     pytest.importorskip("resource")
     Path("capture").write_bytes(many_events(3 * 2**20))
     output = Path(f"out.{suffix}")
@@ -568,8 +586,8 @@ def test_a_full_disk_leaves_what_was_there(suffix: str) -> None:
     assert files() == {"capture", output.name}
 
 
-def test_an_unexpected_error_leaves_nothing(capture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the writer, that is: nobody knows what its file holds."""
+def test_writer_error_leaves_no_file(capture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error of the writer, the content of its file is unknown."""
 
     def write(self: Any, columns: Any) -> None:
         raise MemoryError
@@ -580,9 +598,9 @@ def test_an_unexpected_error_leaves_nothing(capture: str, monkeypatch: pytest.Mo
     assert files() == {capture}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
 @EVERY
-def test_an_interrupt_leaves_nothing(suffix: str) -> None:
+def test_interrupt_keeps_existing_output(suffix: str) -> None:
     output = Path(f"out.{suffix}")
     output.write_bytes(b"before")
     script = (
@@ -611,9 +629,9 @@ def test_an_interrupt_leaves_nothing(suffix: str) -> None:
     assert files() == {output.name}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX pipes")
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_closed_pipe_ends_it_quietly(kind: str) -> None:
+def test_closed_pipe_ends_quietly(kind: str) -> None:
     Path("capture").write_bytes(many_events(20 * 2**20))
     with subprocess.Popen(
         [*COMMAND, "capture", "-o", "-", "--format", kind],
@@ -636,7 +654,7 @@ def test_standard_input_is_decompressed(packed: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["pyarrow", "pyarrow.csv", "sse_fast.columns._columns_c"])
-def test_without_what_it_needs(
+def test_missing_library_is_named(
     capture: str,
     missing: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -647,14 +665,14 @@ def test_without_what_it_needs(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     if missing == "sse_fast.columns._columns_c":
-        assert "Expected the compiled part of sse_fast" in error
+        assert "Columns need the compiled extension of sse_fast" in error
     else:
-        assert error.startswith("sse-fast: Expected pyarrow, which `sse-fast convert` needs")
+        assert error.startswith("sse-fast: sse-fast convert needs pyarrow (")
         assert error.endswith("pip install 'sse-fast[convert]'\n")
     assert files() == {capture}
 
 
-def test_zstd_is_missed_before_anything_is_written(
+def test_missing_zstd_fails_before_writing(
     capture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("packed").write_bytes(pack(STREAM, "zst"))
@@ -671,7 +689,7 @@ def test_zstd_is_missed_before_anything_is_written(
 
 
 def on_a_terminal(*arguments: str, script: str = "") -> tuple[int, str]:
-    """The exit code, and what standard error shows where it is one."""
+    """Return the exit code, and the text that appears on a terminal as standard error."""
     pty = pytest.importorskip("pty")
     near, far = pty.openpty()
     start = f"{script}\nimport sys\nfrom sse_fast._cli import main\nsys.exit(main())"
@@ -697,44 +715,46 @@ def on_a_terminal(*arguments: str, script: str = "") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_a_bar_on_a_terminal(packed: bool) -> None:
+def test_progress_bar_on_terminal(packed: bool) -> None:
     stream = many_events(20 * 2**20)
     content = gzip.compress(stream, 1) if packed else stream
     Path("capture").write_bytes(content)
     Path("twice").write_bytes(content)
     status, shown = on_a_terminal("capture", "twice", "-o", "out.jsonl")
     assert status == 0
-    # Bytes of bytes on the disk, the rate, the time left; on the way, and at the end.
+    # Bytes read of bytes on the disk, the rate, the time left.
     total = f"{2 * len(content) / 1e6:.1f}"
     assert f"{total}/{total} MB" in shown
     assert "100%" in shown
     assert re.search(r"\d+\.\d MB/s", shown)
     assert re.search(r"\d:\d\d:\d\d", shown)
-    # Also within a capture.
+    # The bar also moves within a capture.
     assert {int(share) for share in re.findall(r"(\d+)%", shown)} - {0, 50, 100}
-    # Gone at the end, but for the line.
+    # At the end, the bar is replaced by the summary.
     *_, last = shown.rpartition("\x1b[2K")
     assert re.fullmatch(r"sse-fast: [\d,]+ events from [\d,]+ bytes in [\d.]+ s\r\n", last)
 
 
-def test_no_bar_where_it_is_not_wanted(capture: str) -> None:
+def test_no_bar_if_quiet_or_output_on_terminal(capture: str) -> None:
     assert on_a_terminal(capture, "-o", "out.csv", "--quiet") == (0, "")
     assert rows("out.csv") == rows_of(STREAM)
-    # Nor between the lines of the output.
+    # A bar would get between the lines of the output.
     status, shown = on_a_terminal(capture, "-o", "-", "--format", "jsonl")
     assert (status, shown.count("\n")) == (0, 9)
     assert "%" not in shown
 
 
-def test_quiet_is_not_silent(capture: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is missing is said."""
+def test_quiet_still_reports_dropped_event(
+    capture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dropped event is reported."""
     Path(capture).write_bytes(STREAM + b"data: x")
     assert run(capture, "-o", "out.csv", "-q") == 0
     message = "sse-fast: capture.sse: the stream ended within an event, which is dropped\n"
     assert capsys.readouterr().err == message
 
 
-def test_rich_is_for_the_bar_alone(capture: str) -> None:
+def test_rich_is_needed_for_the_bar_only(capture: str) -> None:
     without = "import sys\nsys.modules['rich'] = None"
     status, shown = on_a_terminal(capture, "-o", "out.csv", script=without)
     assert status == 1
@@ -746,8 +766,10 @@ def test_rich_is_for_the_bar_alone(capture: str) -> None:
     assert subprocess.run(arguments, capture_output=True).returncode == 0
 
 
-def test_without_standard_error(capture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it was closed: what is said goes nowhere, least of all to standard output."""
+def test_closed_standard_error_drops_messages(
+    capture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If standard error was closed, messages are dropped, and do not go to standard output."""
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr(sys, "stdout", output)
@@ -756,10 +778,11 @@ def test_without_standard_error(capture: str, monkeypatch: pytest.MonkeyPatch) -
     assert rows("out.csv") == rows_of(STREAM)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
 @EVERY
 def test_memory_is_bounded(suffix: str) -> None:
-    """Of a compressed capture, as what is mapped into memory counts too."""
+    """The capture is compressed, because mapped files would count as memory of the process."""
     block = many_events(4 * 2**20)
     with gzip.open("capture", "wb", 1) as file:
         for _ in range(80):

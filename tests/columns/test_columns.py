@@ -1,4 +1,4 @@
-"""Columns hold what `Parser` gives, however the stream is cut and whoever reads it."""
+"""Columns have the events of `Parser`, however the stream is split and whoever reads it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sse_fast
-from sse_fast import EventTooLarge, Parser, iter_columns, read_columns
+from sse_fast import EventTooLarge, Parser, TransportError, iter_columns, read_columns
 from tests.core.test_conformance import VECTORS
 from tests.core.test_properties import streams
 from tests.support.columnar import (
     BOM,
     DATA_TYPES,
+    MAGIC_NUMBERS,
     MIXED,
     Reading,
     each_type,
@@ -36,9 +37,11 @@ from tests.support.reference import cut, interpret
 
 THREADS = range(1, 9)
 
+plain_streams = streams.filter(lambda stream: not stream.startswith(MAGIC_NUMBERS))
+
 
 def agree(stream: bytes, **options: Any) -> Reading:
-    """In memory and in chunks, with both types."""
+    """Check a stream in memory and in chunks, with both types, and return the expected reading."""
     expected = interpret_blocks(stream)
     for data_type in DATA_TYPES:
         assert read(stream, data_type=data_type, **options) == expected
@@ -47,11 +50,11 @@ def agree(stream: bytes, **options: Any) -> Reading:
     return expected
 
 
-# -- What Parser gives -----------------------------------------------------------------------------
+# -- Events ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
-def test_vector(vector: dict[str, Any]) -> None:
+def test_columns_of_vector_match_spec(vector: dict[str, Any]) -> None:
     expected = vector.get("spec", vector)
     chunks = [base64.b64decode(chunk) for chunk in vector["chunks"]]
     stream = b"".join(chunks)
@@ -71,11 +74,11 @@ def test_vector(vector: dict[str, Any]) -> None:
 
 
 @examples(250)
-@given(streams, st.integers(1, 60), st.sampled_from([1, 2, 3, 1000]))
+@given(plain_streams, st.integers(1, 60), st.sampled_from([1, 2, 3, 1000]))
 @example(BOM + b"data: x\n\n" + BOM + b"data: x\ndata: y\n\n", 1, 1000)
 @example(b"data: a\r\n\r\ndata: b\r\n\r\n", 10, 1000)
 @example(b"id\n\ndata: a\n\nid: 1\n\n", 1, 1)
-def test_any_bytes(stream: bytes, segment: int, batch_size: int) -> None:
+def test_columns_of_any_bytes_match_parser(stream: bytes, segment: int, batch_size: int) -> None:
     whole = interpret(stream)
     expected = interpret_blocks(stream)
     assert [(*row[:2], row[2] or "", row[3]) for row in expected.rows] == whole.events
@@ -86,8 +89,10 @@ def test_any_bytes(stream: bytes, segment: int, batch_size: int) -> None:
 
 
 @examples(150)
-@given(streams, st.lists(st.integers(0, 120), max_size=12), st.sampled_from([1, 2, 1000]))
-def test_any_chunks(stream: bytes, places: list[int], batch_size: int) -> None:
+@given(plain_streams, st.lists(st.integers(0, 120), max_size=12), st.sampled_from([1, 2, 1000]))
+def test_columns_of_any_chunks_match_parser(
+    stream: bytes, places: list[int], batch_size: int
+) -> None:
     chunks = cut(stream, [min(place, len(stream)) for place in places])
     expected = interpret_blocks(stream)
     for data_type in DATA_TYPES:
@@ -98,8 +103,8 @@ def test_any_chunks(stream: bytes, places: list[int], batch_size: int) -> None:
 
 @each_type
 @pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
-def test_every_border(data_type: str, newline: bytes) -> None:
-    """Of segments, and of chunks."""
+def test_split_at_every_byte_changes_nothing(data_type: str, newline: bytes) -> None:
+    """Check segments and chunks."""
     text = MIXED.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     for stream in (text.replace(b"\n", newline), MIXED):
         expected = interpret_blocks(stream)
@@ -113,7 +118,7 @@ def test_every_border(data_type: str, newline: bytes) -> None:
 
 @each_type
 @pytest.mark.parametrize("threads", THREADS)
-def test_every_border_by_threads(data_type: str, threads: int) -> None:
+def test_any_segment_size_changes_nothing(data_type: str, threads: int) -> None:
     expected = interpret_blocks(MIXED)
     for size in range(1, len(MIXED), 11):
         with segments_of(size):
@@ -123,7 +128,7 @@ def test_every_border_by_threads(data_type: str, threads: int) -> None:
 
 @each_type
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 2**31 - 1])
-def test_batch_size(data_type: str, batch_size: int) -> None:
+def test_batch_size_cuts_batches(data_type: str, batch_size: int) -> None:
     stream = MIXED.replace(b"\n\ndata: cut off", b"\n\n") * 3
     expected = interpret_blocks(stream)
     for source in (stream, [stream], cut(stream, range(5, len(stream), 5))):
@@ -141,9 +146,24 @@ def test_batch_size(data_type: str, batch_size: int) -> None:
 # -- Each column -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("magic", MAGIC_NUMBERS, ids=["gzip", "zstd"])
+def test_stream_with_magic_number_is_not_parsed(magic: bytes) -> None:
+    """Bytes that begin as gzip or zstd are decompressed, even if they are not compressed."""
+    stream = magic + b"\n\ndata: a\n\n"
+    with pytest.raises(TransportError, match=r"is (damaged|truncated) after 0 ") as caught:
+        read_columns(stream)
+    assert len(caught.value.columns) == 0
+    for source in (stream, [stream], cut(stream, range(1, len(stream)))):
+        with pytest.raises(TransportError, match=r"is (damaged|truncated) after 0 "):
+            next(iter_columns(source))
+    # Less than the whole number is text.
+    assert read(magic[:1] + b"\n\ndata: a\n\n").rows == [("message", "a", None, None, 3)]
+    assert [event.data for event in sse_fast.iter_events([stream])] == ["a"]
+
+
 @examples(150)
-@given(streams)
-def test_a_stream_from_an_offset_begins_with_its_event(stream: bytes) -> None:
+@given(plain_streams)
+def test_stream_from_offset_begins_with_its_event(stream: bytes) -> None:
     last_event_id = None
     for event, data, this_id, retry, offset in read(stream).rows:
         if offset == 0 or not stream[offset:].startswith(BOM):
@@ -151,12 +171,12 @@ def test_a_stream_from_an_offset_begins_with_its_event(stream: bytes) -> None:
             parser.feed(b"\n" if offset else b"")
             first = parser.feed(stream[offset:])[0]
             assert (first.event, first.data, first.retry) == (event, data, retry)
-            # An id of its own, or the one before: of blocks without data, too.
+            # The id may also come from a block without data in between.
             assert first.id in (this_id or "", last_event_id or "")
         last_event_id = this_id
 
 
-def test_offsets_behind_a_cr_lf_that_is_cut() -> None:
+def test_offset_after_split_crlf_is_of_next_block() -> None:
     stream = b"data: a\r\n\r\ndata: b\r\n\r\n"
     for place in range(len(stream)):
         batch = pa.table(iter_columns(cut(stream, [place]), offset=True))
@@ -166,7 +186,7 @@ def test_offsets_behind_a_cr_lf_that_is_cut() -> None:
 @each_type
 @pytest.mark.parametrize("id", [b"1", b"x" * 12, b"x" * 13, "é€🚀".encode() * 5, b"\xff" * 5])
 @pytest.mark.parametrize("end", [b"", b"id\n\n", b"id: 2\n\n"])
-def test_an_id_goes_on_over_segments(data_type: str, id: bytes, end: bytes) -> None:
+def test_id_stays_in_force_across_segments(data_type: str, id: bytes, end: bytes) -> None:
     stream = b"data: a\n\n" * 3 + b"id: %b\n\n" % id + b"data: b\n\n" * 9 + end + b"data: c\n\n" * 9
     text = id.decode(errors="replace")
     after = {b"": text, b"id\n\n": None, b"id: 2\n\n": "2"}[end]
@@ -183,14 +203,14 @@ def test_an_id_goes_on_over_segments(data_type: str, id: bytes, end: bytes) -> N
             ids = [pa.table(batch)["id"].to_pylist() for batch in batches]
             assert [each for some in ids for each in some] == expected
             for batch, some, more in zip(batches, ids, [*ids[1:], [after]], strict=True):
-                # That of its last event, or of a block without data behind it.
+                # A block without data after the last event may have set it, too.
                 assert batch.last_event_id in (some[-1] or "", more[0] or "")
             chunked = iter_columns(cut(stream, range(0, len(stream), 7)), **options)
             assert pa.table(chunked)["id"].to_pylist() == expected
 
 
-def test_the_id_behind_a_batch() -> None:
-    """That of its last event, or of a block behind it that was read along."""
+def test_batch_last_event_id_is_of_its_last_event() -> None:
+    """A block without data after the last event counts only if it was read already."""
     stream = b"data: a\n\nid: 1\ndata: b\n\nid: 2\n\ndata: c\n\nid: 3\n\n"
     for source in (stream, [stream]):
         reading = iter_columns(source, batch_size=1)
@@ -199,7 +219,7 @@ def test_the_id_behind_a_batch() -> None:
 
 
 @each_type
-def test_an_id_given_at_the_start(data_type: str) -> None:
+def test_last_event_id_option_fills_first_rows(data_type: str) -> None:
     for start in ("7", "an id of more than twelve bytes, é"):
         stream = b"data: a\n\n" * 5 + b"id: 8\ndata: b\n\nid\n\ndata: c\n\n"
         with segments_of(1):
@@ -212,7 +232,7 @@ def test_an_id_given_at_the_start(data_type: str) -> None:
 
 
 @each_type
-def test_retries(data_type: str) -> None:
+def test_retry_is_null_unless_block_sets_it(data_type: str) -> None:
     most = b"9" * 30
     blocks = [b"", b"retry: 0\n", b"retry: %b\n" % most, b"retry: x\n", b"retry: 3\nretry: 4\n"]
     order = [index % len(blocks) for index in range(40)] + [0] * 40 + [1]
@@ -227,8 +247,8 @@ def test_retries(data_type: str) -> None:
 
 @each_type
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 11, 12, 13, 15, 16, 17, 31, 32, 33, 64, 5000])
-def test_texts_of_every_size(data_type: str, size: int) -> None:
-    """In the middle, and at the end, behind which nothing may be read."""
+def test_texts_of_every_size_are_kept(data_type: str, size: int) -> None:
+    """Short copies must not read past the end of the source."""
     values = ["x" * size, "é" * (size // 2) + "y" * (size % 2)]
     for value in values:
         block = f"id: {value}\ndata: {value}\n\n".encode()
@@ -240,17 +260,19 @@ def test_texts_of_every_size(data_type: str, size: int) -> None:
             assert rows_of(read_columns(block * count, data_type=data_type)) == expected
 
 
-# -- What is over the limit ------------------------------------------------------------------------
+# -- Oversize --------------------------------------------------------------------------------------
 
 
 @examples(250)
-@given(streams, st.integers(1, 40), st.integers(1, 60), st.booleans())
+@given(plain_streams, st.integers(1, 40), st.integers(1, 60), st.booleans())
 @example(b"data: aaaa\r\ndata: a\r\n\r\ndata: b\n\n", 12, 1, True)
 @example(b"data: aaaaaaaaaaa", 12, 1, True)
 @example(b"id: 1\ndata: aaaaaaaaaa\n\ndata: b\n\n", 12, 1, True)
-def test_the_limit(stream: bytes, limit: int, size: int, skips: bool) -> None:
+def test_oversize_of_any_bytes_matches_parser(
+    stream: bytes, limit: int, size: int, skips: bool
+) -> None:
     expected = interpret_blocks(stream, limit, skips)
-    options: Any = {"max_event_size": limit, "on_error": "skip" if skips else "raise"}
+    options: Any = {"max_event_size": limit, "oversize": "skip" if skips else "raise"}
     readings = [
         iterate([stream], **options),
         iterate(cut(stream, range(1, len(stream))), **options),
@@ -268,19 +290,33 @@ def test_the_limit(stream: bytes, limit: int, size: int, skips: bool) -> None:
 
 
 @each_type
-def test_the_limit_holds_for_an_event_of_many_lines(data_type: str) -> None:
+def test_oversize_event_of_many_lines_raises_or_skips(data_type: str) -> None:
     stream = b"data: a\n\n" + b"data: x\n" * 10 + b"\ndata: b\n\n"
-    with pytest.raises(EventTooLarge, match=r"at offset 9: raise max_event_size") as caught:
+    with pytest.raises(
+        EventTooLarge, match=r"at offset 9 takes .* over max_event_size \(20\): raise"
+    ) as caught:
         read_columns(stream, data_type=data_type, max_event_size=20)
     assert caught.value.limit == 20
     assert caught.value.size > 20
     assert rows_of(caught.value.columns) == [("message", "a", None, None)]
-    columns = read_columns(stream, data_type=data_type, max_event_size=20, on_error="skip")
+    columns = read_columns(stream, data_type=data_type, max_event_size=20, oversize="skip")
     assert columns.skipped == 1
     assert pa.table(columns)["data"].to_pylist() == ["a", "b"]
 
 
-# -- The same for any number of threads ------------------------------------------------------------
+@pytest.mark.parametrize("function", [read_columns, iter_columns])
+def test_on_error_is_former_name_of_oversize(function: Any) -> None:
+    assert rows_of(function(b"data: large\n\ndata\n\n", max_event_size=9, on_error="skip")) == [
+        ("message", "", None, None)
+    ]
+    with pytest.raises((EventTooLarge, OSError), match="max_event_size"):
+        rows_of(function(b"data: large\n\n", max_event_size=9, on_error="raise"))
+    for oversize in ("raise", "skip"):
+        with pytest.raises(TypeError, match="on_error is the former name of oversize"):
+            function(b"", oversize=oversize, on_error="skip")
+
+
+# -- Threads ---------------------------------------------------------------------------------------
 
 
 def _random_stream(seed: int, count: int) -> bytes:
@@ -301,7 +337,7 @@ def _random_stream(seed: int, count: int) -> bytes:
 
 @each_type
 @pytest.mark.parametrize("batch_size", [3, 1000])
-def test_the_result_does_not_depend_on_the_threads(data_type: str, batch_size: int) -> None:
+def test_number_of_threads_changes_nothing(data_type: str, batch_size: int) -> None:
     stream = _random_stream(1, 400)
     options: Any = {"data_type": data_type, "batch_size": batch_size, "offset": True}
     with segments_of(997):
@@ -315,13 +351,13 @@ def test_the_result_does_not_depend_on_the_threads(data_type: str, batch_size: i
             streamed = [layout(each) for each in iter_columns(stream, threads=threads, **options)]
             assert streamed == batches
     assert rows_of(whole) == interpret_blocks(stream).rows
-    # In the order of their first appearance, of all batches.
+    # All batches share the types, in the order of their first appearance.
     types = whole["event"].chunk(0).dictionary.to_pylist()
     assert types == list(dict.fromkeys(whole["event"].to_pylist()))
 
 
 @each_type
-def test_an_error_does_not_depend_on_the_threads(data_type: str) -> None:
+def test_number_of_threads_changes_no_error(data_type: str) -> None:
     stream = _random_stream(2, 200)
     place = stream.index(b"\n\n", len(stream) // 2) + 2
     stream = stream[:place] + b"data: " + b"x" * 100 + b"\n\n" + stream[place:]
@@ -342,8 +378,8 @@ _LONG_ID = b"data: first\n\nid: " + b"i" * 1500 + b"\n\n"
 _REPEATED = b"data\n\n" * 60_000
 
 
-def test_ids_that_would_take_all_memory_are_refused() -> None:
-    """Of a few bytes each, rows that repeat a long id."""
+def test_repeated_long_id_raises_memory_error() -> None:
+    """Rows of a few bytes that repeat a long id must not take all memory."""
     stream = _LONG_ID + _REPEATED
     assert len(read_columns(stream, data_type="string_view")) == 60_001
     with pytest.raises(MemoryError, match=r"16 times .*string_view") as caught:
@@ -354,7 +390,7 @@ def test_ids_that_would_take_all_memory_are_refused() -> None:
     assert isinstance(caught.value.columns, sse_fast.Columns)
 
 
-def test_so_are_those_of_the_segment_before() -> None:
+def test_repeated_id_of_previous_segment_raises_memory_error() -> None:
     before = _LONG_ID + b":" + b"c" * len(_REPEATED) + b"\n\n"
     with segments_of(len(_REPEATED)), pytest.raises(MemoryError) as caught:
         read_columns(before + _REPEATED)
@@ -364,7 +400,7 @@ def test_so_are_those_of_the_segment_before() -> None:
     assert len(before) <= int(place[1]) < len(before) + len(_REPEATED)
 
 
-def test_so_are_those_of_a_compressed_file(tmp_path: Path) -> None:
+def test_repeated_id_of_compressed_file_raises_memory_error(tmp_path: Path) -> None:
     file = tmp_path / "capture.gz"
     file.write_bytes(gzip.compress(_LONG_ID + _REPEATED, 1))
     with pytest.raises(MemoryError, match=r"16 times .*string_view"):

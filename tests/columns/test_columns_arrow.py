@@ -1,4 +1,4 @@
-"""Columns in the hands of those that read Arrow: pyarrow, Polars, DuckDB, pandas, nanoarrow."""
+"""Columns as read by Arrow libraries: pyarrow, Polars, DuckDB, pandas, nanoarrow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.columnar import (
 )
 
 EXPECTED = interpret_blocks(MIXED).rows
-# A few batches, with an id that comes from the segment before, and one of a single row.
+# The second number is the size of segments: ids cross their borders.
 SOURCES = {
     "one batch": (MIXED, 2**20, 2**20),
     "batches": (MIXED, 40, 2),
@@ -48,7 +48,9 @@ def stream_of(source: tuple[bytes, int, int], data_type: Any) -> sse_fast.Column
 
 @each_type
 @each_source
-def test_arrow_validates_it(source: tuple[bytes, int, int], data_type: str) -> None:
+def test_pyarrow_validates_schema_and_batches(
+    source: tuple[bytes, int, int], data_type: str
+) -> None:
     text = pa.large_string() if data_type == "large_string" else pa.string_view()
     schema = pa.schema(
         [
@@ -77,8 +79,8 @@ def test_arrow_validates_it(source: tuple[bytes, int, int], data_type: str) -> N
 
 @each_type
 @each_source
-def test_as_one_array(source: tuple[bytes, int, int], data_type: str) -> None:
-    """Whichever way comes first, and again."""
+def test_columns_as_one_array_keep_rows(source: tuple[bytes, int, int], data_type: str) -> None:
+    """The order of the exports does not matter, and each can be repeated."""
     expected = interpret_blocks(source[0]).rows
     columns = columns_of(source, data_type)
     before = pa.table(columns)
@@ -94,7 +96,7 @@ def test_as_one_array(source: tuple[bytes, int, int], data_type: str) -> None:
 
 
 @each_type
-def test_batches_of_which_some_have_no_ids_as_one_array(data_type: str) -> None:
+def test_one_array_of_batches_with_and_without_ids(data_type: str) -> None:
     long = "an id of more than twelve bytes"
     blocks = [b"data: a\n\n"] * 9 + [f"id: {long}\nretry: 7\ndata: b\n\n".encode()] * 9
     blocks += [b"id\ndata: c\n\n"] * 9 + [b"id: 1\nevent: x\ndata: d\n\n"]
@@ -108,7 +110,7 @@ def test_batches_of_which_some_have_no_ids_as_one_array(data_type: str) -> None:
 
 
 @each_type
-def test_slices(data_type: str) -> None:
+def test_every_slice_has_its_rows(data_type: str) -> None:
     columns = columns_of(SOURCES["one batch"], data_type)
     batch = pa.record_batch(columns)
     for start in range(len(EXPECTED)):
@@ -119,7 +121,7 @@ def test_slices(data_type: str) -> None:
 
 
 @each_type
-def test_read_twice(data_type: str) -> None:
+def test_columns_can_be_read_twice(data_type: str) -> None:
     columns = columns_of(SOURCES["batches"], data_type)
     first, second = pa.table(columns), pa.table(columns)
     assert first.equals(second)
@@ -128,7 +130,7 @@ def test_read_twice(data_type: str) -> None:
 
 
 @each_type
-def test_a_stream_is_read_once(data_type: str) -> None:
+def test_stream_is_exhausted_after_one_read(data_type: str) -> None:
     stream = stream_of(SOURCES["batches"], data_type)
     head = next(stream)
     assert rows_of(head) == EXPECTED[:2]
@@ -139,7 +141,7 @@ def test_a_stream_is_read_once(data_type: str) -> None:
 
 
 @each_type
-def test_a_schema_that_is_asked_for_changes_nothing(data_type: str) -> None:
+def test_requested_schema_is_ignored(data_type: str) -> None:
     columns = columns_of(SOURCES["batches"], data_type)
     wanted = pa.schema([("event", pa.string()), ("data", pa.string())]).__arrow_c_schema__()
     schema, array = columns.__arrow_c_array__(wanted)
@@ -151,7 +153,7 @@ def test_a_schema_that_is_asked_for_changes_nothing(data_type: str) -> None:
     assert rows_of(pa.RecordBatchReader._import_from_c_capsule(capsule)) == EXPECTED
 
 
-def test_capsules_that_nobody_takes() -> None:
+def test_capsules_may_be_dropped_unused() -> None:
     columns = columns_of(SOURCES["batches"], "string_view")
     for _ in range(3):
         columns.__arrow_c_schema__()
@@ -166,13 +168,13 @@ def test_capsules_that_nobody_takes() -> None:
 
 @each_type
 @pytest.mark.parametrize("batch_size", [20_000, 70_000])
-def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
-    """Behind 70000, the next batches begin a dictionary anew, maybe of as many."""
+def test_overgrown_dictionary_starts_anew(data_type: str, batch_size: int) -> None:
+    """After 65,536 types the next batch begins a new dictionary, which may grow as large."""
     count = 70_000
     names = [f"type {number}" for number in range(count - 1)] + ["message"]
     expected = names + names[-1:] + [f"some {number}" for number in range(count - 1)]
     blocks = [f"event: {name}\ndata\n\n".encode() for name in expected]
-    # Which it is without being named.
+    # "message" is the type of a block that names none.
     blocks[count - 1] = blocks[count] = b"data\n\n"
     stream = b"".join(blocks)
     half = sum(map(len, blocks[:count]))
@@ -183,7 +185,7 @@ def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
                 batch = pa.record_batch(columns)
                 batch.validate(full=True)
                 batches.append(batch)
-        # Behind all of them, those that came first are what they were.
+        # Later batches must not change earlier ones.
         events = [event for batch in batches for event in batch.column(0).to_pylist()]
         assert events == expected
         assert max(len(batch.column(0).dictionary) for batch in batches) <= count + 10_000
@@ -192,7 +194,7 @@ def test_more_types_than_are_kept(data_type: str, batch_size: int) -> None:
     assert pa.table(columns)["event"].to_pylist() == expected
 
 
-def test_types_of_every_kind() -> None:
+def test_dictionary_has_types_in_order_of_appearance() -> None:
     names = ["message", "x", "x" * 8, "x" * 9, "x" * 16, "é", "x\0", "x\0\0", "message2", "\ufffd"]
     stream = b"".join(f"event: {name}\ndata\n\n".encode() for name in names * 3)
     table = pa.table(read_columns(b"data\n\nevent\ndata\n\n" + stream))
@@ -204,19 +206,19 @@ def test_types_of_every_kind() -> None:
 
 
 @each_type
-def test_an_error_comes_out_of_the_consumer(data_type: str) -> None:
+def test_too_large_error_reaches_arrow_consumer(data_type: str) -> None:
     large = b"data: a\n\ndata: " + b"x" * 100 + b"\n\n"
     for source in (large, [large]):
         stream = iter_columns(source, max_event_size=50, data_type=data_type)
         reader = pa.RecordBatchReader.from_stream(stream)
         assert rows_of(reader.read_next_batch()) == [("message", "a", None, None)]
-        with pytest.raises(OSError, match=r"EventTooLarge: .* 50 bytes.* at offset 9"):
+        with pytest.raises(OSError, match=r"EventTooLarge: Event at offset 9 .* \(50\)"):
             reader.read_next_batch()
         with pytest.raises(StopIteration):
             reader.read_next_batch()
 
 
-def test_the_error_of_a_source_comes_out_of_the_consumer() -> None:
+def test_transport_error_reaches_arrow_consumer() -> None:
     def chunks() -> Any:
         yield b"data: a\n\n"
         raise ConnectionResetError("gone")
@@ -230,12 +232,12 @@ def test_the_error_of_a_source_comes_out_of_the_consumer() -> None:
         next(stream)
 
 
-# -- Others ----------------------------------------------------------------------------------------
+# -- Other libraries -------------------------------------------------------------------------------
 
 
 @each_type
 @each_source
-def test_polars(source: tuple[bytes, int, int], data_type: str) -> None:
+def test_polars_has_every_row(source: tuple[bytes, int, int], data_type: str) -> None:
     polars: Any = pytest.importorskip("polars")
     expected = interpret_blocks(source[0]).rows
     columns = columns_of(source, data_type)
@@ -254,7 +256,7 @@ def test_polars(source: tuple[bytes, int, int], data_type: str) -> None:
 
 @each_type
 @each_source
-def test_duckdb(source: tuple[bytes, int, int], data_type: str) -> None:
+def test_duckdb_has_every_row(source: tuple[bytes, int, int], data_type: str) -> None:
     duckdb: Any = pytest.importorskip("duckdb")
     expected = interpret_blocks(source[0]).rows
     with duckdb.connect(config={"threads": 2}) as connection:
@@ -270,7 +272,7 @@ def test_duckdb(source: tuple[bytes, int, int], data_type: str) -> None:
 
 @each_type
 @each_source
-def test_pandas(source: tuple[bytes, int, int], data_type: str) -> None:
+def test_pandas_has_every_row(source: tuple[bytes, int, int], data_type: str) -> None:
     pandas: Any = pytest.importorskip("pandas")
     if not hasattr(pandas.DataFrame, "from_arrow"):
         pytest.skip("pandas before 3")
@@ -285,7 +287,9 @@ def test_pandas(source: tuple[bytes, int, int], data_type: str) -> None:
 
 @each_type
 @each_source
-def test_nanoarrow(source: tuple[bytes, int, int], data_type: str) -> None:
+def test_nanoarrow_accepts_schema_and_arrays(
+    source: tuple[bytes, int, int], data_type: str
+) -> None:
     nanoarrow: Any = pytest.importorskip("nanoarrow")
     expected = interpret_blocks(source[0]).rows
     columns = columns_of(source, data_type)
@@ -294,7 +298,7 @@ def test_nanoarrow(source: tuple[bytes, int, int], data_type: str) -> None:
     text = {"large_string": "U", "string_view": "vu"}[data_type]
     assert [child.format for child in schema.children] == ["i", text, text, "l", "l"]
     assert schema.child(0).dictionary.format == "U"
-    # No nulls, where the schema says so.
+    # Only `id` and `retry` are nullable.
     assert [child.flags for child in schema.children] == [0, 0, 2, 2, 0]
     with nanoarrow.c_array_stream(columns) as stream:
         count = 0
@@ -304,10 +308,10 @@ def test_nanoarrow(source: tuple[bytes, int, int], data_type: str) -> None:
     assert count == len(expected)
 
 
-# -- What it refuses -------------------------------------------------------------------------------
+# -- Copies and pickles ----------------------------------------------------------------------------
 
 
-def test_columns_are_made_by_functions_and_not_copied() -> None:
+def test_columns_cannot_be_made_copied_or_pickled() -> None:
     import copy
     import pickle
 
@@ -323,7 +327,7 @@ def test_columns_are_made_by_functions_and_not_copied() -> None:
     assert repr(read_columns(MIXED)) == f"<Columns of {len(EXPECTED)} events>"
 
 
-def test_an_error_with_columns_crosses_processes() -> None:
+def test_error_with_columns_is_pickled_without_them() -> None:
     import pickle
 
     with pytest.raises(EventTooLarge) as caught:
@@ -331,12 +335,15 @@ def test_an_error_with_columns_crosses_processes() -> None:
     assert len(caught.value.columns) == 1
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.size, again.limit, again.offset) == (14, 10, 9)
+    assert (again.events, again.filename) == ([], None)
     assert str(again) == str(caught.value)
+    assert not hasattr(again, "columns")
+    assert not hasattr(sse_fast.SSEError, "columns")
 
 
 @each_type
-def test_threads_that_read_the_same_columns(data_type: str) -> None:
-    """All of them at once make one array of the batches."""
+def test_threads_may_read_the_same_columns(data_type: str) -> None:
+    """All of them make one array of the batches at the same time."""
     columns = columns_of(SOURCES["batches"], data_type)
     results: list[Any] = []
 

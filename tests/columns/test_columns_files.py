@@ -1,4 +1,4 @@
-"""Files of captures: compressed, cut off, damaged, several, and such as have no size."""
+"""Files of captures: compressed, truncated, damaged, several, and without a size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,26 @@ import pytest
 import sse_fast
 from sse_fast import TransportError, iter_columns, read_columns
 from tests.columns.test_iter_columns import data_of, numbered, texts
-from tests.support.columnar import MIXED, each_type, interpret_blocks, iterate, pa, rows_of
+from tests.support.columnar import (
+    MIXED,
+    PACKERS,
+    each_type,
+    interpret_blocks,
+    iterate,
+    pa,
+    rows_of,
+    zstd,
+)
 
 EXPECTED = interpret_blocks(MIXED)
 needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs")
-
-
-def zstd() -> Any:
-    try:
-        from compression import zstd
-    except ImportError:
-        zstd = pytest.importorskip("backports.zstd")
-    return zstd
-
-
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress,
-    "zst": lambda data: zstd().compress(data),
-}
 each_packing = pytest.mark.parametrize("packing", PACKERS)
 
 
 @each_packing
 @each_type
-def test_a_compressed_file(packing: str, data_type: str, tmp_path: Path) -> None:
-    """Its bytes tell what it is; of several members too; the offsets are those of its content."""
+def test_compressed_file_is_decompressed(packing: str, data_type: str, tmp_path: Path) -> None:
+    """Its bytes tell the coding, not its name; there may be several members."""
     pack = PACKERS[packing]
     path = tmp_path / "capture.txt"
     for packed in (pack(MIXED), pack(MIXED[:99]) + pack(b"") + pack(MIXED[99:])):
@@ -56,41 +50,37 @@ def test_a_compressed_file(packing: str, data_type: str, tmp_path: Path) -> None
 
 
 @each_packing
-def test_a_compressed_file_that_is_cut_off(packing: str, tmp_path: Path) -> None:
-    """All up to the cut, then the error."""
+def test_truncated_file_raises_after_its_events(packing: str, tmp_path: Path) -> None:
+    """All events up to the cut are delivered, then the error is raised."""
     content = numbered(5000)
     packed = PACKERS[packing](content)
     path = tmp_path / "capture"
     for size in (20, len(packed) // 2, len(packed) - 1):
         path.write_bytes(packed[:size])
-        with pytest.raises(TransportError, match=r"got its end .* it was cut off") as caught:
+        with pytest.raises(TransportError, match=r"is truncated after .* bytes") as caught:
             read_columns(path)
         count = len(caught.value.columns)
         assert data_of(caught.value.columns) == texts(0, count)
         if packing == "gz":
-            unpacked = sse_fast.Parser().feed(_as_far_as_it_goes(packed[:size]))
-            assert count == len(unpacked)
+            content_so_far = zlib.decompressobj(wbits=31).decompress(packed[:size])
+            assert count == len(sse_fast.Parser().feed(content_so_far))
         stream = iter_columns(path, batch_size=1000)
         batches: list[Any] = []
-        with pytest.raises(TransportError, match="it was cut off"):
+        with pytest.raises(TransportError, match="is truncated after"):
             batches += stream
         assert [text for batch in batches for text in data_of(batch)] == texts(0, count)
         assert next(stream, None) is None
 
 
-def _as_far_as_it_goes(packed: bytes) -> bytes:
-    return zlib.decompressobj(wbits=31).decompress(packed)
-
-
 @each_packing
-def test_a_compressed_file_that_is_damaged(packing: str, tmp_path: Path) -> None:
+def test_damaged_file_raises_after_its_events(packing: str, tmp_path: Path) -> None:
     content = b"".join(
         b"data: %d %b\n\n" % (number, os.urandom(20).hex().encode()) for number in range(20_000)
     )
     if packing == "gz":
         packed = bytearray(gzip.compress(content))
     else:
-        # Without, nothing tells.
+        # Without a checksum, zstd does not notice the damage.
         checked = {zstd().CompressionParameter.checksum_flag: 1}
         packed = bytearray(zstd().compress(content, options=checked))
     middle = len(packed) // 2
@@ -104,13 +94,13 @@ def test_a_compressed_file_that_is_damaged(packing: str, tmp_path: Path) -> None
         event.data for event in sse_fast.Parser().feed(content)[:100]
     ]
     path.write_bytes(PACKERS[packing](b"data: a\n\n") + b"what is this")
-    with pytest.raises(TransportError, match="damaged data") as caught:
+    with pytest.raises(TransportError, match="is damaged after") as caught:
         read_columns(path)
     assert data_of(caught.value.columns) == ["a"]
 
 
-def test_several_files(tmp_path: Path) -> None:
-    """Each a stream of its own: what one ends within does not go on, nor does its id."""
+def test_each_file_is_a_stream_by_itself(tmp_path: Path) -> None:
+    """Neither an unfinished event nor an id goes on into the next file."""
     contents = [
         b"id: 1\ndata: a\n\ndata: lost",
         b"",
@@ -135,12 +125,12 @@ def test_several_files(tmp_path: Path) -> None:
     assert (stream.last_event_id, stream.pending) == ("3", True)
     assert stream.position == sum(path.stat().st_size for path in paths)
     assert read_columns(paths[:1]).pending
-    skipping = iter_columns(paths, max_event_size=5, on_error="skip")
+    skipping = iter_columns(paths, max_event_size=5, oversize="skip")
     assert list(skipping) == []
-    assert skipping.skipped == 4 == read_columns(paths, max_event_size=5, on_error="skip").skipped
+    assert skipping.skipped == 4 == read_columns(paths, max_event_size=5, oversize="skip").skipped
 
 
-def test_types_of_several_files_are_the_same(tmp_path: Path) -> None:
+def test_files_share_one_dictionary(tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     paths[0].write_bytes(b"event: x\ndata\n\nevent: y\ndata\n\n")
     paths[1].write_bytes(gzip.compress(b"event: z\ndata\n\nevent: y\ndata\n\n"))
@@ -154,7 +144,7 @@ def test_types_of_several_files_are_the_same(tmp_path: Path) -> None:
 
 @needs_fifos
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-def test_a_fifo(packed: bool, tmp_path: Path) -> None:
+def test_fifo_is_read_to_its_end(packed: bool, tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     content = gzip.compress(MIXED) if packed else MIXED
@@ -167,7 +157,7 @@ def test_a_fifo(packed: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
-def test_a_file_of_the_kernel() -> None:
-    """Which says that it has no bytes, and has some."""
+def test_file_without_size_is_read() -> None:
+    """Files in /proc report a size of 0, and have content."""
     assert rows_of(read_columns("/proc/self/status")) == []
     assert read_columns("/proc/self/status").pending

@@ -1,4 +1,4 @@
-"""Whatever becomes of columns, nothing of them stays; and no byte is touched that is not theirs."""
+"""Columns leak no memory, and touch no memory that is not theirs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def in_a_thread():
     thread.start()
     thread.join()
 def too_large():
-    for options in ({"on_error": "skip"}, {}):
+    for options in ({"oversize": "skip"}, {}):
         try:
             read(LARGE, max_event_size=35, size=500, **options)
         except EventTooLarge as error:
@@ -120,22 +120,23 @@ print(json.dumps(grown))
 """
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
-    reason="no C library that tells what is in use",
+    reason="the C library does not tell how much memory is in use",
 )
 @pytest.mark.skipif(
     bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-    reason="a Python that cannot do with malloc alone",
+    reason="this Python cannot run with malloc alone",
 )
 @pytest.mark.parametrize("data_type", DATA_TYPES)
-def test_nothing_stays(data_type: str) -> None:
+def test_memory_in_use_does_not_grow(data_type: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_TESTS + MEASURE, data_type],
         env={
             **os.environ,
             "PYTHONMALLOC": "malloc",
-            # One heap, in whose caches nothing counts as in use.
+            # One heap without caches, whose content would count as in use.
             "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1",
         },
         cwd=DATA,
@@ -148,8 +149,8 @@ def test_nothing_stays(data_type: str) -> None:
     assert len(grown) == 17
     print(grown)
     for name, (used, mapped) in grown.items():
-        # The least there is to lose takes 32 bytes each time. Threads that begin and end leave
-        # some kilobytes to the next ones, of one batch that stays less than a tenth.
+        # The smallest leak is 32 bytes in each round. In "left", threads that begin and end leave
+        # some kilobytes to the next ones, less than a tenth of a batch.
         assert used < (400 if name == "left" else 24), name
         assert mapped < 2**19, name
 
@@ -164,7 +165,7 @@ build-backend = "setuptools.build_meta"
 name = "sse-fast"
 version = "0"
 """
-# Without pages mapped by itself, which no sanitizer knows the borders of.
+# No huge pages: sanitizers do not know the borders of memory that was mapped directly.
 SETUP = """
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
@@ -192,7 +193,7 @@ from sse_fast.columns import _columns_c
 assert _columns_c.__file__.startswith(sys.argv[1]), _columns_c.__file__
 
 def exact(stream):
-    # An object of its own, behind whose end nothing may be read.
+    # An object by itself, after whose end nothing may be read.
     return bytearray(stream)
 
 rng = random.Random(1)
@@ -201,7 +202,7 @@ streams += [b"".join(rng.choices(_PIECES, k=rng.randrange(60))) for _ in range(1
 for stream in streams:
     limit, size = rng.choice([15, 2**20]), rng.randrange(1, 50)
     expected = interpret_blocks(stream, limit, True)
-    options = {"max_event_size": limit, "on_error": "skip", "batch_size": rng.choice([1, 3, 99])}
+    options = {"max_event_size": limit, "oversize": "skip", "batch_size": rng.choice([1, 3, 99])}
     chunks = list(map(exact, cut(stream, range(size, len(stream), size))))
     for data_type in DATA_TYPES:
         options["data_type"] = data_type
@@ -257,9 +258,9 @@ def run(*command: str | Path, cwd: Path = DATA, **environment: str) -> Any:
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package with nothing compiled but columns, for sanitizers."""
+    """Return a copy of the package in which only columns are compiled, with sanitizers."""
     if sys.platform != "linux" or COMPILER is None:
-        pytest.skip("no C compiler of Linux")
+        pytest.skip("no C compiler, or not Linux")
     source = tmp_path_factory.mktemp("source")
     target = tmp_path_factory.mktemp("target")
     trivial = source / "trivial.c"
@@ -273,12 +274,13 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ["-m", "pip", "install", "-q", "--no-deps", "--target", target, source]
     built = run(sys.executable, *install, CC=COMPILER)
     if built.returncode and "No matching distribution found" in built.stdout:
-        pytest.skip("nothing to build with")
+        pytest.skip("the build requirements are not available")
     assert built.returncode == 0, built.stdout
     return target
 
 
-def test_under_sanitizers(sanitized: Path) -> None:
+@pytest.mark.sanitize
+def test_sanitizers_find_nothing(sanitized: Path) -> None:
     libraries = []
     for name in ("polars", "pandas", "duckdb"):
         pytest.importorskip(name)
@@ -291,10 +293,10 @@ def test_under_sanitizers(sanitized: Path) -> None:
     done = run(
         sys.executable, "-c", IMPORT_TESTS + USE, sanitized, *libraries, cwd=sanitized,
         PYTHONPATH=str(sanitized),
-        # What Python allocates, the chunks above all, has borders too.
+        # Give every Python object borders, too: chunks above all.
         PYTHONMALLOC="malloc",
         LD_PRELOAD=" ".join(preload),
-        # Python and the libraries leave a lot to the end of the process.
+        # Python and the libraries free much only at the end of the process.
         ASAN_OPTIONS=f"detect_leaks=0:{options}",
         UBSAN_OPTIONS=options,
     )  # fmt: skip

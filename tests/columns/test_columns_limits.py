@@ -1,4 +1,4 @@
-"""Beyond 2 GiB, where 31 bits end: made of pages that nobody ever wrote to."""
+"""Sources beyond 2 GiB, where 31 bits end. They consist of pages that were never written to."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sse_fast import EventTooLarge, iter_columns, read_columns
 from tests.support.columnar import each_type, pa, rows_of, segments_of
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or sys.maxsize < 2**32, reason="no such memory"
+    sys.platform != "linux" or sys.maxsize < 2**32,
+    reason="not enough address space, or no lazy pages",
 )
 
 FAR = 2**31
 SIZE = FAR + 2**24
 LONG = b"more than twelve bytes of "
-# Where they are written to; zeros between them are lines of unknown fields.
+# Offset -> bytes. The zeros in between are lines of unknown fields.
 EVENTS = {
     0: b"id: %bids\nevent: x\ndata: %ba\n\n" % (LONG, LONG),
     2**30: b"\n\ndata: %bb\n\n" % LONG,
@@ -52,7 +53,7 @@ def memory() -> mmap.mmap:
 
 
 @each_type
-def test_events_beyond(data_type: str, memory: mmap.mmap) -> None:
+def test_events_beyond_2_gib_are_read(data_type: str, memory: mmap.mmap) -> None:
     columns = read_columns(memory, data_type=data_type, offset=True)
     for table in (pa.table(columns), pa.record_batch(columns)):
         table.validate(full=True)
@@ -61,8 +62,8 @@ def test_events_beyond(data_type: str, memory: mmap.mmap) -> None:
 
 
 @each_type
-def test_in_one_segment(data_type: str, memory: mmap.mmap) -> None:
-    """As if all of it were one batch, of which views hold windows."""
+def test_segment_beyond_2_gib_is_cut_into_batches(data_type: str, memory: mmap.mmap) -> None:
+    """A window of views ends before 2 GiB, even if the batch could be larger."""
     with segments_of(2**40):
         options: Any = {"data_type": data_type, "offset": True, "batch_bytes": 2**40}
         batches = list(iter_columns(memory, **options))
@@ -73,8 +74,8 @@ def test_in_one_segment(data_type: str, memory: mmap.mmap) -> None:
 
 
 @each_type
-def test_an_event_behind_a_comment_that_long(data_type: str) -> None:
-    """What no view can point at is copied."""
+def test_event_after_comment_of_2_gib_is_copied(data_type: str) -> None:
+    """A view cannot point that far, so the text is copied."""
     events = {
         0: b"id: %bids\ndata: %ba\n\n:" % (LONG, LONG),
         FAR + 100: b"\nevent: y\ndata: %bb\n\ndata: %bc\n\n" % (LONG, LONG),
@@ -92,21 +93,22 @@ def test_an_event_behind_a_comment_that_long(data_type: str) -> None:
 
 
 @each_type
-def test_an_error_beyond_names_its_offset(data_type: str) -> None:
+def test_error_beyond_2_gib_has_its_offset(data_type: str) -> None:
     large = b"\n\ndata: %b\n\ndata: b\n\n" % (b"x" * 200)
     memory = memory_of({0: b"data: a\n\n", FAR + 100: large}, FAR + 400)
     options: Any = {"data_type": data_type, "max_event_size": 100}
-    with pytest.raises(EventTooLarge, match=f" at offset {FAR + 102}:") as caught:
+    with pytest.raises(EventTooLarge, match=f" at offset {FAR + 102} ") as caught:
         read_columns(memory, **options)
     assert caught.value.offset == FAR + 102
     assert rows_of(caught.value.columns) == [("message", "a", None, None)]
-    columns = read_columns(memory, on_error="skip", offset=True, **options)
+    columns = read_columns(memory, oversize="skip", offset=True, **options)
     assert [row[4] for row in rows_of(columns)] == [0, FAR + 102 + 208]
 
 
-def test_a_file_that_long(tmp_path: Path) -> None:
+@pytest.mark.soak
+def test_file_beyond_2_gib_is_read(tmp_path: Path) -> None:
     if shutil.disk_usage(tmp_path).free < 2**32:
-        pytest.skip("no such disk")
+        pytest.skip("not enough disk space")
     path = tmp_path / "capture"
     with open(path, "wb") as file:
         for place, event in EVENTS.items():
@@ -115,7 +117,7 @@ def test_a_file_that_long(tmp_path: Path) -> None:
         file.truncate(SIZE)
     try:
         if os.stat(path).st_blocks * 512 > 2**24:
-            pytest.skip("files take all the room they say")
+            pytest.skip("no sparse files")
         stream = iter_columns(path, offset=True, data_type="string_view")
         assert [row for batch in stream for row in rows_of(batch)] == ROWS
         assert stream.position == SIZE
@@ -123,7 +125,7 @@ def test_a_file_that_long(tmp_path: Path) -> None:
         path.unlink()
 
 
-def test_chunks_beyond() -> None:
+def test_chunks_beyond_2_gib_are_read() -> None:
     nothing = bytes(2**26)
     chunks = [b"data: a\n\n:", *[nothing] * 33, b"\n\nid: 1\ndata: b\n\n", b"data: " * 9]
     start = len(chunks[0]) + 33 * len(nothing) + 2

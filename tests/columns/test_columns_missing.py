@@ -1,4 +1,4 @@
-"""Without the extension: what to do about it."""
+"""Installations without the compiled extension."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ HIDE = "import sys; sys.modules['sse_fast.columns._columns_c'] = None\n"
 
 @pytest.mark.parametrize("function", [read_columns, iter_columns])
 @pytest.mark.parametrize("source", [b"data: a\n\n", [b"data: a\n\n"], "no such file", 5])
-def test_it_says_how_to_get_it(function: Any, source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extension_says_how_to_install_it(
+    function: Any, source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "sse_fast.columns._columns_c", None)
     with pytest.raises(ImportError) as caught:
         function(source)
     assert str(caught.value) == (
-        "Expected the compiled part of sse_fast, which makes columns, got none: install a C "
+        "Columns need the compiled extension of sse_fast, which is not installed: install a C "
         "compiler, then pip install --force-reinstall --no-cache-dir --no-binary sse-fast "
-        "sse-fast; iter_events does without"
+        "sse-fast (iter_events works without it)"
     )
     assert isinstance(caught.value.__cause__, ImportError)
 
@@ -39,7 +41,7 @@ def run(script: str, **environment: str) -> None:
     )
 
 
-def test_all_else_goes_on() -> None:
+def test_iter_events_works_without_extension() -> None:
     run(
         HIDE + "import sse_fast\n"
         "assert sse_fast.Columns and sse_fast.ColumnStream\n"
@@ -53,7 +55,7 @@ def test_all_else_goes_on() -> None:
     )
 
 
-def test_columns_do_without_the_compiled_parser() -> None:
+def test_columns_work_with_pure_python_parser() -> None:
     if not _has_extension():
         pytest.skip("the extension was not built")
     run(
@@ -71,7 +73,7 @@ def test_columns_do_without_the_compiled_parser() -> None:
     )
 
 
-def test_columns_are_loaded_when_they_are_named() -> None:
+def test_import_loads_columns_lazily() -> None:
     run(
         "import sys, sse_fast\n"
         "assert not {'sse_fast.columns', 'sse_fast.columns._columns_c', 'mmap'}"

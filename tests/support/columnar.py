@@ -1,10 +1,11 @@
-"""What the tests of columns have in common: rows of them, and a naive reading beside."""
+"""Helpers of the tests of columns: rows, and a naive reading to compare with."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -26,8 +27,24 @@ each_type = pytest.mark.parametrize("data_type", DATA_TYPES)
 
 BOM = b"\xef\xbb\xbf"
 
-# What matters at a border: ids that are set, kept, emptied and of more bytes than a view has in it;
-# types, retries, comments, empty blocks, all ends of line, what is not UTF-8.
+MAGIC_NUMBERS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+"""The first bytes of gzip and zstd. Whatever begins so is decompressed, so it is never parsed."""
+
+
+def zstd() -> Any:
+    try:
+        return import_module("compression.zstd")
+    except ImportError:
+        return pytest.importorskip("backports.zstd")
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "zst": lambda data: zstd().compress(data),
+}
+
+# Everything that can go wrong at a border: ids that are set, kept, emptied, and longer than the 12
+# bytes inside a view; types, retries, comments, empty blocks, all ends of line, invalid UTF-8.
 MIXED = (
     b"data: a\n\nid: 1\rdata: b\r\rid: one that takes more than twelve bytes\r\ndata: c\r\n\r\n"
     b"data: no view has all of this in it\n\n:\n\nid\ndata: d\n\nretry: 5\ndata\n\nid: 2\n\n"
@@ -37,7 +54,7 @@ MIXED = (
 
 
 class Reading(NamedTuple):
-    """What is to be seen of a stream that was read."""
+    """Everything that can be observed of a stream that was read."""
 
     rows: list[tuple[Any, ...]]
     last_event_id: str
@@ -49,13 +66,13 @@ class Reading(NamedTuple):
 def interpret_blocks(
     stream: bytes, limit: int = 2**24, skips: bool = False, last_event_id: str = ""
 ) -> Reading:
-    """What `Parser` makes of each block alone, and where in the stream that one begins."""
+    """Parse each block by itself with `Parser`, and note where it begins."""
     rows: list[tuple[Any, ...]] = []
     pending, skipped = False, 0
     for offset, block in _blocks(stream):
         parser = Parser(last_event_id=last_event_id, max_event_size=limit)
         if offset:
-            # A byte order mark is none any more.
+            # A byte order mark counts only at the beginning.
             parser.feed(b"\n")
         try:
             events = parser.feed(block)
@@ -88,7 +105,7 @@ def _ends_block(block: bytes) -> bool:
 
 @contextmanager
 def segments_of(size: int) -> Iterator[None]:
-    """Segments end at the first blank line behind so many bytes."""
+    """Make segments end at the first blank line after `size` bytes."""
     defaults: Any = sse_fast.iter_columns.__kwdefaults__
     before = _readers.SEGMENT_SIZE
     _readers.SEGMENT_SIZE = defaults["batch_bytes"] = size
@@ -99,13 +116,13 @@ def segments_of(size: int) -> Iterator[None]:
 
 
 def rows_of(table: Any) -> list[tuple[Any, ...]]:
-    """Of anything that pyarrow takes."""
+    """Return the rows of anything that pyarrow can read."""
     table = pa.table(table)
     return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def read(stream: Any, **options: Any) -> Reading:
-    """By `read_columns`; offsets are always among the rows."""
+    """Read with `read_columns`; rows have their offset."""
     error_offset = None
     try:
         result = sse_fast.read_columns(stream, offset=True, **options)
@@ -117,7 +134,7 @@ def read(stream: Any, **options: Any) -> Reading:
 
 
 def iterate(source: Any, **options: Any) -> Reading:
-    """By `iter_columns`, batch by batch."""
+    """Read with `iter_columns`, batch by batch; rows have their offset."""
     rows: list[tuple[Any, ...]] = []
     error_offset = None
     with sse_fast.iter_columns(source, offset=True, **options) as stream:
@@ -133,7 +150,7 @@ def iterate(source: Any, **options: Any) -> Reading:
 
 
 def layout(columns: Any) -> list[tuple[Any, ...]]:
-    """Everything about the batches: how many rows, the dictionary, places in it, the values."""
+    """Return rows, dictionary, indices and values of each batch."""
     return [
         (
             batch.num_rows,

@@ -1,4 +1,4 @@
-"""Arrow's C structures by ctypes: moved and released as it allows, with and without the GIL."""
+"""Arrow's C structures by ctypes: moved and released as Arrow allows, with and without the GIL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ArrowArray._fields_ = [
     ("private_data", ctypes.c_void_p),
 ]
 
-# Those that give the GIL free while they run, and those that hold it.
+# The first releases the GIL during the call, the second holds it.
 _RELEASE = ctypes.CFUNCTYPE(None, ctypes.POINTER(ArrowArray))
 _RELEASE_HOLDING = ctypes.PYFUNCTYPE(None, ctypes.POINTER(ArrowArray))
 
@@ -33,14 +33,14 @@ _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 def move(array: Any) -> ArrowArray:
-    """What is there, elsewhere: it was released where it was."""
+    """Move an array: the original counts as released."""
     moved = ArrowArray.from_buffer_copy(array)
     array.release = None
     return moved
 
 
 def take(columns: Any) -> ArrowArray:
-    """The one array of all columns, out of its capsule."""
+    """Move the one array of all columns out of its capsule."""
     _, capsule = columns.__arrow_c_array__()
     return move(ArrowArray.from_address(_pointer_of(capsule, b"arrow_array")))
 
@@ -55,7 +55,7 @@ def release(array: ArrowArray, holding: bool = False) -> None:
 
 
 def release_in_a_thread_while_the_gil_is_held(array: ArrowArray) -> None:
-    """By a thread that Python knows nothing of, for which the holder of the GIL waits."""
+    """Release in a thread that Python does not know, while this thread holds the GIL and waits."""
     library: Any = ctypes.PyDLL(None)
     thread = ctypes.c_ulong()
     at = ctypes.c_void_p(array.release)
@@ -65,7 +65,7 @@ def release_in_a_thread_while_the_gil_is_held(array: ArrowArray) -> None:
 
 
 def texts_of(array: ArrowArray) -> list[bytes]:
-    """Of a column of large strings."""
+    """Return the values of a column of large strings."""
     offsets = ctypes.cast(array.buffers[1], ctypes.POINTER(ctypes.c_int64))
     return [
         ctypes.string_at(array.buffers[2] + offsets[row], offsets[row + 1] - offsets[row])
@@ -74,7 +74,7 @@ def texts_of(array: ArrowArray) -> list[bytes]:
 
 
 def views_of(array: ArrowArray) -> list[bytes]:
-    """Of a column of views."""
+    """Return the values of a column of string views."""
     texts = []
     for row in range(array.length):
         at = array.buffers[1] + 16 * row
