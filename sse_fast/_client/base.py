@@ -83,6 +83,8 @@ class ClientBase(Generic[T]):
     _is_async: bool
     # The stream of the open connection, or None.
     _stream: Any
+    # Sends a request by the user's client or our own transport, and returns its `Source`.
+    _send_request: Callable[..., Any]
 
     def __init__(
         self,
