@@ -40,28 +40,28 @@ def test_missing_anyio_names_the_extra(
     """The async client needs anyio with every client."""
     stage.plays = [stream(end="hang")]
 
+    async def open_without_anyio(client: Any) -> None:
+        # Only now: httpx imports anyio with its first client, and would never try again.
+        monkeypatch.setitem(sys.modules, "anyio", None)
+        source = AsyncEventSource(stage.url, client=client)
+        try:
+            await source.open()
+        finally:
+            source.close()
+
     async def run() -> None:
         if client == "aiohttp":
             async with aiohttp.ClientSession() as session:
-                await aopen(stage.url, session)
+                await open_without_anyio(session)
         elif client == "httpx":
             async with HTTPX[0].AsyncClient(verify=False) as session:
-                await aopen(stage.url, session)
+                await open_without_anyio(session)
         else:
-            await aopen(stage.url, None)
+            await open_without_anyio(None)
 
-    monkeypatch.setitem(sys.modules, "anyio", None)
     with pytest.raises(ImportError, match=r"sse-fast\[client\]"):
         asyncio.run(run())
     assert stage.requests == []
-
-
-async def aopen(url: str, client: Any) -> None:
-    source = AsyncEventSource(url, client=client)
-    try:
-        await source.open()
-    finally:
-        source.close()
 
 
 def test_trio_without_client_names_httpx(stage: Stage) -> None:
