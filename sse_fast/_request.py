@@ -50,9 +50,9 @@ class Request(NamedTuple):
     fields: Fields = ()
     body: bytes | None = None
     redirected: bool = False
-    """Whether a redirect led to the URL: then no parameters of the client are added to it."""
+    """Whether a redirect led to the URL. If so, no parameters of the client are added to it."""
     cross_origin: bool = False
-    """Whether it goes to another origin than the caller named: then no credentials, cookies or
+    """Whether its origin differs from that of the caller's URL. If so, no credentials, cookies or
     other fields of the client are sent with it."""
 
 
@@ -231,20 +231,20 @@ def parse_user_fields(headers: Any) -> list[tuple[str, bytes | None]]:
 
 
 def default_fields(
-    defaults: Mapping[str, bytes], user: str | None, kind: str | None
+    defaults: Mapping[str, bytes], user: str | None, content_type: str | None
 ) -> list[tuple[str, bytes]]:
     """Return the fields that are sent unless the caller sets them.
 
     Args:
         defaults: the fields of every request.
         user: the `user:password` of the URL, or None.
-        kind: the content type of the body, or None.
+        content_type: the content type of the body, or None.
     """
     fields = list(defaults.items())
     if user is not None:
         fields.append(("Authorization", b"Basic " + base64.b64encode(user.encode())))
-    if kind is not None:
-        fields.append(("Content-Type", kind.encode()))
+    if content_type is not None:
+        fields.append(("Content-Type", content_type.encode()))
     return fields
 
 
@@ -281,8 +281,8 @@ def build_resume_request(
             f"json and data, got {type(answer).__name__}"
         )
     url = answer.get("url", first_url)
-    body, kind = encode_body(answer.get("json"), answer.get("data"))
-    own = default_fields(defaults, parse_url(url).user, kind)
+    body, content_type = encode_body(answer.get("json"), answer.get("data"))
+    own = default_fields(defaults, parse_url(url).user, content_type)
     given: Any = [each for each in fields if not _is_of_first_request(each[0].lower())]
     # To another origin, only send what `resume` has returned for it.
     cross_origin = parse_url(url).origin != parse_url(first_url).origin

@@ -46,13 +46,14 @@ _CLOSE_SECONDS = 1.0
 class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an async iterator.
 
-    It is an async context manager as well, for asyncio and, with a client of httpx, for trio.
+    It is an async context manager as well. All of it runs on asyncio, and with a client of httpx or
+    httpx2 also on trio.
 
     It does what the EventSource of the HTML standard does (9.2), and what a server needs besides:
     any method and body, header fields, callbacks, limits. An event counts as taken when the next
     one is asked for. `last_event_id` is the id after the last event taken, from which the next
-    connection resumes. So no event is lost, and one may come twice if the program stopped while it
-    handled it.
+    connection resumes. So no event is lost, but an event is delivered again if the program stopped
+    before it asked for the next one.
 
     A cancelled wait for an event loses none: the next one reconnects and resumes after the last
     event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of `run` may be async.
@@ -69,9 +70,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             cookies, auth, parameters and proxies are used, and which stays open. None: our own
             HTTP/1.1 transport, over asyncio only (extra `client`).
         uds: the path of a Unix socket to connect to; without `client` only.
-        ssl_context: the `ssl.SSLContext` for https; without `client` only. A client certificate in
-            it, as in that of a `client`, is shown to every server that asks for one, also after a
-            redirect.
+        ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
+            is sent to every server that asks for one, including the targets of redirects. The same
+            holds for the certificate of a `client`.
         last_event_id: the id to resume from, for example that of an earlier process.
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
@@ -83,15 +84,15 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
-        on_error: called with each failure. If it returns a number, the source reconnects after that
-            many seconds; None leaves the decision to the policy; an exception ends the source.
+        on_error: called with each failure. Return seconds to reconnect after, or None to follow the
+            policy, or raise to end the source.
         on_comment: as in `Parser`.
         on_chunk: as in `iter_events`.
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is
             given up; None: no limit.
-        event_timeout: seconds without an event, while one (or the response) is waited for, after
-            which the connection is given up; None: no limit.
+        event_timeout: seconds to wait for the response or an event before the connection is given
+            up; None: no limit.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -104,21 +105,23 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         TypeError: a wrong type; a body that could not be sent twice; a client of the other kind.
         ImportError: the extra `client` is missing.
 
-    Iterating raises, when the policy makes no further attempt: `ResponseError`, `TransportError`,
-    `StreamTimeout` before the first stream and `StreamIncomplete` within one; what `Parser.feed`
-    raises; and what callbacks raise, except `RetriableError`, which reconnects whatever the policy
-    says. After a `DecodeError`, or an exception of `on_comment`, `on_chunk` or `until`, the next
-    iteration continues with the stream.
+    Iterating raises the last failure when the policy allows no further attempt: `ResponseError`,
+    `StreamTimeout`, `TransportError`, or `StreamIncomplete` if the connection was lost within a
+    stream. It also raises the errors of `Parser.feed` and of callbacks; a `RetriableError` of a
+    callback is not raised but reconnects, whatever the policy. After a `DecodeError`, or an
+    exception of `on_comment`, `on_chunk` or `until`, the next iteration continues the stream.
     """
 
     _is_async = True
     _stream: AsyncEventStream[T] | None
-    # Run a function in the event loop, from any thread; start a coroutine function, within it.
+    # `_call_in_loop` runs a function in the event loop, and may be called from any thread.
+    # `_start_in_loop` starts a coroutine function, and must be called within the event loop.
     _call_in_loop: Callable[[Callable[[], object]], object] | None = None
     _start_in_loop: Callable[[Callable[[], Awaitable[None]]], object]
-    # The cancel scope of the wait for a response, and the event that ends the wait for an attempt.
-    _scope: Any = None
-    _alarm: Any = None
+    # The cancel scope of the wait for a response, or for the body of a refused one.
+    _response_scope: Any = None
+    # The event that ends `_sleep`, the wait for the next attempt.
+    _sleep_interrupt: Any = None
 
     if TYPE_CHECKING:
 
@@ -149,8 +152,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     async def __anext__(self) -> Event[T]:
-        if self._watchdog is not None:
-            self._watchdog.waiting_since = time.monotonic()
+        if self._watched_chunks is not None:
+            self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._is_reading:
@@ -165,7 +168,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             except BaseException as error:
                 caught = error
             else:
-                self._has_event = True
+                self._had_event = True
                 return event
         try:
             event = await self._advance(caught)
@@ -173,7 +176,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             raise StopAsyncIteration from None
         finally:
             caught = None
-        self._has_event = True
+        self._had_event = True
         return event
 
     async def __aenter__(self) -> Self:
@@ -256,10 +259,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
-        if self._scope is not None and self._is_closed:
-            self._scope.cancel()
-        if self._alarm is not None:
-            self._alarm.set()
+        if self._response_scope is not None and self._is_closed:
+            self._response_scope.cancel()
+        if self._sleep_interrupt is not None:
+            self._sleep_interrupt.set()
         if stream is not None:
             # The loop may be about to end, which ends the stream as well.
             with suppress(RuntimeError):
@@ -268,11 +271,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _send(self, request: Request) -> Source:
         import anyio
 
-        with anyio.move_on_after(self._event_timeout) as self._scope:
-            if self._is_closed:
-                raise SourceExhausted
+        with anyio.move_on_after(self._event_timeout) as self._response_scope:
             source = await self._send_request(request, self._connect_timeout, self._idle_timeout)
             return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
+        # The scope was cancelled, by close() or by the timeout.
         if self._is_closed:
             raise SourceExhausted
         raise StreamTimeout(
@@ -284,8 +286,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _check(self, source: Source, rejection: str) -> EndReason | None:
         import anyio
 
-        with anyio.CancelScope() as self._scope:
+        with anyio.CancelScope() as self._response_scope:
             return await acheck_response(source, rejection)
+        # Only close() cancels the scope.
         raise SourceExhausted
 
     async def _close_source(self, source: Source) -> None:
@@ -306,17 +309,17 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _sleep(self, seconds: float) -> None:
         import anyio
 
-        self._alarm = anyio.Event()
+        self._sleep_interrupt = anyio.Event()
         # Check after the alarm exists, so that a later close() or reconnect() sets it.
         if not self._is_closed and self._requested_delay is None:
             with anyio.move_on_after(seconds):
-                await self._alarm.wait()
+                await self._sleep_interrupt.wait()
 
     async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
-        answer = callback(*arguments)
-        if answer is not None and inspect.isawaitable(answer):
-            answer = await answer
-        return answer
+        result = callback(*arguments)
+        if result is not None and inspect.isawaitable(result):
+            result = await result
+        return result
 
 
 async def afetch_event_source(
@@ -343,7 +346,7 @@ async def afetch_event_source(
 
 
 async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
-    """Await `close()` for at most a second, shielded from cancellation; ignore errors."""
+    """Await `close()` for at most `_CLOSE_SECONDS`, shielded from cancellation; ignore errors."""
     import anyio
 
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
@@ -351,11 +354,7 @@ async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _get_loop_functions() -> tuple[Any, Any]:
-    """Return two functions for the running event loop.
-
-    The first one runs a function in the loop, from any thread. The second one starts a coroutine
-    function, within the loop.
-    """
+    """Return `_call_in_loop` and `_start_in_loop` for the running event loop."""
     if (trio := get_running_trio()) is not None:
         token = trio.lowlevel.current_trio_token()
         return token.run_sync_soon, lambda work: trio.lowlevel.spawn_system_task(

@@ -1,7 +1,8 @@
 """The course from one connection to the next, which the sync and the async client share.
 
 It is written once, as coroutines; those of the sync client block inside and never suspend. `sync`
-and `aio` implement the abstract methods, which wait. `reconnect` decides what to do next.
+and `aio` implement what differs: waiting, calling callbacks and closing. `reconnect` decides what
+to do next.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class ClientBase(Generic[T]):
     _is_async: bool
     # The stream of the open connection, or None.
     _stream: Any
+    # Sends a request by the user's client or our own transport, and returns its `Source`.
+    _send_request: Callable[..., Any]
 
     def __init__(
         self,
@@ -136,10 +139,11 @@ class ClientBase(Generic[T]):
         self.url = url
         self.response: Response | None = None
         self.end_reason: EndReason | None = None
-        body, kind = encode_body(json, data)
+        body, content_type = encode_body(json, data)
         self._headers = headers if callable(headers) else parse_user_fields(headers)
-        self._defaults = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
-        self._default_fields = default_fields(self._defaults, target.user, kind)
+        # The fields of every request, and those of the first request (credentials, content type).
+        self._common_fields = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
+        self._first_request_fields = default_fields(self._common_fields, target.user, content_type)
         self._resume = resume
         self._until = until
         self._on_open = on_open
@@ -154,26 +158,29 @@ class ClientBase(Generic[T]):
         )
         # Refuse invalid options now, not at the first connection.
         self._new_parser(last_event_id=last_event_id)
-        self._machine = Reconnection(
+        self._reconnection = Reconnection(
             policy,
             Request(check_method(method), strip_userinfo(url), (), body),
             resend=resend,
             resume="call" if callable(resume) else resume,
         )
-        self._machine.last_event_id = last_event_id
+        self._reconnection.last_event_id = last_event_id
         self._stream = None
         # Wakes a thread that waits for a response or for the next attempt.
         self._signals: SimpleQueue[None] = SimpleQueue()
+        # Whether the previous connection ended within an event.
         self._pending = False
-        self._has_event = False
-        self._watchdog: WatchedChunks | None = None
+        # Whether the current connection has delivered an event.
+        self._had_event = False
+        self._watched_chunks: WatchedChunks | None = None
         self._is_reading = False
         self._is_closed = False
         self._is_exhausted = False
         # The delay that reconnect() asked for.
         self._requested_delay: float | None = None
-        # The consequence of a wait that was broken off: raised when the program reads on.
+        # The consequence of a wait that was cancelled, raised when the program reads on.
         self._deferred_error: Exception | None = None
+        # The Retry-After of a refused response, for a failure that does not carry it.
         self._retry_after: float | None = None
 
     def __repr__(self) -> str:
@@ -187,22 +194,22 @@ class ClientBase(Generic[T]):
         """The `ReadyState`: CONNECTING, OPEN or CLOSED."""
         if self._is_closed or self._is_exhausted:
             return ReadyState.CLOSED
-        state = self._machine.state
+        state = self._reconnection.state
         is_lost = self._stream is None or self._requested_delay is not None
         return ReadyState.CONNECTING if state is ReadyState.OPEN and is_lost else state
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force after the last event taken, to resume from."""
+        """The id to resume from, as of the last event taken."""
         stream = self._stream
-        return self._machine.last_event_id if stream is None else cast("str", stream.taken_id)
+        return self._reconnection.last_event_id if stream is None else cast("str", stream.taken_id)
 
     @property
     def retry(self) -> int | None:
         """The reconnection time that the server asked for, in ms, or None."""
         stream = self._stream
         retry: int | None = None if stream is None else stream.retry
-        return self._machine.retry if retry is None else retry
+        return self._reconnection.retry if retry is None else retry
 
     @property
     def pending(self) -> bool:
@@ -241,18 +248,22 @@ class ClientBase(Generic[T]):
         if self.end_reason is None:
             self.end_reason = EndReason.CLOSED
 
-    # -- Implemented by the sync and the async client, each in its way
+    # -- Implemented by the sync and the async client
 
     def _end_stream(self, stream: Any) -> None:
         """End the stream, if there is one, and wake a reader, which finds out why."""
         raise NotImplementedError
 
     async def _send(self, request: Request) -> Source:
-        """Send the request, without following redirects, and return the source of the response."""
+        """Send the request by `_send_request`, interrupted by `close()`; return its source."""
         raise NotImplementedError
 
     async def _check(self, source: Source, rejection: str) -> EndReason | None:
-        """Check the response, as `check_response` does."""
+        """Check the response; raise a `ResponseError` if `rejection`, or the check, rejects it.
+
+        Returns:
+            The `EndReason` of a response without a stream (204), or None.
+        """
         raise NotImplementedError
 
     async def _close_source(self, source: Source) -> None:
@@ -272,11 +283,11 @@ class ClientBase(Generic[T]):
         raise NotImplementedError
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait, until `close()` or `reconnect()` is called."""
+        """Wait for that time, or until `close()` or `reconnect()` is called."""
         raise NotImplementedError
 
     async def _call(self, callback: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a callback, and await its result if that is allowed."""
+        """Call a callback, and return its result (awaited, in the async client)."""
         raise NotImplementedError
 
     # -- Shared: from one event to the next
@@ -285,13 +296,13 @@ class ClientBase(Generic[T]):
         """Return the next event, over as many connections as it takes.
 
         Args:
-            caught: the exception by which the stream has ended, or None.
+            caught: what the stream has raised (`ConnectionEnded` at its end), or None.
         """
         self._begin_reading()
         try:
             while True:
                 if caught is not None:
-                    await self._stream_ended(caught)
+                    await self._handle_stream_error(caught)
                 await self._connect()
                 try:
                     return await self._read()
@@ -334,18 +345,19 @@ class ClientBase(Generic[T]):
                 raise SourceExhausted
             delay, self._requested_delay = self._requested_delay, None
             if delay is not None:
-                self._machine.reconnect_requested(time.monotonic(), delay)
+                self._reconnection.reconnect_requested(time.monotonic(), delay)
                 self._deferred_error, self._is_exhausted, self.end_reason = None, False, None
             if self._is_exhausted:
                 raise SourceExhausted
-            if self._machine.has_connection:
-                # A callback was cancelled before the loss of the connection was reported.
-                self._deferred_error = self._machine.interrupted(time.monotonic())
+            if self._reconnection.has_connection:
+                # A callback was cancelled before the loss was reported to the state machine.
+                self._deferred_error = self._reconnection.interrupted(time.monotonic())
             deferred, self._deferred_error = self._deferred_error, None
             if deferred is not None:
-                await self._raise_or_wait(deferred, deferred)
+                # The state machine has decided already; `on_error` may overrule it.
+                await self._raise_unless_retried(deferred, final=deferred)
                 continue
-            seconds = self._machine.next_attempt_at - time.monotonic()
+            seconds = self._reconnection.next_attempt_at - time.monotonic()
             if seconds > 0:
                 await self._sleep(min(seconds, MAX_SECONDS))
                 continue
@@ -358,30 +370,32 @@ class ClientBase(Generic[T]):
 
     async def _attempt(self) -> Exception | None:
         """Send the request once, following redirects; return what went wrong, or None."""
-        machine = self._machine
+        reconnection = self._reconnection
         source = None
         self._retry_after = None
         self._pending = False
         try:
-            if machine.resume_mode == "call":
+            if reconnection.resume_mode == "call":
                 resume_request = await self._build_resume_request()
-                request = machine.begin(time.monotonic(), resume_request.fields, resume_request)
+                request = reconnection.begin(
+                    time.monotonic(), resume_request.fields, resume_request
+                )
             else:
                 fields = await self._build_fields()
-                request = machine.begin(time.monotonic(), fields)
+                request = reconnection.begin(time.monotonic(), fields)
             while True:
                 log.debug(
                     "%s %s, attempt %d",
                     request.method,
                     redact_url(request.url),
-                    machine.attempt,
+                    reconnection.attempt,
                 )
                 if self._is_closed:
                     raise SourceExhausted
-                source = await self._send_wrapped(request)
+                source = await self._send_wrapping_errors(request)
                 assert source.response is not None
                 log.debug("%r", source.response)
-                hop, rejection = machine.follow(source.response)
+                hop, rejection = reconnection.follow(source.response)
                 if hop is None:
                     break
                 await self._close_source(source)
@@ -394,52 +408,62 @@ class ClientBase(Generic[T]):
             if source is not None:
                 await self._close_source(source)
             if not isinstance(error, Exception):
-                self._deferred_error = machine.interrupted(time.monotonic())
+                self._deferred_error = reconnection.interrupted(time.monotonic())
                 raise
             if isinstance(error, SourceExhausted):
                 raise
             return error
         return None
 
-    async def _send_wrapped(self, request: Request) -> Source:
-        """Send the request; raise an `SSEError` for whatever the library raises."""
+    async def _send_wrapping_errors(self, request: Request) -> Source:
+        """Send the request, and wrap unknown errors of the library in an `SSEError`."""
         try:
             return await self._send(request)
         except (SSEError, SourceExhausted):
             raise
         except Exception as error:
-            # For example a header that the library refuses, or an exception of a user's hook, whose
-            # text may contain a secret.
+            # For example an invalid header, or an exception of a user's hook. Its text is not part
+            # of the message, as it may contain a secret.
             raise SSEError(
                 f"The client could not send the request: {type(error).__name__} (see __cause__)"
             ) from error
 
     async def _inspect_response(self, source: Source, rejection: str) -> None:
-        """Open the stream of the final response, or raise the reason against it."""
+        """Make the stream of the final response, or raise the reason against it.
+
+        Args:
+            source: the source of the response.
+            rejection: the reason to reject the response that is known already, or "".
+
+        Raises:
+            ResponseError: the response is rejected.
+            SourceExhausted: it is a 204, or the source was closed.
+        """
         response = self.response = cast("Response", source.response)
-        reason = refused = None
+        end_reason = rejected = None
         try:
-            reason = await self._check(source, rejection or rejection_reason(response))
+            end_reason = await self._check(source, rejection or rejection_reason(response))
         except ResponseError as error:
-            refused = error
+            rejected = error
             self._retry_after = error.retry_after
         if self._on_open is not None:
             await self._call_user(self._on_open, response)
         if self._is_closed:
             raise SourceExhausted
-        if refused is not None:
-            raise refused
-        if reason is not None:
-            self._finish(reason)
+        if rejected is not None:
+            raise rejected
+        if end_reason is not None:
+            self._finish(end_reason)
             raise SourceExhausted
-        self._machine.opened(time.monotonic())
+        self._reconnection.opened(time.monotonic())
         if self._event_timeout is not None:
-            self._watchdog = WatchedChunks(source.chunks, self._event_timeout)
-            source = source._replace(chunks=self._watchdog)
-        self._has_event = False
+            self._watched_chunks = WatchedChunks(source.chunks, self._event_timeout)
+            source = source._replace(chunks=self._watched_chunks)
+        self._had_event = False
+        # A reconnect() during the attempt is redundant: this connection is new.
         self._requested_delay = None
         self._stream = self._make_stream(
-            source, self._new_parser(last_event_id=self._machine.last_event_id)
+            source, self._new_parser(last_event_id=self._reconnection.last_event_id)
         )
         if self._is_closed:
             # Another thread closed the source just now, before it could see the stream.
@@ -450,14 +474,14 @@ class ClientBase(Generic[T]):
         headers = self._headers
         if callable(headers):
             headers = parse_user_fields(await self._call_user(headers))
-        return merge_fields(self._default_fields, headers)
+        return merge_fields(self._first_request_fields, headers)
 
     async def _build_resume_request(self) -> Request:
-        """Return the request that the callable `resume` wants."""
-        answer = await self._call_user(cast("Any", self._resume), self._machine.last_event_id)
-        has_headers = isinstance(answer, Mapping) and answer.get("headers") is not None
+        """Call `resume`, and build the request from its result."""
+        result = await self._call_user(cast("Any", self._resume), self._reconnection.last_event_id)
+        has_headers = isinstance(result, Mapping) and result.get("headers") is not None
         fields = () if has_headers else await self._build_fields()
-        return build_resume_request(answer, self.url, self._defaults, fields)
+        return build_resume_request(result, self.url, self._common_fields, fields)
 
     async def _call_user(self, callback: Callable[..., Any], *arguments: Any) -> Any:
         """Call a callback whose exceptions are not failures of the connection."""
@@ -468,22 +492,23 @@ class ClientBase(Generic[T]):
 
     # -- Shared: the loss of a connection
 
-    async def _stream_ended(self, error: BaseException) -> None:
-        """Decide what follows on what a stream has raised: return to reconnect, or raise."""
+    async def _handle_stream_error(self, error: BaseException) -> None:
+        """Handle an error or the end of the stream: return to reconnect, or raise."""
         stream = self._stream
         if isinstance(error, RuntimeError) and stream.is_being_read:
             # Another thread or task reads the stream, which goes on.
             raise error
         if isinstance(error, Exception) and not isinstance(error, ConnectionEnded):
             if stream.end_reason is None:
-                await self._callback_raised(error)
+                # The stream is intact.
+                await self._handle_recoverable_error(error)
             else:
                 await self._drop_connection()
                 await self._connection_failed(error)
             return
         await self._drop_connection()
         if not isinstance(error, Exception):
-            self._deferred_error = self._machine.interrupted(time.monotonic())
+            self._deferred_error = self._reconnection.interrupted(time.monotonic())
             raise error
         if self._is_closed:
             raise SourceExhausted
@@ -492,7 +517,7 @@ class ClientBase(Generic[T]):
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
             raise SourceExhausted
-        incomplete = self._machine.check_complete(self._pending, self._until is not None)
+        incomplete = self._reconnection.check_complete(self._pending, self._until is not None)
         if incomplete is not None:
             await self._connection_failed(incomplete)
             return
@@ -506,14 +531,14 @@ class ClientBase(Generic[T]):
             if failure is not None:
                 await self._connection_failed(failure)
                 return
-        reason = self._machine.ended(time.monotonic())
+        reason = self._reconnection.ended(time.monotonic())
         if reason is not None:
             self._finish(reason)
             raise SourceExhausted
         self._log_wait()
 
-    async def _callback_raised(self, error: Exception) -> None:
-        """Decide what follows on an exception after which the stream could continue."""
+    async def _handle_recoverable_error(self, error: Exception) -> None:
+        """Handle an error after which the stream can continue: of a callback, or of `decode`."""
         if isinstance(error, RetriableError):
             await self._drop_connection()
             await self._connection_failed(_CallbackError(error))
@@ -522,53 +547,54 @@ class ClientBase(Generic[T]):
         if delay is None:
             raise error
         await self._drop_connection()
-        self._machine.reconnect_requested(time.monotonic(), delay)
+        self._reconnection.reconnect_requested(time.monotonic(), delay)
 
     async def _message_failed(self, error: BaseException) -> None:
-        """Drop the connection after `on_message` raised, so that its event comes again."""
+        """Drop the connection after `on_message` raised, so that its event is delivered again."""
         await self._drop_connection()
         if isinstance(error, RetriableError):
-            # If the source is exhausted, the next read says so.
+            # If the source is exhausted, the next read reports it.
             with suppress(SourceExhausted):
                 await self._connection_failed(_CallbackError(error))
             return
         delay = await self._consult_on_error(error) if isinstance(error, Exception) else None
         if delay is None:
-            self._deferred_error = self._machine.interrupted(time.monotonic())
+            self._deferred_error = self._reconnection.interrupted(time.monotonic())
             raise error
-        self._machine.reconnect_requested(time.monotonic(), delay)
+        self._reconnection.reconnect_requested(time.monotonic(), delay)
 
     async def _connection_failed(self, error: Exception, retry_after: float | None = None) -> None:
-        """Report the failure to the state machine; then raise, or wait for the next attempt."""
+        """Report the failure to the state machine; raise, or return for the next attempt."""
         from_callback = isinstance(error, _CallbackError)
         if isinstance(error, _CallbackError):
             error = error.error
-        final = self._machine.failed(
+        final = self._reconnection.failed(
             time.monotonic(), error, retry_after, from_callback=from_callback
         )
-        await self._raise_or_wait(error, final, from_callback=from_callback)
+        await self._raise_unless_retried(error, final=final, from_callback=from_callback)
 
-    async def _raise_or_wait(
-        self, error: Exception, final: Exception | None, *, from_callback: bool = False
+    async def _raise_unless_retried(
+        self, error: Exception, *, final: Exception | None, from_callback: bool = False
     ) -> None:
-        """Raise `final`, or return to wait for the next attempt, unless `on_error` overrules.
+        """Call `on_error`; then raise `final`, or return if another attempt is scheduled.
 
         Args:
-            error: what the attempt or the stream failed with.
-            final: the error to raise according to the policy, or None.
+            error: what the attempt or the stream failed with; it was reported to the state machine.
+            final: the error to raise if `on_error` does not overrule the policy; None: the policy
+                allows another attempt.
             from_callback: whether a callback raised the error.
         """
         if self._is_closed:
             # The failure may be a consequence of close().
             raise SourceExhausted
-        # If the wait for on_error is cancelled, on_error is called again later.
+        # If an async on_error is cancelled, the next read calls it again.
         self._deferred_error = final
         delay = await self._consult_on_error(error if final is None else final)
         self._deferred_error = None
         if self._is_closed:
             raise SourceExhausted
         if delay is not None:
-            self._machine.reconnect_requested(time.monotonic(), delay)
+            self._reconnection.reconnect_requested(time.monotonic(), delay)
         elif final is not None:
             self._finish(EndReason.ERROR)
             raise final
@@ -577,7 +603,7 @@ class ClientBase(Generic[T]):
         self._log_wait(f": {error if is_safe else type(error).__name__}")
 
     async def _consult_on_error(self, error: Exception) -> float | None:
-        """Call `on_error`; return the seconds after which it wants to reconnect, or None."""
+        """Call `on_error`, and return the delay that it asked for, in seconds, or None."""
         if self._on_error is None:
             return None
         try:
@@ -590,24 +616,25 @@ class ClientBase(Generic[T]):
 
     async def _drop_connection(self) -> None:
         """Release the connection, and keep the state that the next one needs."""
-        stream, machine = self._stream, self._machine
+        stream, reconnection = self._stream, self._reconnection
         if stream is None:
             return
-        machine.last_event_id = self.last_event_id
-        machine.retry = self.retry
-        if self._has_event:
-            machine.progressed()
+        reconnection.last_event_id = self.last_event_id
+        reconnection.retry = self.retry
+        if self._had_event:
+            reconnection.progressed()
         self._pending = stream.pending
         self._stream = None
         await self._release(stream)
 
     def _finish(self, reason: EndReason) -> None:
+        """Mark the source as exhausted: it makes no attempt until `reconnect()`."""
         self._is_exhausted = True
         if self.end_reason is None:
             self.end_reason = reason
-        self._machine.close()
+        self._reconnection.close()
         log.debug("%s: over (%s)", redact_url(self.url), reason.value)
 
     def _log_wait(self, why: str = "") -> None:
-        seconds = max(0.0, self._machine.next_attempt_at - time.monotonic())
-        log.debug("%s%s; again in %.1f s", redact_url(self.url), why, seconds)
+        seconds = max(0.0, self._reconnection.next_attempt_at - time.monotonic())
+        log.debug("%s%s; next attempt in %.1f s", redact_url(self.url), why, seconds)

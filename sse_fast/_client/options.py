@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SECONDS", "check_seconds", "check_timeouts", "refuse_async"]
 
 MAX_SECONDS = 1e9
-"""The longest wait, some thirty years, which every clock can count."""
+"""Upper limit of waits and timeouts, about 30 years, so that no clock overflows."""
 
 
 def check_timeouts(**timeouts: float | None) -> None:

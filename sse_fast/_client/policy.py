@@ -21,7 +21,7 @@ class ReadyState(enum.IntEnum):
     OPEN = 1
     """There is a connection, and events may arrive."""
     CLOSED = 2
-    """There is no connection, and the client makes none any more."""
+    """There is no connection, and the client will make none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,9 @@ class ReconnectPolicy:
     """When to connect again, and after how long. All durations are in seconds.
 
     The wait before an attempt is the longest of `min_delay`, the server's `retry` and its
-    Retry-After, plus a random share of a backoff that grows with every attempt in a row that
-    brought no event: `min(max_delay, initial_delay * multiplier ** n)`.
+    Retry-After, plus a random share of a backoff. The backoff starts at `initial_delay`, grows by
+    the factor `multiplier` with each further attempt without an event, up to `max_delay`, and
+    starts again after an event.
 
     Attributes:
         initial_attempts: attempts to get the first response before its error is raised; None: no
@@ -41,12 +42,13 @@ class ReconnectPolicy:
         max_elapsed: the time after the first failure in a row after which no further attempt
             begins; None: no limit.
         retry_statuses: the statuses that are answered by another attempt, not by an error.
-        initial_delay: the backoff before the first attempt.
+        initial_delay: the first backoff before reconnecting. The first attempt has no delay.
         multiplier: the factor by which the backoff grows after an attempt without an event.
         max_delay: the longest backoff.
         jitter: the random share of the backoff: 1.0 all of it, 0.0 none.
         min_delay: the shortest wait, which also holds for a delay that a callback asks for.
-        max_retry: the longest `retry` of a server that is respected.
+        max_retry: the longest `retry` of a server that is respected, in seconds, although `retry`
+            itself is in milliseconds.
         max_retry_after: the longest Retry-After that is respected.
         reset_after: how long a connection has to be open to count as if it had brought an event.
         reconnect_on_end: whether to reconnect after a clean end; None: for GET only.

@@ -24,7 +24,8 @@ seconds of a monotonic clock. The verdict "again" means: begin an attempt at `ne
 
 For example, a 503 arrives at `failed` as a `ResponseError`. It is retried if
 `ReconnectPolicy.retry_statuses` contains it, the request may be sent again (`_is_repeatable`), and
-the policy allows another attempt (`_attempts_left`); `_wait` says how long to wait before.
+the policy allows another attempt (`_has_attempts_left`), after the delay that `_compute_delay`
+returns.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ class Reconnection:
         self._rng = rng
         # The request of the attempt under way, or of the open connection.
         self._current: Request | None = None
-        # The redirects of this attempt, and the request after those that were all permanent.
+        # The number of redirects in this attempt.
         self._redirect_count = 0
+        # The target of its leading permanent redirects, from which later attempts start.
         self._moved_to: Request | None = None
         self._began_at = float("-inf")
         self._opened_at: float | None = None
@@ -202,7 +204,7 @@ class Reconnection:
             self._redirect_count == 1 or self._moved_to is request
         ):
             self._moved_to = hop
-            # A request built by `resume` says nothing about where the next one has to go.
+            # The next attempt calls `resume` again, so its redirects are not remembered.
             if self.resume_mode != "call":
                 self._request = self._request._replace(
                     url=url, redirected=True, cross_origin=hop.cross_origin
@@ -216,6 +218,7 @@ class Reconnection:
         self.state = ReadyState.OPEN
         self._opened_at = now
         if not self._had_response:
+            # From the first stream on, `max_attempts` counts instead of `initial_attempts`.
             self.attempt = 0
         self._had_response = True
 
@@ -241,8 +244,8 @@ class Reconnection:
             now: the time, in seconds.
             error: what it failed with.
             retry_after: the server's Retry-After in seconds, if the error does not carry it.
-            from_callback: whether a callback raised the error, which only a `RetriableError`
-                allows to retry.
+            from_callback: whether a callback raised it; such an error is retried only if it is a
+                `RetriableError`.
 
         Returns:
             The error to raise, or None: again.
@@ -250,7 +253,7 @@ class Reconnection:
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
         if isinstance(error, RetriableError):
-            self._schedule(now, self._wait(error.delay, retry_after))
+            self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None
         if from_callback:
             is_fatal = True
@@ -264,11 +267,12 @@ class Reconnection:
             is_fatal = not isinstance(error, TransportError) or _is_certificate_error(error)
         repeatable = self._is_repeatable(request, error)
         if not is_fatal and repeatable:
-            delay = self._wait(None, retry_after)
-            if self._attempts_left(now, now + delay):
+            delay = self._compute_delay(None, retry_after)
+            if self._has_attempts_left(now, now + delay):
                 self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
+        # If an attempt to resume must not be repeated, the earlier stream stays incomplete, too.
         cut_off = in_stream or (self._had_response and not repeatable)
         if is_fatal or not cut_off or isinstance(error, _RAISED_UNWRAPPED):
             return error
@@ -283,14 +287,14 @@ class Reconnection:
         incomplete.__cause__ = error
         return incomplete
 
-    def check_complete(self, pending: bool, has_until: bool) -> StreamIncomplete | None:
+    def check_complete(self, pending: bool, until_unmet: bool) -> StreamIncomplete | None:
         """Return an error if a stream was cut off, although it came to a regular end.
 
         Args:
             pending: whether it ended within an event.
-            has_until: whether it ended before it met `until`.
+            until_unmet: whether there is an `until` that no event has met.
         """
-        if self.policy._whatwg or not (pending or has_until):
+        if self.policy._whatwg or not (pending or until_unmet):
             return None
         if pending:
             return StreamIncomplete("The stream ended within an event")
@@ -301,26 +305,26 @@ class Reconnection:
         request = self._disconnect(now)
         reconnects = self.policy.reconnect_on_end
         if self._is_get if reconnects is None else reconnects:
-            delay = self._wait(None, None)
-            if self._is_repeatable(request, None) and self._attempts_left(now, now + delay):
+            delay = self._compute_delay(None, None)
+            if self._is_repeatable(request, None) and self._has_attempts_left(now, now + delay):
                 self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
         return EndReason.END
 
     def reconnect_requested(self, now: float, delay: float) -> None:
-        """Schedule the attempt that the program asked for, which no limit of the policy applies to.
+        """Schedule the attempt that the program asked for; the policy does not limit it.
 
         Args:
             now: the time, in seconds.
-            delay: the seconds to wait before.
+            delay: the seconds to wait before it.
         """
         self._disconnect(now)
         self.state = ReadyState.CONNECTING
-        self.next_attempt_at = now + self._wait(delay, None)
+        self.next_attempt_at = now + self._compute_delay(delay, None)
 
     def interrupted(self, now: float) -> Exception | None:
-        """Note that the program broke off the attempt or the stream without being done with it.
+        """Note that the program abandoned the attempt or the stream before its end.
 
         Returns:
             The error to raise when the program reads on, or None: again.
@@ -341,7 +345,7 @@ class Reconnection:
         )
 
     def close(self) -> None:
-        """End it: there will be no further attempt, unless `reconnect_requested` says so."""
+        """Make no attempt until `reconnect_requested`."""
         self._current = None
         self.state = ReadyState.CLOSED
 
@@ -380,7 +384,7 @@ class Reconnection:
             return error.response.status in _UNPROCESSED_STATUSES
         return isinstance(error, TransportError) and not error.sent
 
-    def _attempts_left(self, now: float, next_attempt_at: float) -> bool:
+    def _has_attempts_left(self, now: float, next_attempt_at: float) -> bool:
         """Return whether the limits of the policy allow an attempt at that time."""
         policy = self.policy
         limit = policy.max_attempts if self._had_response else policy.initial_attempts
@@ -390,12 +394,13 @@ class Reconnection:
         return limit is None or self.attempt < limit
 
     def _schedule(self, now: float, delay: float) -> None:
+        """Schedule the next attempt, and count the failure or the end, for the next backoff."""
         self.next_attempt_at = now + delay
         self._failure_count += 1
         if self._failing_since is None:
             self._failing_since = now
 
-    def _wait(self, delay: float | None, retry_after: float | None) -> float:
+    def _compute_delay(self, delay: float | None, retry_after: float | None) -> float:
         """Return the seconds to wait before the next attempt.
 
         Args:

@@ -46,8 +46,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     It does what the EventSource of the HTML standard does (9.2), and what a server needs besides:
     any method and body, header fields, callbacks, limits. An event counts as taken when the next
     one is asked for. `last_event_id` is the id after the last event taken, from which the next
-    connection resumes. So no event is lost, and one may come twice if the program stopped while it
-    handled it.
+    connection resumes. So no event is lost, but an event is delivered again if the program stopped
+    before it asked for the next one.
 
     Args:
         url: `http://` or `https://`; user and password in it are sent as basic authorization.
@@ -62,9 +62,9 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             that `close()` interrupts before its response continues in a thread, up to its timeout.
             None: our own HTTP/1.1 transport (extra `client`).
         uds: the path of a Unix socket to connect to; without `client` only.
-        ssl_context: the `ssl.SSLContext` for https; without `client` only. A client certificate in
-            it, as in that of a `client`, is shown to every server that asks for one, also after a
-            redirect.
+        ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
+            is sent to every server that asks for one, including the targets of redirects. The same
+            holds for the certificate of a `client`.
         last_event_id: the id to resume from, for example that of an earlier process.
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
@@ -76,16 +76,16 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
-        on_error: called with each failure. If it returns a number, the source reconnects after that
-            many seconds; None leaves the decision to the policy; an exception ends the source.
+        on_error: called with each failure. Return seconds to reconnect after, or None to follow the
+            policy, or raise to end the source.
         on_comment: as in `Parser`.
         on_chunk: as in `iter_events`.
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is
             given up; None: no limit.
-        event_timeout: seconds without an event, while one (or the response) is waited for, after
-            which the connection is given up; None: no limit. A blocking read notices it when the
-            next bytes arrive, or when none have arrived for as long.
+        event_timeout: seconds to wait for the response or an event before the connection is given
+            up; None: no limit. A wait may last up to twice as long, as the time is only checked
+            when bytes arrive or a read times out.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -98,11 +98,11 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         TypeError: a wrong type; a body that could not be sent twice; a client of the other kind.
         ImportError: the extra `client` is missing.
 
-    Iterating raises, when the policy makes no further attempt: `ResponseError`, `TransportError`,
-    `StreamTimeout` before the first stream and `StreamIncomplete` within one; what `Parser.feed`
-    raises; and what callbacks raise, except `RetriableError`, which reconnects whatever the policy
-    says. After a `DecodeError`, or an exception of `on_comment`, `on_chunk` or `until`, the next
-    iteration continues with the stream.
+    Iterating raises the last failure when the policy allows no further attempt: `ResponseError`,
+    `StreamTimeout`, `TransportError`, or `StreamIncomplete` if the connection was lost within a
+    stream. It also raises the errors of `Parser.feed` and of callbacks; a `RetriableError` of a
+    callback is not raised but reconnects, whatever the policy. After a `DecodeError`, or an
+    exception of `on_comment`, `on_chunk` or `until`, the next iteration continues the stream.
     """
 
     _is_async = False
@@ -137,8 +137,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     def __next__(self) -> Event[T]:
-        if self._watchdog is not None:
-            self._watchdog.waiting_since = time.monotonic()
+        if self._watched_chunks is not None:
+            self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._is_reading:
@@ -151,7 +151,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             except BaseException as error:
                 caught = error
             else:
-                self._has_event = True
+                self._had_event = True
                 return event
         try:
             event = _run_sync(self._advance(caught))
@@ -159,7 +159,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             raise StopIteration from None
         finally:
             caught = None
-        self._has_event = True
+        self._had_event = True
         return event
 
     def __enter__(self) -> Self:
@@ -268,12 +268,12 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         wakers: list[Callable[[], object]] = []
         abandoned = False
 
-        def connected(wake: Callable[[], object]) -> None:
+        def on_connected(wake: Callable[[], object]) -> None:
             wakers.append(wake)
             if abandoned:
                 wake()
 
-        options = {"connected": connected} if self._has_own_transport else {}
+        options = {"connected": on_connected} if self._has_own_transport else {}
         # If no byte arrives for event_timeout, no event does either.
         timeouts = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
 
@@ -309,7 +309,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 with suppress(Exception):
                     source.wake()
 
-        # Reading the body of a refused response may take two seconds.
+        # Reading the body of a refused response may take `_check._MAX_BODY_SECONDS`.
         return self._run_in_thread(lambda: check_response(source, rejection), discard)
 
     async def _close_source(self, source: Source) -> None:
@@ -360,21 +360,22 @@ def fetch_event_source(
         return source.run(on_message, on_close=on_close)
 
 
-def _run_sync(steps: Coroutine[Any, Any, R]) -> R:
+def _run_sync(coroutine: Coroutine[Any, Any, R]) -> R:
     """Run a coroutine that never suspends, and return its result."""
     try:
-        steps.send(None)
+        coroutine.send(None)
     except StopIteration as stop:
         return cast("R", stop.value)
     raise RuntimeError("The coroutine suspended, which those of the sync client must not do")
 
 
-def _refuse_awaitable(answer: Any) -> Any:
-    if answer is not None and inspect.isawaitable(answer):
-        if inspect.iscoroutine(answer):
-            answer.close()
+def _refuse_awaitable(result: Any) -> Any:
+    """Return the result of a callback, or raise TypeError if it has to be awaited."""
+    if result is not None and inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
         raise TypeError(
             "A callback returned an awaitable, which EventSource does not await: use "
             "AsyncEventSource"
         )
-    return answer
+    return result

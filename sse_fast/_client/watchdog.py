@@ -12,7 +12,9 @@ __all__ = ["WatchedChunks"]
 
 
 class WatchedChunks(Iterator[bytes], AsyncIterator[bytes]):
-    """Chunks that raise `StreamTimeout` when no event was completed for too long.
+    """Chunks that raise `StreamTimeout` when the consumer has waited too long for an event.
+
+    Only the time that the consumer waits counts, not the time in which it handles an event.
 
     Attributes:
         waiting_since: when the consumer began to wait for its next event (`time.monotonic()`).
@@ -29,10 +31,11 @@ class WatchedChunks(Iterator[bytes], AsyncIterator[bytes]):
         try:
             return cast("bytes", next(self._chunks))
         except StopIteration:
-            # The end of a stream is an end, however late it comes.
+            # A stream that ends after the deadline has still ended.
             raise
         except Exception as error:
-            # A read times out no later than this, so its own timeout means ours.
+            # The read timeout is at most `event_timeout`, so a read that fails after the deadline
+            # counts as this timeout.
             if self.seconds_left() > 0:
                 raise
             raise self._timeout() from error

@@ -304,7 +304,7 @@ def test_cat_reconnects_from_last_id() -> None:
         0,
         b"id: 1\nretry: 0\ndata: a\n\nid: 2\ndata: b\n\n",
     )
-    assert done.stderr.count(b"again in") == 3
+    assert done.stderr.count(b"next attempt in") == 3
     assert b"got 503" in done.stderr
     assert b"secret" not in done.stderr
 

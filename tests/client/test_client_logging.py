@@ -48,9 +48,9 @@ def test_log_has_attempts_responses_waits_and_end(
     assert f"{stage.origin}/c/b" in text
     assert re.findall(r"<Response (\d+)", text) == ["503", "302", "200", "200", "204"]
     # Each wait is logged with its reason and its length.
-    assert re.search(r"status 200, got 503.*again in 0\.\d s", text)
-    assert re.search(r"ended\b.*;\s.*again in 0\.\d s", text, re.DOTALL)
-    assert re.search(r"body.*again in 0\.\d s|bytes.*again in 0\.\d s", text)
+    assert re.search(r"status 200, got 503.*next attempt in 0\.\d s", text)
+    assert re.search(r"ended\b.*;\s.*next attempt in 0\.\d s", text, re.DOTALL)
+    assert re.search(r"body.*next attempt in 0\.\d s|bytes.*again in 0\.\d s", text)
     assert re.search(r"over \(no content\)$", text, re.MULTILINE)
 
 

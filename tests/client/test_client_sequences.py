@@ -287,6 +287,7 @@ def test_run_matches_browsers(way: Way, name: str) -> None:
     check_or_differ(way, name, "run")
 
 
+@pytest.mark.soak
 def test_whatwg_waits_three_seconds_by_default() -> None:
     played = play(SOURCES["sse_fast"], "reconnect/default-delay", "iterate")
     check(played, SOURCES["sse_fast"], "reconnect/default-delay", "iterate")

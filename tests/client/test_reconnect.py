@@ -124,7 +124,7 @@ def find_verdict(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any
     driver = Driver(policy, **REQUESTS[who])
     last_event_id = "" if who.endswith("no id") else "7"
     if when == FIRST:
-        driver.machine.last_event_id = last_event_id
+        driver.reconnection.last_event_id = last_event_id
         driver.begin()
     else:
         driver.open().event(last_event_id)
@@ -134,14 +134,14 @@ def find_verdict(when: str, who: str, what: str, policy: ReconnectPolicy) -> Any
         driver.begin()
     verdict = OUTCOMES[what](driver)
     # No outcome changes the id.
-    assert driver.machine.last_event_id == last_event_id
+    assert driver.reconnection.last_event_id == last_event_id
     if isinstance(verdict, float):
-        assert driver.machine.state is ReadyState.CONNECTING
+        assert driver.reconnection.state is ReadyState.CONNECTING
         return AGAIN
     if verdict is None:
-        assert driver.machine.state is ReadyState.OPEN
+        assert driver.reconnection.state is ReadyState.OPEN
         return READ
-    assert driver.machine.state is ReadyState.CLOSED
+    assert driver.reconnection.state is ReadyState.CLOSED
     with pytest.raises(RuntimeError):
         driver.begin()
     if isinstance(verdict, EndReason):
@@ -343,12 +343,12 @@ def test_max_elapsed_counts_from_first_failure(before: str) -> None:
 def test_max_elapsed_includes_first_wait(had_event: bool) -> None:
     for retry, expected in [(50_000, float), (70_000, StreamIncomplete)]:
         driver = Driver(ReconnectPolicy(max_elapsed=60)).open()
-        driver.machine.retry = retry
+        driver.reconnection.retry = retry
         driver.had_event = had_event
         verdict = driver.fail(cut_off())
         assert isinstance(verdict, expected)
         driver = Driver(ReconnectPolicy(max_elapsed=60)).open()
-        driver.machine.retry = retry
+        driver.reconnection.retry = retry
         driver.had_event = had_event
         assert isinstance(driver.end(), float if expected is float else EndReason)
 
@@ -455,7 +455,7 @@ def test_changed_whatwg_still_follows_the_standard() -> None:
         dataclasses.replace(ReconnectPolicy.whatwg(), max_redirects=5),
     ):
         driver = Driver(policy, rng=1.0).open()
-        driver.machine.retry = 1000
+        driver.reconnection.retry = 1000
         assert driver.end(pending=True, until=True) == pytest.approx(1)
         assert policy != ReconnectPolicy(max_redirects=5)
 

@@ -36,7 +36,7 @@ def test_redirect_follows_by_method_and_origin(method: str, location: str, statu
         return
     assert isinstance(hop, ResponseError)
     assert hop.response.status == status
-    assert driver.machine.state is ReadyState.CLOSED
+    assert driver.reconnection.state is ReadyState.CLOSED
 
 
 def test_redirect_of_head_follows_307_and_308() -> None:
@@ -149,7 +149,7 @@ def test_stripped_fields_stay_away_for_the_attempt() -> None:
         assert is_bare(driver.answer(302, location=SAME))
         assert is_bare(driver.answer(307, location="/d"))
         # The next attempt goes to the caller's origin.
-        driver.answer(503) if driver.machine.attempt < 2 else driver.reconnect()
+        driver.answer(503) if driver.reconnection.attempt < 2 else driver.reconnect()
 
 
 def test_permanent_move_to_other_origin_stays_stripped() -> None:

@@ -93,7 +93,7 @@ def test_consent_after_error_or_end_reconnects() -> None:
             first = driver.begin()
             lose(driver)
             assert driver.reconnect() == pytest.approx(0.1)
-            assert driver.machine.state is ReadyState.CONNECTING
+            assert driver.reconnection.state is ReadyState.CONNECTING
             assert driver.begin() == first
             assert sent_id(first) == b"7"
 
@@ -126,7 +126,7 @@ def test_cancelled_attempt_repeats_only_safe_request() -> None:
             # The next call connects with the same id.
             assert driver.begin() == first
             continue
-        assert driver.machine.state is ReadyState.CLOSED
+        assert driver.reconnection.state is ReadyState.CLOSED
         with pytest.raises(RuntimeError):
             driver.begin()
 
@@ -138,7 +138,7 @@ def test_cancelled_stream_resumes_only_if_repeatable(who: str) -> None:
     error = driver.interrupt()
     if who in (POST, BY_GET_NO_ID):
         assert isinstance(error, StreamIncomplete)
-        assert driver.machine.state is ReadyState.CLOSED
+        assert driver.reconnection.state is ReadyState.CLOSED
         return
     assert error is None
     assert sent_id(driver.begin()) == (None if who.endswith("no id") else b"7")
@@ -151,11 +151,11 @@ def test_cancelled_wait_keeps_time_and_consent() -> None:
     assert driver.fail(refused()) == pytest.approx(1.1)
     driver.now += 0.5
     assert driver.interrupt() is None
-    assert driver.machine.next_attempt_at == pytest.approx(1.1)
+    assert driver.reconnection.next_attempt_at == pytest.approx(1.1)
     driver.begin()
     driver.reconnect(5)
     assert driver.interrupt() is None
-    assert driver.machine.next_attempt_at - driver.now == pytest.approx(5)
+    assert driver.reconnection.next_attempt_at - driver.now == pytest.approx(5)
     driver.begin()
 
 
@@ -196,14 +196,14 @@ def test_resume_get_sends_get_without_body() -> None:
     )
     driver = Driver(method="POST", fields=fields, resume="get", last_event_id="1")
     # Before the first stream, it is the first request.
-    assert driver.machine.resume_mode is None
+    assert driver.reconnection.resume_mode is None
     assert driver.begin().method == "POST"
     driver.fail(refused())
     again = driver.begin()
     assert (again.method, again.body, sent_id(again)) == ("POST", BODY, b"1")
     driver.answer(503)
     driver.open().event("7")
-    assert driver.machine.resume_mode == "get"
+    assert driver.reconnection.resume_mode == "get"
     for lose in (lambda: driver.fail(cut_off()), driver.reconnect, driver.interrupt):
         lose()
         rest = driver.begin()
@@ -266,13 +266,13 @@ def test_resume_callable_may_set_last_event_id() -> None:
 def test_resume_callable_is_used_after_first_response() -> None:
     resume_request = Request("PUT", "https://b.example/rest", (("X-Key", b"1"),), b"rest")
     driver = Driver(method="POST", fields=FIELDS, resume="call", resume_request=resume_request)
-    assert driver.machine.resume_mode is None
+    assert driver.reconnection.resume_mode is None
     assert driver.begin() == Request("POST", URL, FIELDS, BODY)
     driver.fail(refused())
     assert driver.begin().method == "POST"
     driver.answer(503)
     driver.open()
-    assert driver.machine.resume_mode == "call"
+    assert driver.reconnection.resume_mode == "call"
     driver.fail(cut_off())
     assert driver.begin() == resume_request
     driver.fail(slow_head())
@@ -376,8 +376,8 @@ def test_id_over_max_id_size_raises_incomplete(policy: ReconnectPolicy, limit: i
     assert "é" not in str(caught.value)
     # The error is final, and the id is kept.
     assert driver.fail(caught.value) is caught.value
-    assert driver.machine.state is ReadyState.CLOSED
-    assert driver.machine.last_event_id == fitting + "x"
+    assert driver.reconnection.state is ReadyState.CLOSED
+    assert driver.reconnection.last_event_id == fitting + "x"
 
 
 def test_whatwg_has_no_max_id_size() -> None:

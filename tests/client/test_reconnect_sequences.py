@@ -130,7 +130,7 @@ class AnySequence(RuleBasedStateMachine):
     @during(WAITING)
     @rule(late=st.sampled_from([0.0, 0.0, 0.0, 0.01, 1.0, 50.0]))
     def begin(self, late: float) -> None:
-        machine = self.driver.machine
+        machine = self.driver.reconnection
         self.driver.now = max(self.now, machine.next_attempt_at) + late
         limit = self.policy.max_id_size
         if limit is not None and len(machine.last_event_id) > limit:
@@ -222,7 +222,7 @@ class AnySequence(RuleBasedStateMachine):
     @during(OPEN)
     @rule(retry=st.sampled_from([0, 10, 3000, 2**63 - 1]))
     def get_retry(self, retry: int) -> None:
-        self.driver.machine.retry = retry
+        self.driver.reconnection.retry = retry
 
     @during(OPEN)
     @rule(failure=st.sampled_from([cut_off, idle]))
@@ -317,14 +317,14 @@ class AnySequence(RuleBasedStateMachine):
     @invariant()
     def has_expected_state(self) -> None:
         states = {OPEN: ReadyState.OPEN, CLOSED: ReadyState.CLOSED}
-        assert self.driver.machine.state is states.get(self.phase, ReadyState.CONNECTING)
-        assert self.driver.machine.has_connection is (self.phase in (ASKING, OPEN))
+        assert self.driver.reconnection.state is states.get(self.phase, ReadyState.CONNECTING)
+        assert self.driver.reconnection.has_connection is (self.phase in (ASKING, OPEN))
 
     @invariant()
     def has_one_connection(self) -> None:
         if self.phase != WAITING:
             with pytest.raises(RuntimeError):
-                self.driver.machine.begin(self.now + 1e9)
+                self.driver.reconnection.begin(self.now + 1e9)
 
     @invariant()
     def is_rate_limited(self) -> None:
@@ -336,7 +336,7 @@ class AnySequence(RuleBasedStateMachine):
         """Assert that nothing begins after close(), whatever is reported later."""
         if not hasattr(self, "driver"):
             return
-        machine = self.driver.machine
+        machine = self.driver.reconnection
         machine.close()
         assert not machine.has_connection
         for late in (

@@ -32,7 +32,7 @@ def wait(
 ) -> Any:
     """Return the wait before the second attempt, after a 503."""
     driver = Driver(policy, rng=rng)
-    driver.machine.retry = retry
+    driver.reconnection.retry = retry
     driver.begin()
     return driver.fail(bad_status(503, retry_after))
 
@@ -86,7 +86,7 @@ def test_backoff_reset_by_event() -> None:
     driver.end()
     for lose in (driver.end, lambda: driver.fail(cut_off()), lambda: driver.fail(idle())):
         assert failing(driver, 4) > 8
-        assert driver.open().event().machine.next_attempt_at
+        assert driver.open().event().reconnection.next_attempt_at
         assert lose() == pytest.approx(1.1)
         assert failing(driver, 1) == pytest.approx(2.1)
 
@@ -163,7 +163,7 @@ def test_max_retry_and_max_retry_after_limit_waits() -> None:
 
 def test_retry_is_kept_and_retry_after_is_not() -> None:
     driver = Driver().open().event()
-    driver.machine.retry = 5000
+    driver.reconnection.retry = 5000
     assert driver.end() == pytest.approx(5)
     driver.begin()
     assert driver.fail(bad_status(429, 60)) == pytest.approx(60)
@@ -182,7 +182,7 @@ def test_whatwg_waits_three_seconds_or_retry(rng: float) -> None:
         assert driver.fail(refused()) == pytest.approx(3)
     driver.open().event()
     for retry, expected in [(5000, 5), (1000, 1), (50, 0.1), (0, 0.1), (2**63 - 1, 3600)]:
-        driver.machine.retry = retry
+        driver.reconnection.retry = retry
         assert driver.end() == pytest.approx(expected)
         driver.begin()
         assert driver.fail(refused()) == pytest.approx(expected)
@@ -239,7 +239,7 @@ def test_retry_0_is_rate_limited(policy: ReconnectPolicy, with_events: bool) -> 
     for _ in range(300):
         driver.open()
         begun.append(driver.now)
-        driver.machine.retry = 0
+        driver.reconnection.retry = 0
         if with_events:
             driver.event()
         assert isinstance(driver.end(), float)

@@ -50,13 +50,13 @@ class Driver:
         **options: Any,
     ) -> None:
         body = None if method in ("GET", "HEAD") else BODY
-        self.machine = Reconnection(
+        self.reconnection = Reconnection(
             policy,
             Request(method, url, (), body),
             rng=rng if callable(rng) else lambda: rng,
             **options,
         )
-        self.machine.last_event_id = last_event_id
+        self.reconnection.last_event_id = last_event_id
         self.now = 0.0
         self.fields = fields
         self.resume_request = resume_request
@@ -66,10 +66,12 @@ class Driver:
 
     def begin(self) -> Request:
         """Advance the clock to the next attempt, and begin it."""
-        self.now = max(self.now, self.machine.next_attempt_at)
-        if self.machine.resume_mode == "call":
-            return self.machine.begin(self.now, self.resume_request.fields, self.resume_request)
-        return self.machine.begin(self.now, self.fields)
+        self.now = max(self.now, self.reconnection.next_attempt_at)
+        if self.reconnection.resume_mode == "call":
+            return self.reconnection.begin(
+                self.now, self.resume_request.fields, self.resume_request
+            )
+        return self.reconnection.begin(self.now, self.fields)
 
     def answer(self, status: int, **headers: str) -> Any:
         """Report a response.
@@ -79,7 +81,7 @@ class Driver:
         """
         fields = Headers((name.replace("_", "-"), value) for name, value in headers.items())
         response = Response(status, fields, "", None)
-        hop, rejection = self.machine.follow(response)
+        hop, rejection = self.reconnection.follow(response)
         if hop is not None:
             return hop
         try:
@@ -87,9 +89,9 @@ class Driver:
         except ResponseError as error:
             return self.fail(error)
         if reason is not None:
-            self.machine.close()
+            self.reconnection.close()
             return reason
-        self.machine.opened(self.now)
+        self.reconnection.opened(self.now)
         return None
 
     def open(self) -> Driver:
@@ -102,7 +104,7 @@ class Driver:
         """Report an event, which changes the last event ID unless that is None."""
         self.had_event = True
         if last_event_id is not None:
-            self.machine.last_event_id = last_event_id
+            self.reconnection.last_event_id = last_event_id
         return self
 
     def fail(
@@ -114,40 +116,40 @@ class Driver:
 
     def end(self, *, pending: bool = False, until: bool = False) -> Any:
         """Report the end of the stream: within an event, or before it met `until`."""
-        incomplete = self.machine.check_complete(pending, until)
+        incomplete = self.reconnection.check_complete(pending, until)
         if incomplete is not None:
             return self._failed(incomplete)
         self._drop()
-        reason = self.machine.ended(self.now)
-        return self._wait() if reason is None else reason
+        reason = self.reconnection.ended(self.now)
+        return self._get_delay() if reason is None else reason
 
     def reconnect(self, delay: float = 0.0) -> float:
         """Report a call of `reconnect()`, or a number from `on_error`."""
         self._drop()
-        self.machine.reconnect_requested(self.now, delay)
-        return self._wait()
+        self.reconnection.reconnect_requested(self.now, delay)
+        return self._get_delay()
 
     def interrupt(self) -> Exception | None:
         """Report a cancelled wait; return the error to raise when the program reads on."""
         self._drop()
-        return self.machine.interrupted(self.now)
+        return self.reconnection.interrupted(self.now)
 
     def _failed(
         self, error: Exception, retry_after: float | None = None, from_callback: bool = False
     ) -> Any:
         self._drop()
-        error_to_raise = self.machine.failed(
+        error_to_raise = self.reconnection.failed(
             self.now, error, retry_after, from_callback=from_callback
         )
-        return self._wait() if error_to_raise is None else error_to_raise
+        return self._get_delay() if error_to_raise is None else error_to_raise
 
     def _drop(self) -> None:
         if self.had_event:
-            self.machine.progressed()
+            self.reconnection.progressed()
         self.had_event = False
 
-    def _wait(self) -> float:
-        return self.machine.next_attempt_at - self.now
+    def _get_delay(self) -> float:
+        return self.reconnection.next_attempt_at - self.now
 
 
 def unknown_host() -> TransportError:
