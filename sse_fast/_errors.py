@@ -34,6 +34,9 @@ __all__ = [
     "TransportError",
 ]
 
+MAX_SECONDS = 1e9
+"""Upper bound of every duration: some thirty years, which any clock can represent."""
+
 
 class SSEError(Exception):
     """The base of every exception that sse_fast defines.
@@ -184,7 +187,7 @@ class RetriableError(SSEError):
     delay: float | None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay < 1e9:
+        if delay is not None and not 0 <= delay < MAX_SECONDS:
             raise ValueError(f"Expected delay to be a number of seconds from 0, got {delay!r}")
         super().__init__(*args)
         self.delay = delay
