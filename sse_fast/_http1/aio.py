@@ -246,6 +246,7 @@ class _Connection:
         if self._timeout is not None:
             self._waiting_since = self._loop.time()
             if self._timer is None:
+                self._unsent = self._transport.get_write_buffer_size()
                 self._timer = self._loop.call_later(self._timeout, self._check_idle)
         try:
             await self._waiter
