@@ -377,7 +377,7 @@ def test_slow_upload_causes_no_idle_timeout(reading: Any) -> None:
     """The upload takes longer than the timeout, but is never idle for so long."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # Several times the buffers of the system, whose progress is invisible.
-        size = 24_000_000
+        size = 40_000_000
 
         def answer() -> None:
             connection, _ = listener.accept()
@@ -387,14 +387,14 @@ def test_slow_upload_causes_no_idle_timeout(reading: Any) -> None:
                 left = size - len(received.partition(b"\r\n\r\n")[2])
                 while left:
                     left -= len(connection.recv(min(left, 1_000_000), socket.MSG_WAITALL))
-                    time.sleep(0.05)
+                    time.sleep(0.06)
                 for step in framed("chunked", [STREAM]):
                     connection.sendall(step)  # type: ignore[arg-type]
 
         thread = threading.Thread(target=answer)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        assert reading(url, method="POST", data=b"x" * size, idle_timeout=1.0) == DATA
+        assert reading(url, method="POST", data=b"x" * size, idle_timeout=2.0) == DATA
         thread.join(10)
 
 
