@@ -1,6 +1,6 @@
-"""Is this response an event stream? The check of a response, sync and async.
+"""The check whether a response is an event stream, sync and async.
 
-Fetch, "process response"; HTML standard, 9.2.3.
+HTML standard, 9.2.3, and Fetch, "process response": status 200 and the right content type.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import AsyncIterable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from sse_fast._errors import ResponseError
 from sse_fast._source import REDIRECTS, Response, Source, redact_url
 from sse_fast._stream import EndReason, EventStream
-from sse_fast._wake import get_running_trio
+from sse_fast._wake import await_within, wake_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import TypeVar
 
@@ -37,7 +37,13 @@ def open_events(
     check: bool,
     on_chunk: Callable[[bytes], object] | None,
 ) -> EventStream[T]:
-    """The stream of what an adapter opened; its response is looked at, if `check` says so.
+    """Make the stream of a sync source, and check its response.
+
+    Args:
+        opened: the source that an adapter returned.
+        parser: the parser to feed.
+        check: whether to check the response.
+        on_chunk: called with each chunk before it is parsed.
 
     Raises:
         ResponseError: the check failed; the response is closed.
@@ -53,9 +59,14 @@ def open_events(
 
 
 def check_response(opened: Source, objection: str = "") -> EndReason | None:
-    """The check of a source: why its stream is over at once, or None.
+    """Check the response of a sync source.
 
-    `objection` is what there is to say against the response beforehand.
+    Args:
+        opened: the source; without a response, it passes.
+        objection: a reason to refuse the response that the caller has found already.
+
+    Returns:
+        `NO_CONTENT` if the stream is over before it began, otherwise None.
 
     Raises:
         ResponseError: the check failed; the response is closed.
@@ -69,17 +80,24 @@ def check_response(opened: Source, objection: str = "") -> EndReason | None:
         raise _response_error(objection, response)
     if response.status != 204:
         return None
-    # Read to its end, so that the connection is free for the next request.
+    # Reading to the end frees the connection for the next request.
     with suppress(Exception):
         next(cast("Iterator[bytes]", opened.chunks), None)
     return EndReason.NO_CONTENT
 
 
 async def acheck_response(opened: Source, objection: str = "") -> EndReason | None:
-    """The async twin of `check_response`.
+    """Check the response of an async source, as `check_response` does.
+
+    Args:
+        opened: the source; without a response, it passes.
+        objection: a reason to refuse the response that the caller has found already.
+
+    Returns:
+        `NO_CONTENT` if the stream is over before it began, otherwise None.
 
     Raises:
-        ResponseError: the check failed; the response is still to be closed.
+        ResponseError: the check failed; the caller has to close the response.
     """
     response = opened.response
     if response is None:
@@ -88,18 +106,18 @@ async def acheck_response(opened: Source, objection: str = "") -> EndReason | No
     if not objection:
         if response.status != 204:
             return None
-        # Read to its end, so that the connection is free for the next request.
+        # Reading to the end frees the connection for the next request.
         with suppress(Exception):
             async for _ in cast("AsyncIterable[bytes]", opened.chunks):
                 break
         return EndReason.NO_CONTENT
     with suppress(Exception):
-        await _within(_MAX_BODY_SECONDS, _aread_refused(opened, response))
+        await await_within(_MAX_BODY_SECONDS, _aread_refused(opened, response))
     raise _response_error(objection, response)
 
 
 def _read_refused(opened: Source, response: Response) -> None:
-    """The beginning of the body, into `response.body`; then the response is closed."""
+    """Store the beginning of the body in `response.body`, and close the response."""
     chunks: Iterable[bytes] = cast("Iterable[bytes]", opened.chunks)
     body = bytearray()
     deadline = time.monotonic() + _MAX_BODY_SECONDS
@@ -116,22 +134,12 @@ def _read_refused(opened: Source, response: Response) -> None:
                 if opened.close is not None:
                     opened.close()
 
-    wake = opened.wake
-    if wake is not None:
-
-        def wake_quietly() -> None:
-            with suppress(Exception):
-                wake()
-
-        timer = threading.Timer(_MAX_BODY_SECONDS, wake_quietly)
-        timer.daemon = True
-        timer.start()
-        try:
+    if opened.wake is not None:
+        with wake_after(_MAX_BODY_SECONDS, opened.wake):
             read()
-        finally:
-            timer.cancel()
     else:
-        # A read that nothing can end without harm to others, as in HTTP/2, goes on by itself.
+        # Nothing can end this read without harm to others, for example over HTTP/2: it continues
+        # in a thread of its own.
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         reader.join(_MAX_BODY_SECONDS)
@@ -145,36 +153,15 @@ async def _aread_refused(opened: Source, response: Response) -> None:
             break
 
 
-async def _within(seconds: float, what: Coroutine[Any, Any, None]) -> None:
-    """Await it for so long; what it is cut short of raises, or ends quietly."""
-    if (trio := get_running_trio()) is not None:
-        with trio.move_on_after(seconds):
-            await what
-        return
-    # Here, as most programs are synchronous.
-    import asyncio
-
-    # Not by wait_for(), which before Python 3.12 may lose a cancellation.
-    task = asyncio.ensure_future(what)
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-    finally:
-        task.cancel()
-        # Nothing else can read or close the source before that has come to its end.
-        await asyncio.wait({task})
-    if not task.cancelled():
-        task.result()
-
-
 def rejection_reason(response: Response) -> str:
-    """Why the response carries no event stream; "": it does, or is a 204."""
+    """Return why the response carries no event stream; "" if it does, or is a 204."""
     where = f": {redact_url(response.url)}" if response.url else ""
     if response.status == 204:
         return ""
     if response.status in REDIRECTS and "location" in response.headers:
         return (
             f"Expected status 200 and no redirect, got {response.status}{where}; "
-            "response.headers['location'] says where it leads"
+            "response.headers['location'] names the target"
         )
     if response.status != 200:
         return f"Expected status 200, got {response.status}{where}"
@@ -187,8 +174,8 @@ def rejection_reason(response: Response) -> str:
 
 
 def _response_error(objection: str, response: Response) -> ResponseError:
-    """Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
-    # Here, as it would bring half the email package and socket into `import sse_fast`.
+    """Make the error; Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    # Imported late: it loads socket and half of the email package.
     from datetime import timezone
     from email.utils import parsedate_to_datetime
 
@@ -199,7 +186,7 @@ def _response_error(objection: str, response: Response) -> ResponseError:
     elif value:
         with suppress(ValueError, OverflowError):
             date = parsedate_to_datetime(value)
-            # Where it names no zone, GMT is meant.
+            # A date without a zone is GMT.
             date = date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
             delay = max(0.0, date.timestamp() - time.time())
     return ResponseError(objection, response, delay)

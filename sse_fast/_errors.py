@@ -34,6 +34,9 @@ __all__ = [
     "TransportError",
 ]
 
+MAX_SECONDS = 1e9
+"""Upper bound of every duration: some thirty years, which any clock can represent."""
+
 
 class SSEError(Exception):
     """Base class of every exception that sse_fast defines."""
@@ -180,7 +183,7 @@ class RetriableError(SSEError):
     delay: float | None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay < 1e9:
+        if delay is not None and not 0 <= delay < MAX_SECONDS:
             raise ValueError(f"Invalid delay {delay!r}: pass seconds from 0 to below 1e9, or None")
         super().__init__(*args)
         self.delay = delay

@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
+from sse_fast._errors import MAX_SECONDS
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -122,6 +124,17 @@ def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
             if _HOST.fullmatch(name):
                 return name, name
     raise ValueError("The URL has no valid host")
+
+
+def check_timeouts(**timeouts: float | None) -> None:
+    """Check timeouts in seconds, given by their names; None means no limit.
+
+    Raises:
+        ValueError: a timeout is not above 0, or too large for a clock.
+    """
+    for name, value in timeouts.items():
+        if value is not None and not 0 < value < MAX_SECONDS:
+            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value!r}")
 
 
 def strip_userinfo(url: str) -> str:

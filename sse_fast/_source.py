@@ -1,4 +1,4 @@
-"""What an adapter makes of the object that the user holds: a source of chunks, and its response."""
+"""The result of every adapter: a `Source` of chunks, and the `Response` that carries them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_SIZE = 64 * 1024
-"""The most bytes to ask a source for, and to give to one `feed`, in bytes: no larger batch of
-events is ever held."""
+"""The largest read from a source and the largest slice for one `feed`, in bytes. It bounds the
+number of events that are held at a time."""
 
 REDIRECTS = {301, 302, 303, 307, 308}
-"""The statuses that lead elsewhere, where there is a Location."""
+"""The statuses of a redirect, provided that the response has a Location (RFC 9110, 15.4)."""
 
 
 class Headers(Mapping[str, str]):
-    """The fields of a response head: names in any case; fields of one name joined by ", "."""
+    """The header fields of a response: a mapping that ignores the case of names.
+
+    Repeated fields are joined with ", " (RFC 9110, 5.3).
+    """
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        """Collect the fields.
+
+        Args:
+            fields: pairs of name and value, in the order of the response.
+        """
         self._fields: dict[str, str] = {}
         for name, value in fields:
             name = name.lower()
@@ -38,19 +46,19 @@ class Headers(Mapping[str, str]):
         return len(self._fields)
 
     def __repr__(self) -> str:
-        # Names only: values may be secret.
+        # Values are withheld, since they may be secret.
         return f"<Headers {', '.join(self._fields)}>"
 
 
 class Response:
-    """The response that carries a stream: the same face whichever library made it.
+    """The response that carries a stream, with the same attributes for every HTTP library.
 
     Attributes:
         status: the status code.
-        headers: the header fields; their names compare without regard to case.
-        url: the URL as the library knows it; "" if it does not.
-        raw: the library's own response.
-        body: at most the first 64 KiB of the body, if the response was refused; else b"".
+        headers: the header fields, a mapping that ignores the case of names.
+        url: the URL as the library reports it; "" if the library does not know it.
+        raw: the library's own response object.
+        body: the first 64 KiB of the body if the check refused the response; otherwise b"".
     """
 
     __slots__ = ("body", "headers", "raw", "status", "url")
@@ -67,29 +75,44 @@ class Response:
 
 
 def redact_url(url: str) -> str:
-    """Scheme, host and path of a URL: what may be shown in logs and messages."""
+    """Reduce a URL to scheme, host and path, which logs and messages may show."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 class Source(NamedTuple):
-    """What an adapter makes of the object that the user holds."""
+    """The chunks of a stream, and the means to close it and to wake its reader.
+
+    Every adapter returns one.
+    """
 
     chunks: Iterable[bytes] | AsyncIterable[bytes]
-    """Bytes as they arrive. An async client's are async."""
+    """Bytes as they arrive; async if the client is async."""
     close: Callable[[], Any] | None = None
-    """Gives the connection free; awaited if the chunks are async. None: the source is borrowed.
-    That of http.client tells whether the connection can be used again."""
+    """Releases the connection; awaited if the chunks are async. None: the source is borrowed. The
+    `close` of http.client returns whether the connection can be used again."""
     response: Response | None = None
-    """None: a file, a socket, an iterable."""
+    """None for a file, a socket or an iterable."""
     wake: Callable[[], object] | None = None
-    """Makes a read that is under way come to an end, at the price of the connection: from any
-    thread, or, if the chunks are async, from their event loop. None: nothing can, or not without
-    harm to others."""
+    """Ends a blocked read by giving up the connection. It may be called from any thread, or, if the
+    chunks are async, from their event loop. None: no read can be ended without harm to others."""
+    reusable: bool = False
+    """Whether the connection can serve another request once the body was read to its end."""
+
+
+def is_reusable(headers: Mapping[str, str]) -> bool:
+    """Return whether a connection can outlive this response, if its body is read to the end.
+
+    Args:
+        headers: the header fields of the response, which ignore the case of names.
+    """
+    connection = headers.get("connection", "").lower()
+    framed = "content-length" in headers or "transfer-encoding" in headers
+    return framed and "close" not in connection
 
 
 def as_async(opened: Source) -> Source:
-    """The same, with chunks that are awaited."""
+    """Return a source whose chunks are async iterable, for one that is read without `await`."""
     chunks = iter(cast("Iterable[bytes]", opened.chunks))
     close = opened.close or getattr(chunks, "close", None)
 
@@ -101,19 +124,20 @@ def as_async(opened: Source) -> Source:
         if close is not None:
             close()
 
-    return opened._replace(chunks=each(), close=aclose)
+    return opened._replace(chunks=each(), close=aclose, reusable=False)
 
 
 class FailingChunks(Iterator[bytes]):
-    """The chunks of a body that cannot be had: an error, where libraries would show another body.
+    """Chunks that raise `TransportError` when they are read.
 
-    By default one that is gone, which looks like an empty one.
+    They stand in for a body that was consumed before or cannot be decoded, which the library would
+    present as an empty or an undecoded one.
     """
 
     def __init__(
         self,
-        message: str = "Expected a body that was not read yet, got one that was read or closed "
-        "before: nothing of it is left",
+        message: str = "The body was read or closed before, and nothing of it is left: pass a "
+        "response whose body was not read yet",
     ) -> None:
         self._message = message
 
@@ -122,7 +146,7 @@ class FailingChunks(Iterator[bytes]):
 
 
 class AsyncFailingChunks(AsyncIterator[bytes]):
-    """The async twin of `FailingChunks`."""
+    """`FailingChunks` for async iteration."""
 
     def __init__(self, *message: str) -> None:
         self._chunks = FailingChunks(*message)

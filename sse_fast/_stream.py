@@ -1,7 +1,19 @@
 """EventStream and AsyncEventStream: a parser over a source of chunks, sync and async.
 
-What the two share (slicing, the tap, the order of events and errors, how it all ends) is in
-`_Stream`; each of them only reads the next chunk and closes the source in its own way.
+A stream reads one chunk at a time and feeds it to the parser in slices of at most `READ_SIZE`. The
+events of one slice are the *batch*. Events are *delivered* one by one; the next chunk is read only
+when the whole batch was delivered, so at most one batch is in memory. An error of the parser waits
+until the events before it were delivered.
+
+An event is *taken* when the consumer has finished with it, which is when it asks for the next one.
+The client resumes after the last taken event, so that an event whose handling failed comes again.
+
+The stream owns its source. One thread or task reads at a time, and only that reader may close the
+source during a read: `close()` from elsewhere wakes the reader, which then closes. Otherwise
+whoever ends the stream closes the source. After `until`, a body that ends within 50 ms is read to
+its end, so that its connection can serve another request.
+
+`_Stream` holds what sync and async streams share. Each subclass only reads and closes.
 """
 
 from __future__ import annotations
@@ -15,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn
 from sse_fast._core.parser import Flow
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._source import READ_SIZE
+from sse_fast._wake import adrain, drain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +41,7 @@ if TYPE_CHECKING:
     T = TypeVar("T", default=str)
 
     class ParserOptions(TypedDict, Generic[T], total=False):
-        """The keywords of `Parser`, but for `decode`."""
+        """The keywords of `Parser` except `decode`."""
 
         last_event_id: str
         max_event_size: int
@@ -41,51 +54,52 @@ else:
 
 
 class EndReason(enum.Enum):
-    """Why a stream came to its end."""
+    """The reason why a stream ended."""
 
     UNTIL = "until"
     """`until` was met."""
     END = "end"
-    """The source ended; `pending` says whether it did so in the middle of an event."""
+    """The source ended; `pending` says whether it ended in the middle of an event."""
     NO_CONTENT = "no content"
-    """The server answered 204: there is nothing to read and nothing to ask again for."""
+    """The server answered 204: there is nothing to read and no reason to reconnect."""
     CLOSED = "closed"
-    """`close()` was called, or `with` was left."""
+    """`close()` was called, or the `with` block was left."""
     ERROR = "error"
     """An exception was raised."""
 
 
 class _Stream(Generic[T]):
-    """What both kinds of stream have in common: all but reading and closing."""
+    """The common part of sync and async streams: everything except reading and closing."""
 
     _parser: Parser[T]
     _on_chunk: Callable[[bytes], object] | None
-    # The latest events to come out of the parser, and how many of them were handed over.
+    # The events of the latest slice, and the number of them that were delivered.
     _batch: list[Event[T]]
     _handed_over: int
     _id_before_batch: str
-    # The most bytes to feed at once.
+    # The compiled fast path feeds chunks of at most this many bytes.
     _slice_size: int
-    # Whether nothing but a read can bring the next event.
+    # True if only a read can bring the next event.
     _read_is_due: bool
-    # Whether somebody is in a read, who will close the source then.
+    # True while a thread or task reads; only that reader may then close the source.
     _reading: bool
-    # Whether the last read was left by an exception that was not the source's.
+    # True if the last read was left by an exception that did not come from the source.
     _interrupted: bool
-    # Whether the parser keeps events back, as a callback raised.
+    # True while the parser holds events that it has not returned: `feed` is running, or raised.
     _kept_back: bool
-    # What has arrived and was not fed yet.
+    # Received bytes that were not fed yet.
     _unfed: bytes | memoryview | None
-    # An error that stands behind the events of the batch.
+    # Raised once the current batch has been delivered.
     _error: DecodeError | EventTooLarge | None
     _error_raised: bool
-    # How the source is closed, until that has been done. A list, as taking from it is one step: two
-    # threads that close at once do it once.
+    # The function that closes the source, until it was called. A list, because pop() is atomic:
+    # of two threads that close at the same time, only one calls it.
     _closers: list[Callable[[], Any]]
     _wake: Callable[[], object] | None
-    # The batch whose first so many events are done with.
+    _reusable: bool
+    # `(batch, n)`: the consumer has finished with the first n events of this batch.
     _taken: tuple[list[Event[T]], int]
-    # The ids then: after the last event that was done with, after the last that was handed over.
+    # `(taken, delivered)`: the two last event IDs, frozen at close.
     _ids_when_closed: tuple[str, str] | None
     response: Response | None
     end_reason: EndReason | None
@@ -106,6 +120,7 @@ class _Stream(Generic[T]):
         self._error_raised = False
         self._closers = []
         self._wake = None
+        self._reusable = False
         self._taken = self._batch, 0
         self._ids_when_closed = None
         self.response = None
@@ -116,7 +131,7 @@ class _Stream(Generic[T]):
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID in force after the last event that was handed over."""
+        """The last event ID in force after the last event that was delivered."""
         if self._ids_when_closed is not None:
             return self._ids_when_closed[1]
         if self._error_raised and self._handed_over == len(self._batch):
@@ -124,27 +139,28 @@ class _Stream(Generic[T]):
         return self._id_after(self._batch, self._handed_over)
 
     def take(self) -> None:
-        """Every event that was handed over is done with."""
+        """Mark every delivered event as taken: the consumer has finished with it."""
         self._taken = self._batch, self._handed_over
 
     @property
     def taken_id(self) -> str:
-        """The last event ID in force after the last event that is done with; from any thread."""
+        """The last event ID in force after the last event that was taken; thread-safe."""
         while True:
             taken, batch = self._taken, self._batch
             ids = self._ids_when_closed
             is_latest = taken[0] is batch
             if ids is not None:
                 return ids[is_latest]
-            # At most one event is handed over before the next is asked for.
+            # If another batch came since take(), its first event is the only one not taken yet.
             last_event_id = self._id_after(batch, taken[1] if is_latest else 0)
-            # Else another thread went on meanwhile.
+            # Another thread may have moved on meanwhile; then the result may mix two batches.
             if self._taken is taken and self._batch is batch:
                 return last_event_id
 
     def _id_after(self, batch: list[Event[T]], count: int) -> str:
-        """The last event ID behind so many events of the batch, and the blocks without data that
-        follow them.
+        """Return the last event ID after `count` events of the batch.
+
+        Blocks without data that follow them count as well.
         """
         if count >= len(batch) and self._error is None and not self._kept_back:
             return self._parser.last_event_id
@@ -165,6 +181,7 @@ class _Stream(Generic[T]):
 
     @property
     def is_being_read(self) -> bool:
+        """Whether a thread or task waits for the source."""
         return self._reading
 
     def _end(self, reason: EndReason) -> None:
@@ -173,22 +190,27 @@ class _Stream(Generic[T]):
             self.end_reason = reason
 
     def end(self) -> None:
-        """Drop the events not handed over: for `last_event_id`, they were never there."""
+        """Drop the events that were not delivered, without closing the source.
+
+        `last_event_id` stays at the last delivered event.
+        """
         if self._ids_when_closed is None:
             self._ids_when_closed = self.taken_id, self.last_event_id
             self._end(EndReason.CLOSED)
             self._batch = []
 
-    def _parse_rest(self) -> bool:
-        """Behind the last event of a batch, where no read is due: raise, feed, or see the end.
+    def _next_slice(self) -> bool:
+        """Continue after the last event of a batch if no read is due.
+
+        Raises the deferred error, feeds the next slice, or detects the end.
 
         Returns:
-            Whether there can be more; False: the stream is at its end.
+            False at the end of the stream, otherwise True.
         """
         if self.end_reason is EndReason.CLOSED:
             return False
         if self._error is not None:
-            # Until more is asked for, it stands where its event would.
+            # After it was raised, the error stays in the place of its event until the next call.
             if not self._error_raised:
                 self._error_raised = True
                 if isinstance(self._error, EventTooLarge):
@@ -202,8 +224,8 @@ class _Stream(Generic[T]):
         unfed, self._unfed = self._unfed, None
         if unfed is None and self._kept_back:
             raise RuntimeError(
-                "Expected callbacks that leave the stream alone, got one that asks it for the next "
-                "event"
+                "A callback of this stream asked it for the next event: let the callback return "
+                "first"
             )
         if unfed is None:
             self._read_is_due = True
@@ -215,7 +237,7 @@ class _Stream(Generic[T]):
         return True
 
     def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
-        """Feed one slice of what has arrived; the rest is for later."""
+        """Feed one slice, and keep the rest for later."""
         self._id_before_batch = (
             self.last_event_id if self._kept_back else self._parser.last_event_id
         )
@@ -230,47 +252,46 @@ class _Stream(Generic[T]):
             return
         self._unfed = rest
         read_is_due = rest is None and not self._parser.done
-        # Else a callback closed the stream.
+        # If there is an end reason, a callback closed the stream.
         if self.end_reason is None:
             self._batch = batch
             self._read_is_due = read_is_due
-        # Only now: other threads may look at last_event_id.
+        # Last, because other threads may read last_event_id.
         self._kept_back = False
 
     def _not_fed(self, error: BaseException, rest: memoryview | None) -> None:
-        """The parser raised, and wants feeding again, be it with nothing."""
+        """Handle an exception of `feed`: the parser must be fed again, possibly with b""."""
         self._unfed = b"" if rest is None else rest
         self._read_is_due = False
         if not isinstance(error, (DecodeError, EventTooLarge)):
             raise error
         if self.end_reason is None:
-            # The events before it are handed over before it.
+            # The events before the error are delivered first.
             self._error = error
             self._batch, error.events = error.events, []
         self._kept_back = False
 
-    def _not_read(self, error: BaseException) -> None:
-        """A read gave no chunk."""
+    def _on_read_error(self, error: BaseException) -> None:
+        """Handle a read that raised instead of returning a chunk."""
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self._ended()
         elif isinstance(error, Exception):
-            self._failed(error)
+            self._raise_transport_error(error)
         else:
             self._interrupted = True
             raise error
 
     def _ended(self) -> None:
-        """A read came to the end of the source."""
         if self._interrupted and self.end_reason is None:
             self._end(EndReason.ERROR)
             raise TransportError(
-                "Expected the next bytes of the stream, got its end right after a read that was "
-                "cancelled, which tells nothing: ask again, from last_event_id on"
+                "The stream ended right after a cancelled read, so it may be incomplete: reconnect "
+                "from last_event_id"
             )
         self._end(EndReason.END)
 
     def _arrived(self, chunk: bytes) -> None:
-        """A read gave a chunk."""
+        """Feed a chunk that was read, or store it if it needs more than that."""
         if self.end_reason is not None:
             return
         self._interrupted = False
@@ -282,38 +303,42 @@ class _Stream(Generic[T]):
         if self._on_chunk is not None:
             self._on_chunk(chunk)
 
-    def _failed(self, error: Exception) -> None:
-        """What a read raised comes out as a TransportError, unless the stream was closed."""
+    def _raise_transport_error(self, error: Exception) -> None:
+        """Raise the error of a read as `TransportError`, unless the stream was closed."""
         if self.end_reason is not None:
             return
         self._end(EndReason.ERROR)
         if isinstance(error, SSEError):
             raise error
-        # Some libraries wrap a time-out in an error that does not say so.
+        # Some libraries wrap a timeout in an error whose name does not say so.
         chain = (error, error.__cause__, _own_context(error))
         names = {cls.__name__ for each in chain for cls in type(each).__mro__}
         kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
-        # The text of the original may show a query or a header: it stays in __cause__.
-        raise kind(f"Expected the next bytes of the stream, got {type(error).__name__}") from error
+        # The text of the original may contain a query or a header, so it stays in __cause__.
+        raise kind(f"Reading the stream failed: {type(error).__name__}") from error
 
     def _enter_read(self) -> None:
         if self._reading:
             raise RuntimeError(
-                "Expected one thread or task that reads a stream, got a second one while the first "
-                "waits: hand its events on, by a queue for example"
+                "Another thread or task is already waiting for this stream: read it in one place "
+                "and pass its events on, for example by a queue"
             )
         self._reading = True
 
     def _wake_reader(self) -> None:
-        """Behind a close(): the reader, whichever thread or task it is in, is to see it soon."""
+        """Wake the reader, in whichever thread or task it is, so that it sees the end."""
         if self._wake is not None:
-            # Where the connection is gone already, nobody waits for it.
+            # If the connection is gone already, nobody waits for it.
             with suppress(Exception):
                 self._wake()
 
+    def _should_drain(self) -> bool:
+        """Whether reading the body to its end may leave a connection that can be used again."""
+        return self._reusable and self.end_reason is EndReason.UNTIL and bool(self._closers)
+
 
 def _own_context(error: Exception) -> BaseException | None:
-    """Its __context__, unless that is what the caller of this stream is just handling."""
+    """Return the error's `__context__`, unless the caller was already handling that exception."""
     context = error.__context__
     if context is not None and context.__traceback__ is not None:
         frame = sys._getframe()
@@ -325,7 +350,7 @@ def _own_context(error: Exception) -> BaseException | None:
 
 
 def _as_bytes(chunk: object) -> bytes:
-    """A copy of what is not bytes, as the source may use its buffer again."""
+    """Copy a chunk that is not `bytes`, because the source may reuse its buffer."""
     if type(chunk) is bytes:
         return chunk
     try:
@@ -333,21 +358,21 @@ def _as_bytes(chunk: object) -> bytes:
     except TypeError:
         raise TypeError(
             f"Expected chunks of bytes from the source, got {type(chunk).__name__}: "
-            "hand over the body as it arrives, before anything decodes it"
+            "pass the body as it arrives, before anything decodes it"
         ) from None
 
 
 class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
-    It goes on after a `DecodeError`, and after an exception of `on_comment`, `on_chunk` or
-    `until`. The `events` of an error that it raises are empty: they were handed over before.
-    Reading to the end, an error, `close()`, leaving `with` and dropping the last reference give
-    the response free; a file or a socket stays open.
+    Iteration can continue after a `DecodeError` and after an exception of `on_comment`, `on_chunk`
+    or `until`. The `events` of an error that a stream raises are empty, because they were delivered
+    before it. The response is released at the end, on an error, by `close()`, on leaving `with`,
+    and when the last reference is dropped. A file or a socket stays open.
 
     Attributes:
-        response: the `Response`; None for a file, a socket, an iterable.
-        end_reason: the `EndReason`; None while it runs.
+        response: the `Response`; None for a file, a socket or an iterable.
+        end_reason: the `EndReason`; None while the stream runs.
     """
 
     def __init__(
@@ -361,6 +386,7 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
         self.response = source.response
         self._chunks = iter(source.chunks)
         self._wake = source.wake
+        self._reusable = source.reusable and source.wake is not None
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
 
@@ -376,19 +402,20 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
         self.close()
 
     def __del__(self) -> None:
-        # A loop that was left without `with`: what the stream owned, nobody can read on.
+        # The loop was left without `with`, and nobody can read the rest.
         if self.response is not None:
             with suppress(Exception):
                 self._close_source()
 
     def _next(self, error: BaseException | None = None) -> Event[T]:
-        """The next event, by every course that it may take; `Flow.__next__` takes the ordinary one.
+        """Return the next event in every case that `Flow.__next__`, the fast path, leaves out.
 
-        `error` is what a read has raised.
+        Args:
+            error: the exception of a read, if the fast path met one.
         """
         try:
             if error is not None:
-                self._not_read(error)
+                self._on_read_error(error)
             while True:
                 # Another thread may close the stream between any two of these lines.
                 at, batch = self._handed_over, self._batch
@@ -397,19 +424,19 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
                     return batch[at]
                 if self._read_is_due:
                     self._read()
-                elif not self._parse_rest():
+                elif not self._next_slice():
                     raise StopIteration
         finally:
             if self.end_reason is not None:
-                # All is handed over: how the source takes its leave changes nothing.
+                # Every event was delivered, so a failing close is irrelevant.
                 with suppress(Exception):
-                    self._close_source()
+                    self._release()
 
     def close(self) -> None:
-        """End the stream and give the response free: from any thread, any number of times.
+        """End the stream and release the response; idempotent and thread-safe.
 
-        A thread that waits for the network then wakes up, if that harms no other response: over
-        HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it returns.
+        A thread that is blocked in a read wakes up if that harms no other response: over HTTP/1.1
+        and on a socket that is not borrowed. Otherwise the stream ends when the read returns.
         """
         self.end()
         if self._reading:
@@ -420,17 +447,33 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
     def _read(self) -> None:
         self._enter_read()
         try:
-            # Looked at only now: a close() in another thread either sees `_reading` or is seen.
+            # Checked after `_reading` was set: a close() in another thread either sees `_reading`,
+            # or is seen here.
             if self.end_reason is not None:
                 self._read_is_due = False
                 return
             chunk = next(self._chunks)
         except BaseException as error:
-            self._not_read(error)
+            self._on_read_error(error)
             return
         finally:
             self._reading = False
         self._arrived(chunk)
+
+    def _release(self) -> None:
+        """Close the source after the end of the stream."""
+        if self._reading:
+            # The thread that reads closes the source.
+            return
+        try:
+            if self._should_drain() and self._wake is not None:
+                self._enter_read()
+                try:
+                    drain(self._chunks, self._wake)
+                finally:
+                    self._reading = False
+        finally:
+            self._close_source()
 
     def _close_source(self) -> None:
         try:
@@ -440,21 +483,21 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
         try:
             close()
         except BaseException:
-            # It may be tried again.
+            # The caller may try again.
             self._closers.append(close)
             raise
 
 
 class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
-    """The async twin of `EventStream`, made by `aiter_events`.
+    """The events of an async stream of bytes, made by `aiter_events`.
 
-    The response is looked at when the first event is asked for, or by `await stream`, which gives
-    the stream itself. Leaving `async with` gives the response free at once; without it, an
-    `async for` that is left early does so at some later time.
+    The response is checked when the first event is requested, or by `await stream`, which returns
+    the stream itself. Leaving `async with` releases the response immediately. Without it, leaving
+    an `async for` early releases the response at some later time.
 
     Attributes:
-        response: the `Response`; None for a file, a socket, an iterable.
-        end_reason: the `EndReason`; None while it runs.
+        response: the `Response`; None for a file, a socket or an iterable.
+        end_reason: the `EndReason`; None while the stream runs.
     """
 
     def __init__(
@@ -465,8 +508,15 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]] | None = None,
         opens: bool = False,
     ) -> None:
-        """`begin` comes before the first event: it looks at the source, or, if it `opens` one,
-        makes the one to be read; it may be cancelled and called again.
+        """Prepare to read the source.
+
+        Args:
+            source: the chunks to read, or a placeholder if `opens`.
+            parser: the parser to feed.
+            on_chunk: called with each chunk before it is parsed.
+            begin: awaited before the first event. It checks the source, or makes it if `opens`. It
+                may be cancelled and called again.
+            opens: whether `begin` makes the source to read.
         """
         super().__init__(parser, on_chunk)
         self._opens = opens
@@ -478,6 +528,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         self.response = source.response
         self._chunks = source.chunks.__aiter__()
         self._wake = source.wake
+        self._reusable = source.reusable
         close = source.close or getattr(self._chunks, "aclose", None)
         self._closers = [close] if close is not None else []
 
@@ -486,11 +537,11 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
 
     async def __aenter__(self) -> Self:
         if self._opens:
-            # Here, so that `response` is there within.
+            # Opened here, so that `response` is set inside the block.
             try:
                 await self._started()
             except BaseException:
-                # There will be no __aexit__.
+                # __aexit__ is not called if __aenter__ raises.
                 await self.aclose()
                 raise
         return self
@@ -513,27 +564,26 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
             await self._fill()
 
     async def _fill(self) -> None:
-        """Come by a new batch of events; raises at the end."""
+        """Read and parse until there is a new batch; raise `StopAsyncIteration` at the end."""
         try:
             while self._handed_over >= len(self._batch):
                 if self._begin is not None and self.end_reason is None:
                     await self._start(self._begin)
                 elif self._read_is_due:
                     await self._read()
-                elif not self._parse_rest():
+                elif not self._next_slice():
                     raise StopAsyncIteration
         finally:
-            # Only now: a close that is slow, or cancelled, must not stand before an event.
+            # Last, because a slow or cancelled close must not delay an event.
             if self.end_reason is not None:
                 with suppress(Exception):
-                    await self._close_source()
+                    await self._release()
 
     async def aclose(self) -> None:
-        """End the stream and give the response free; any number of times.
+        """End the stream and release the response; idempotent.
 
-        Another task that waits for the network then wakes up, if that harms no other response:
-        over HTTP/1.1 and a socket that is not borrowed. Else its read ends the stream when it
-        returns.
+        A task that waits in a read wakes up if that harms no other response: over HTTP/1.1 and on a
+        socket that is not borrowed. Otherwise the stream ends when the read returns.
         """
         self.end()
         if self._reading:
@@ -557,7 +607,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
             source, reason = await begin()
         except Exception:
             if self.end_reason is not None:
-                # Closed by another task, which may be why.
+                # Another task closed the stream, which may have caused the error.
                 return
             self._end(EndReason.ERROR)
             raise
@@ -574,11 +624,26 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         try:
             chunk = await self._chunks.__anext__()
         except BaseException as error:
-            self._not_read(error)
+            self._on_read_error(error)
             return
         finally:
             self._reading = False
         self._arrived(chunk)
+
+    async def _release(self) -> None:
+        """Close the source after the end of the stream."""
+        if self._reading:
+            # The task that reads closes the source.
+            return
+        try:
+            if self._should_drain():
+                self._enter_read()
+                try:
+                    await adrain(self._chunks)
+                finally:
+                    self._reading = False
+        finally:
+            await self._close_source()
 
     async def _close_source(self) -> None:
         try:
@@ -588,6 +653,6 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
         try:
             await close()
         except BaseException:
-            # It may be tried again.
+            # The caller may try again.
             self._closers.append(close)
             raise

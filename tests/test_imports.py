@@ -22,7 +22,7 @@ POLICY = ADAPTERS | {"adapters"}
 PUBLIC = POLICY | {"", "_client", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
-    "_request": set(),
+    "_request": CORE,
     "_core": CORE,
     "_source": CORE,
     "_wake": set(),

@@ -40,7 +40,7 @@ assert_type(Event().encode(), bytes)
 
 assert_type(sse_fast.iter_events(chunks), EventStream[str])
 assert_type(sse_fast.iter_events(chunks, decode=int, until="x"), EventStream[int])
-assert_type(sse_fast.iter_events(chunks, decode={"n": int}), EventStream[str | int])
+assert_type(sse_fast.iter_events(chunks, decode={"n": int}), EventStream[Any])
 assert_type(sse_fast.aiter_events(chunks, decode=int, on_chunk=len), AsyncEventStream[int])
 with sse_fast.iter_events(chunks, max_event_size=9) as events:
     assert_type(events, EventStream[str])

@@ -15,14 +15,13 @@ from typing import Any, BinaryIO, TypeAlias
 from sse_fast._cli import _timing_index
 from sse_fast._cli._common import say
 from sse_fast._cli._server import Handler, Server
+from sse_fast._errors import MAX_SECONDS
 from sse_fast._source import READ_SIZE
 
 Pieces: TypeAlias = Iterator[tuple[float, bytes]]
 """Pieces of the body, each with the time at which it is due, in seconds after the request."""
 
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
-_MAX_SECONDS = 1e9
-"""The longest sleep that every platform supports."""
 
 
 def add_to(commands: Any) -> None:
@@ -185,7 +184,7 @@ class _Handler(Handler):
             for due, piece in self.server.pieces(file):
                 seconds = began + due - time.monotonic()
                 if seconds > 0:
-                    time.sleep(min(seconds, _MAX_SECONDS))
+                    time.sleep(min(seconds, MAX_SECONDS))
                 self.send(piece)
             self.end()
 

@@ -16,18 +16,19 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
 
 from sse_fast._check import rejection_reason
-from sse_fast._client.options import MAX_SECONDS, check_seconds, check_timeouts, refuse_async
+from sse_fast._client.options import check_seconds, refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
 from sse_fast._client.watchdog import WatchedChunks
 from sse_fast._core.parser import Parser
-from sse_fast._errors import ResponseError, RetriableError, SSEError
+from sse_fast._errors import MAX_SECONDS, ResponseError, RetriableError, SSEError
 from sse_fast._request import (
     DEFAULT_FIELDS,
     USER_AGENT,
     Request,
     build_resume_request,
     check_method,
+    check_timeouts,
     default_fields,
     encode_body,
     merge_fields,
@@ -129,12 +130,7 @@ class ClientBase(Generic[T]):
         self._send_request = resolve_send(client, is_async=self._is_async)
         self._has_own_transport = client is None
         if client is None:
-            self._send_request = partial(
-                self._send_request,
-                uds=uds,
-                ssl_context=ssl_context,
-                multi_member=not policy._whatwg,
-            )
+            self._send_request = partial(self._send_request, uds=uds, ssl_context=ssl_context)
         target = parse_url(url)
         self.url = url
         self.response: Response | None = None

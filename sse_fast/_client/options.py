@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
+from sse_fast._errors import MAX_SECONDS
+
 if TYPE_CHECKING:
     import os
     import ssl
@@ -50,17 +52,7 @@ if TYPE_CHECKING:
         max_event_size: int
 
 
-__all__ = ["MAX_SECONDS", "check_seconds", "check_timeouts", "refuse_async"]
-
-MAX_SECONDS = 1e9
-"""Upper limit of waits and timeouts, about 30 years, so that no clock overflows."""
-
-
-def check_timeouts(**timeouts: float | None) -> None:
-    """Raise ValueError if one of the named timeouts is neither None nor a number of seconds."""
-    for name, value in timeouts.items():
-        if value is not None and not 0 < value < MAX_SECONDS:
-            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value}")
+__all__ = ["check_seconds", "refuse_async"]
 
 
 def check_seconds(value: Any, what: str) -> float:

@@ -1,7 +1,7 @@
-"""Our own transport: an event stream over a socket, HTTP/1.1 and nothing in between.
+"""The transport of sse_fast: event streams by HTTP/1.1 over sockets, without an HTTP library.
 
-`open_stream` and `aopen_stream` are made for speed: httptools reads heads and framing in C. They
-support no redirects, proxies or cookies, and a connection is used once.
+`open_stream` and `aopen_stream` are made for speed: httptools parses heads and framing in C. They
+support no redirects, proxies or cookies, and use a connection for one request.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from sse_fast._request import Data, HeaderFields
     from sse_fast._stream import ParserOptions
 
-    D = TypeVar("D")
+    D = TypeVar("D", default=Any)
     T = TypeVar("T", default=str)
 
     class StreamOptions(ParserOptions[T], total=False):
-        """The keywords of `open_stream`, but for `decode`."""
+        """The keywords of `open_stream` except `decode`."""
 
         method: str
         headers: HeaderFields | None
@@ -54,15 +54,11 @@ def open_stream(
 ) -> EventStream[str]: ...
 @overload
 def open_stream(
-    url: str, *, decode: Callable[[bytes], D], **options: Unpack[StreamOptions[D]]
-) -> EventStream[D]: ...
-@overload
-def open_stream(
     url: str,
     *,
-    decode: Mapping[str, Callable[[bytes], Any]],
-    **options: Unpack[StreamOptions[Any]],
-) -> EventStream[Any]: ...
+    decode: Callable[[bytes], D] | Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[StreamOptions[D]],
+) -> EventStream[D]: ...
 def open_stream(
     url: str,
     *,
@@ -78,36 +74,40 @@ def open_stream(
     on_chunk: Callable[[bytes], object] | None = None,
     **parser_options: Any,
 ) -> EventStream[Any]:
-    """Ask for an event stream over a socket of our own (HTTP/1.1, RFC 9112).
+    """Request a URL over a new socket, and iterate over the events of its response.
+
+    It speaks HTTP/1.1 (RFC 9112). Redirects are not followed.
 
     Args:
         url: `http://` or `https://`; user and password in it are sent as basic authorization.
         method: the request method.
-        headers: header fields, which replace those that would be sent (Accept, Accept-Encoding,
-            Authorization, Cache-Control, Content-Type, Host, User-Agent): a mapping or pairs. A
-            str is sent as UTF-8.
-        json: a body to be sent as JSON.
-        data: a body of bytes, text (as UTF-8) or a mapping (as a form).
-        uds: the path of a Unix socket to connect to; the URL then says what to ask for.
-        ssl_context: for https; without it, what the system trusts.
+        headers: header fields as a mapping or pairs. They replace the default ones: Accept,
+            Accept-Encoding, Authorization, Cache-Control, Content-Type, Host, User-Agent. A str
+            is sent as UTF-8.
+        json: a body to send as JSON.
+        data: a body of bytes, text (sent as UTF-8) or a mapping (sent as a form).
+        uds: the path of a Unix socket to connect to; the URL then names the resource only.
+        ssl_context: for https; None trusts the authorities of the system.
         connect_timeout: seconds for each address of the host, and for the TLS handshake; None: no
             limit.
-        idle_timeout: seconds without a byte, before the response and within it, or without any
-            progress of the request; None: no limit. How long the stream takes in all is not
-            limited.
+        idle_timeout: seconds without a byte, before or within the response, and without progress
+            of the request; None: no limit. The total duration of the stream has no limit.
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
 
-    Raises:
-        ValueError: a URL, method or header field that cannot be sent, or a time-out that is none.
-        TypeError: json and data, or a wrong type.
-        ImportError: httptools is missing, which comes with the extra `client`.
-        TransportError: no connection, or no response; `StreamTimeout`: not in time.
-        ResponseError: the check failed; redirects are not followed.
-        SSEError: a variable of the environment asks for a proxy.
+    Returns:
+        The stream, after its response head was received and checked.
 
-    While iterating: what `iter_events` raises.
+    Raises:
+        ValueError: the URL, the method, a header field or a timeout is invalid.
+        TypeError: both json and data are given, or an argument has a wrong type.
+        ImportError: httptools is missing; it comes with the extra `client`.
+        TransportError: the connection or the response failed; `StreamTimeout`: not in time.
+        ResponseError: the check failed.
+        SSEError: a variable of the environment requires a proxy.
+
+    Iterating raises the errors that `iter_events` names.
     """
     parser: Parser[Any] = Parser(**parser_options)
     request = prepare(url, method, headers, json, data)
@@ -123,15 +123,11 @@ def aopen_stream(
 ) -> AsyncEventStream[str]: ...
 @overload
 def aopen_stream(
-    url: str, *, decode: Callable[[bytes], D], **options: Unpack[StreamOptions[D]]
-) -> AsyncEventStream[D]: ...
-@overload
-def aopen_stream(
     url: str,
     *,
-    decode: Mapping[str, Callable[[bytes], Any]],
-    **options: Unpack[StreamOptions[Any]],
-) -> AsyncEventStream[Any]: ...
+    decode: Callable[[bytes], D] | Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[StreamOptions[D]],
+) -> AsyncEventStream[D]: ...
 def aopen_stream(
     url: str,
     *,
@@ -147,18 +143,42 @@ def aopen_stream(
     on_chunk: Callable[[bytes], object] | None = None,
     **parser_options: Any,
 ) -> AsyncEventStream[Any]:
-    """The twin of `open_stream` for asyncio.
+    """Request a URL over a new connection of asyncio; the async form of `open_stream`.
 
-    It connects when `async with` is entered, when the first event is asked for, or by `await`; the
-    request is sent once, also if such a wait is cancelled and begun again. `connect_timeout` is for
-    all addresses and the TLS handshake together. Arguments and errors are those of `open_stream`;
-    of the errors, those of the arguments come at the call.
+    The stream connects on entering `async with`, when the first event is requested, or by `await`.
+    The request is sent once, even if such a wait is cancelled and repeated.
+
+    Args:
+        url: as in `open_stream`, like the other arguments, with one exception: `connect_timeout`
+            applies to all addresses and the TLS handshake together.
+        method: the request method.
+        headers: header fields as a mapping or pairs.
+        json: a body to send as JSON.
+        data: a body of bytes, text or a mapping.
+        uds: the path of a Unix socket.
+        ssl_context: for https.
+        connect_timeout: seconds to connect; None: no limit.
+        idle_timeout: seconds without a byte; None: no limit.
+        check: as in `iter_events`.
+        on_chunk: as in `iter_events`.
+        **parser_options: the keywords of `Parser`.
+
+    Returns:
+        The stream, not connected yet.
+
+    Raises:
+        ValueError: the URL, the method, a header field or a timeout is invalid.
+        TypeError: both json and data are given, or an argument has a wrong type.
+        ImportError: httptools is missing; it comes with the extra `client`.
+        SSEError: a variable of the environment requires a proxy.
+
+    Connecting raises the other errors of `open_stream`.
     """
     parser: Parser[Any] = Parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
-    # Here, as it brings all of asyncio.
+    # Imported late, because it loads asyncio.
     from sse_fast._http1 import aio
 
     opening = aio.Opening(
@@ -166,8 +186,8 @@ def aopen_stream(
     )
 
     async def begin() -> tuple[Source, EndReason | None]:
-        source = await opening.opened()
+        source = await opening.wait()
         return source, await acheck_response(source) if check else None
 
-    nothing_yet = Source(AsyncFailingChunks(), opening.aclose, None, opening.cancel)
-    return AsyncEventStream(nothing_yet, parser, on_chunk, begin, opens=True)
+    placeholder = Source(AsyncFailingChunks(), opening.aclose, None, opening.cancel)
+    return AsyncEventStream(placeholder, parser, on_chunk, begin, opens=True)

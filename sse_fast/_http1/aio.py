@@ -1,6 +1,7 @@
-"""A connection of asyncio that carries one exchange of HTTP/1.1.
+"""HTTP/1.1 over asyncio, one exchange a connection (RFC 9112).
 
-A file of its own, as asyncio takes longer to load than all the rest.
+This is the only file of the transport that imports asyncio, which takes longer to load than all of
+sse_fast.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import SSEError, StreamTimeout, TransportError
+from sse_fast._errors import MAX_SECONDS, SSEError, TransportError
 from sse_fast._http1.connecting import (
-    MAX_SECONDS,
     connection_error,
     idle_error,
     is_address,
@@ -32,77 +32,95 @@ if TYPE_CHECKING:
     from sse_fast._http1.message import Message
     from sse_fast._request import Request
 
-_AHEAD = 4
-"""Buffers that may wait to be parsed, before the server is made to wait."""
+__all__ = ["Opening", "asend", "open_source"]
 
-_IN_A_ROW = 16
-"""Pieces that are given out, at most, before other tasks have a turn: a megabyte, inflated."""
+_MAX_QUEUED = 4
+"""Received buffers that may wait for the reader before reading from the socket is paused."""
+
+_MAX_IN_A_ROW = 16
+"""Pieces that are returned without suspending, so that other tasks run after a megabyte."""
 
 
 class Opening:
-    """A connection in the making, in a task of its own: who waits for it may be cancelled and wait
-    again, and the request is sent once.
+    """A connection that a task of its own makes, so that waiting for it can be repeated.
+
+    A caller that waits may be cancelled and wait again; the request is sent once.
     """
 
     def __init__(self, open_source: Callable[[], Coroutine[Any, Any, Source]]) -> None:
+        """Prepare the connection.
+
+        Args:
+            open_source: called once, by the first wait.
+        """
         self._open_source = open_source
         self._task: asyncio.Task[Source] | None = None
 
-    async def opened(self) -> Source:
+    async def wait(self) -> Source:
+        """Wait for the response head, and return the source of its body.
+
+        Raises:
+            SSEError: the event loop is not asyncio's.
+            TransportError: the connection or the response failed, or the stream was closed.
+        """
         if self._task is None:
-            self._task = running_loop().create_task(self._open_source())
-            # That it failed may be of interest to nobody any more.
+            self._task = _get_running_loop().create_task(self._open_source())
+            # Retrieve the exception: possibly nobody waits for the task any more.
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        # Not by shield(), where a cancelled wait looks like a cancelled task.
+        # With shield(), a cancelled wait could not be told from a cancelled task.
         await asyncio.wait({self._task})
         if self._task.cancelled():
-            raise TransportError("Expected a response, got close()", phase="connect", sent=True)
+            raise TransportError(
+                "The stream was closed before a response came", phase="connect", sent=True
+            )
         return self._task.result()
 
     def cancel(self) -> None:
-        source = self._made()
+        """Give up the connection without waiting."""
+        source = self._get_source()
         if source is not None and source.wake is not None:
             source.wake()
         elif self._task is not None:
             self._task.cancel()
 
     async def aclose(self) -> None:
+        """Give up the connection, and wait until it is closed."""
         if self._task is None:
             return
         self._task.cancel()
         await asyncio.wait({self._task})
-        source = self._made()
+        source = self._get_source()
         if source is not None and source.close is not None:
             await source.close()
 
     def __del__(self) -> None:
-        # A stream that was forgotten; what was made goes with its chunks.
+        # The stream was dropped while it opened. A connection that was made closes with its chunks.
         if self._task is not None and not self._task.done():
             # The loop may be closed.
             with suppress(RuntimeError):
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
-    def _made(self) -> Source | None:
+    def _get_source(self) -> Source | None:
         task = self._task
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result()
 
 
-def running_loop() -> asyncio.AbstractEventLoop:
+def _get_running_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise SSEError(
-            "Expected asyncio, got another event loop: under trio, give the client an "
-            "httpx.AsyncClient, or hand its response to aiter_events"
+            "This transport needs asyncio, which is not running: under trio, give the client an "
+            "httpx.AsyncClient, or pass its response to aiter_events"
         ) from None
 
 
-async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any]) -> Any:
-    """The transport, or asyncio.TimeoutError.
+async def _connect_within(seconds: float | None, connecting: Coroutine[Any, Any, Any]) -> Any:
+    """Return the transport, or raise asyncio.TimeoutError.
 
-    Not by wait_for(), which before Python 3.12 may lose a cancellation, or the transport.
+    Before Python 3.12, wait_for() may lose a cancellation or the transport.
     """
     task = asyncio.get_running_loop().create_task(connecting)
     try:
@@ -111,42 +129,33 @@ async def made_within(seconds: float | None, connecting: Coroutine[Any, Any, Any
             transport, _ = task.result()
             return transport
     except BaseException:
-        _give_up(task)
+        _abort_when_connected(task)
         raise
-    _give_up(task)
+    _abort_when_connected(task)
     raise asyncio.TimeoutError(f"not within {seconds:g} seconds")
 
 
-def _give_up(connecting: asyncio.Task[Any]) -> None:
-    """Also if it is done already, or will be before it is cancelled."""
-    connecting.add_done_callback(_abort)
+def _abort_when_connected(connecting: asyncio.Task[Any]) -> None:
+    """Cancel a task, and abort the transport that it may have made nevertheless."""
+    connecting.add_done_callback(_abort_transport)
     connecting.cancel()
 
 
-def _abort(connecting: asyncio.Task[Any]) -> None:
+def _abort_transport(connecting: asyncio.Task[Any]) -> None:
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result()[0].abort()
 
 
 class _Connection:
-    """What arrives, until it is asked for.
+    """A protocol that queues what arrives until it is read."""
 
-    `too_quiet` makes the error for a wait of more than `timeout` seconds.
-    """
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        timeout: float | None,
-        too_quiet: Callable[[float], StreamTimeout],
-    ) -> None:
+    def __init__(self, exchange: Exchange, idle_timeout: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
-        self._timeout = timeout
-        self._too_quiet = too_quiet
+        self._timeout = idle_timeout
         self._received: deque[Iterator[bytes]] = deque()
         self._paused = False
-        # Pieces that were given out since somebody else had a turn.
+        # Pieces that were returned since the reader last suspended.
         self._in_a_row = 0
         self._waiter: asyncio.Future[None] | None = None
         self._waiting_since = 0.0
@@ -157,14 +166,14 @@ class _Connection:
         self._lost = self._loop.create_future()
         self._transport: Any = None
 
-    # -- What the transport calls
+    # -- Called by the transport
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def _take(self, data: memoryview) -> None:
+    def _receive(self, data: memoryview) -> None:
         self._received.append(self._exchange.receive(data))
-        if len(self._received) > _AHEAD and not self._paused:
+        if len(self._received) > _MAX_QUEUED and not self._paused:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
@@ -182,16 +191,16 @@ class _Connection:
             self._lost.set_result(None)
         self._wake()
 
-    # -- What the reader calls
+    # -- Called by the reader
 
     async def read_head(self) -> None:
         while not self._exchange.status:
             self._exchange.check()
-            await self._more()
+            await self._wait_for_more()
 
     async def read_body(self) -> bytes:
-        """The next piece of the body; b"": its end."""
-        if self._in_a_row == _IN_A_ROW:
+        """Return the next piece of the body; b"" at its end."""
+        if self._in_a_row == _MAX_IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(0)
         while True:
@@ -204,23 +213,26 @@ class _Connection:
             self._exchange.check()
             if self._exchange.complete:
                 return b""
-            await self._more()
+            await self._wait_for_more()
 
     async def aclose(self) -> None:
-        """Not by a close() that waits for what is still to be written, or for the TLS peer."""
+        """Abort the connection, and wait until it is closed.
+
+        A graceful close would wait until the request is written and TLS is shut down.
+        """
         self._transport.abort()
-        # Not the future itself, which a cancelled wait would cancel.
+        # Awaiting the future itself would let a cancelled wait cancel it.
         await asyncio.wait({self._lost})
 
     def abandon(self) -> None:
-        """The same from any thread, without waiting."""
+        """Abort the connection without waiting; thread-safe."""
         if not self._lost.done():
             # The loop may be closed.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._transport.abort)
 
-    async def _more(self) -> None:
-        """Wait until the state has changed; raise what stands behind all that was received."""
+    async def _wait_for_more(self) -> None:
+        """Wait until something happened, or raise the error that follows the received bytes."""
         if self._error is not None:
             raise self._error
         if self._ended:
@@ -234,7 +246,8 @@ class _Connection:
         if self._timeout is not None:
             self._waiting_since = self._loop.time()
             if self._timer is None:
-                self._timer = self._loop.call_later(self._timeout, self._look_at_clock)
+                self._unsent = self._transport.get_write_buffer_size()
+                self._timer = self._loop.call_later(self._timeout, self._check_idle)
         try:
             await self._waiter
         finally:
@@ -244,50 +257,55 @@ class _Connection:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _look_at_clock(self) -> None:
-        """One timer for many waits: it is set again for what is left of the present one."""
+    def _check_idle(self) -> None:
+        """Fail a wait that exceeded the timeout.
+
+        One timer serves many waits: it is set again for the rest of the current one.
+        """
         self._timer = None
         if self._timeout is None or self._waiter is None or self._waiter.done():
             return
         unsent, before = self._transport.get_write_buffer_size(), self._unsent
         self._unsent = unsent
         if unsent != before:
-            # The request is on its way.
+            # The request is still being sent, which counts as progress.
             self._waiting_since = self._loop.time()
         left = self._waiting_since + self._timeout - self._loop.time()
         if left > 0:
-            self._timer = self._loop.call_later(left, self._look_at_clock)
+            self._timer = self._loop.call_later(left, self._check_idle)
         else:
-            self._error = self._too_quiet(self._timeout)
+            self._error = idle_error(self._timeout, "body" if self._exchange.status else "head")
             self._wake()
 
 
-class PlainConnection(_Connection, asyncio.BufferedProtocol):
-    """Received into one buffer."""
+class _PlainConnection(_Connection, asyncio.BufferedProtocol):
+    """A TCP connection, received into one buffer."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        # Twice what is fed at once: a turn of the event loop costs as much as parsing that.
+        # Twice the size of a slice: a turn of the event loop costs as much as parsing one.
         self._buffer = memoryview(bytearray(2 * READ_SIZE))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
-        self._take(self._buffer[:size])
+        self._receive(self._buffer[:size])
 
 
-class TLSConnection(_Connection, asyncio.Protocol):
-    """Received as asyncio decrypts it: into a buffer of ours, it would drop what a server sends
-    last if that closes without the closure alert of TLS.
+class _TLSConnection(_Connection, asyncio.Protocol):
+    """A TLS connection, received as asyncio decrypts it.
+
+    With a buffered protocol, asyncio would lose the last bytes of a server that closes without the
+    closure alert of TLS.
     """
 
     def data_received(self, data: bytes) -> None:
-        self._take(memoryview(data))
+        self._receive(memoryview(data))
 
 
-class Body(AsyncIterator[bytes]):
-    """The chunks of a connection's body. Nobody else holds it: with it, the connection goes."""
+class _Body(AsyncIterator[bytes]):
+    """The chunks of a body; the sole owner of its connection, which is aborted with it."""
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
@@ -309,10 +327,19 @@ async def asend(
     idle_timeout: float | None,
     uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    multi_member: bool = True,
 ) -> Source:
+    """Send a request of the client over a new connection, and await its response head.
+
+    Args:
+        client: always None, in the place of a library's client.
+        request: the request.
+        connect_timeout: seconds to connect, with the TLS handshake, or None.
+        idle_timeout: seconds without a byte, or None.
+        uds: the path of a Unix socket.
+        ssl_context: for https; None: the system's authorities.
+    """
     message = prepare_request(request, uds, ssl_context, connect_timeout, idle_timeout)
-    exchange = Exchange(message, multi_member=multi_member)
+    exchange = Exchange(message)
     return await open_source(message, exchange, uds, ssl_context, connect_timeout, idle_timeout)
 
 
@@ -324,49 +351,37 @@ async def open_source(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
-    import asyncio
+    """Connect, send the request, await the response head; return the source of the body.
 
-    from sse_fast._http1.aio import (
-        Body,
-        PlainConnection,
-        TLSConnection,
-        made_within,
-        running_loop,
-    )
-
-    loop = running_loop()
-
-    def too_quiet(seconds: float) -> StreamTimeout:
-        return idle_error(seconds, "body" if exchange.status else "head")
-
-    kind = TLSConnection if request.tls else PlainConnection
-    connection = kind(exchange, idle_timeout, too_quiet)
+    Raises:
+        SSEError: the event loop is not asyncio's.
+        TransportError: the connection or the response head failed.
+    """
+    loop = _get_running_loop()
+    kind = _TLSConnection if request.tls else _PlainConnection
+    connection = kind(exchange, idle_timeout)
     options: dict[str, Any] = {}
     if request.tls:
-        # Else asyncio has a limit of its own, of 60 seconds.
+        # Without a value, asyncio would limit the handshake to 60 seconds.
         limit = MAX_SECONDS if connect_timeout is None else connect_timeout
         options = {
             "ssl": tls_context(context),
             "server_hostname": server_name(request),
             "ssl_handshake_timeout": limit,
         }
-    if not is_address(request.host) and isinstance(loop, asyncio.BaseEventLoop):
-        # RFC 8305, 5: an address that does not answer holds up the next for so long. Only where
-        # there may be several, as asyncio leaves a socket of a cancelled race to the garbage
-        # collector; other loops do not know it.
-        options["happy_eyeballs_delay"] = 0.25
     try:
         if uds is None:
+            if not is_address(request.host) and isinstance(loop, asyncio.BaseEventLoop):
+                # RFC 8305, 5: an address that does not answer delays the next by this time. Set
+                # only where there may be several, because asyncio leaves a socket of a cancelled
+                # race to the garbage collector. Other loops do not know the option.
+                options["happy_eyeballs_delay"] = 0.25
             connecting = loop.create_connection(
-                lambda: connection,
-                request.host,
-                request.port,
-                **options,
+                lambda: connection, request.host, request.port, **options
             )
         else:
-            options.pop("happy_eyeballs_delay", None)
             connecting = loop.create_unix_connection(lambda: connection, os.fspath(uds), **options)
-        transport = await made_within(connect_timeout, connecting)
+        transport = await _connect_within(connect_timeout, connecting)
     except (OSError, asyncio.TimeoutError) as error:
         raise connection_error("connect", request, error) from error
     try:
@@ -374,7 +389,7 @@ async def open_source(
             try:
                 set_socket_options(transport.get_extra_info("socket"))
             except OSError as error:
-                # Lost already.
+                # The connection is lost already.
                 raise connection_error("connect", request, error) from error
         transport.write(request.message)
         try:
@@ -385,4 +400,4 @@ async def open_source(
         transport.abort()
         raise
     response = Response(exchange.status, exchange.headers, request.url, transport)
-    return Source(Body(connection), connection.aclose, response, transport.abort)
+    return Source(_Body(connection), connection.aclose, response, transport.abort)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over a blocking socket (RFC 9112)."""
+"""HTTP/1.1 over a blocking socket, one exchange a connection (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -36,12 +36,21 @@ def send(
     idle_timeout: float | None,
     uds: str | os.PathLike[str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    multi_member: bool = True,
     connected: Callable[[Callable[[], object]], None] | None = None,
 ) -> Source:
-    """`connected` gets what ends the wait for the response, from another thread."""
+    """Send a request of the client over a new connection, and wait for its response head.
+
+    Args:
+        client: always None, in the place of a library's client.
+        request: the request.
+        connect_timeout: seconds for each address of the host, or None.
+        idle_timeout: seconds without a byte, or None.
+        uds: the path of a Unix socket.
+        ssl_context: for https; None: the system's authorities.
+        connected: called with a function that ends the wait from another thread.
+    """
     message = prepare_request(request, uds, ssl_context, connect_timeout, idle_timeout)
-    exchange = Exchange(message, multi_member=multi_member)
+    exchange = Exchange(message)
     return open_source(
         message, exchange, uds, ssl_context, connect_timeout, idle_timeout, connected
     )
@@ -56,6 +65,11 @@ def open_source(
     idle_timeout: float | None,
     connected: Callable[[Callable[[], object]], None] | None = None,
 ) -> Source:
+    """Connect, send the request, wait for the response head; return the source of the body.
+
+    Raises:
+        TransportError: the connection or the response head failed.
+    """
     sock = _connect(request, uds, context, connect_timeout)
     try:
         sock.settimeout(idle_timeout)
@@ -97,30 +111,30 @@ def _connect(
 
 
 def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
-    """Send the request, and read the head of the response."""
-    not_sent = None
+    """Send the request and read the response head."""
+    send_error = None
     try:
         rest = memoryview(request.message)
-        # Not sendall(), to which the time-out is one for the whole.
+        # sendall() would apply the timeout to the whole request.
         while rest:
             rest = rest[sock.send(rest[:READ_SIZE]) :]
     except TimeoutError as error:
         raise connection_error("send", request, error) from error
     except OSError as error:
-        # A server that refuses a large body may answer, and close, before it has come.
-        not_sent = error
+        # A server that refuses a large body may respond and close before it has read the body.
+        send_error = error
     try:
         body.read_head()
     except (OSError, TransportError) as error:
-        if not_sent is not None:
-            raise connection_error("send", request, not_sent) from not_sent
+        if send_error is not None:
+            raise connection_error("send", request, send_error) from send_error
         if isinstance(error, OSError):
             raise connection_error("head", request, error) from error
         raise
 
 
 class _Body(Iterator[bytes]):
-    """What arrives of a body, received into one buffer."""
+    """The chunks of a body, received into one buffer."""
 
     def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float | None) -> None:
         self._sock = sock
@@ -149,7 +163,7 @@ class _Body(Iterator[bytes]):
             size = self._sock.recv_into(self._buffer)
         except TimeoutError as error:
             if error.errno is not None or self._timeout is None:
-                # Not ours: the connection is gone, as TCP keepalive has found.
+                # This is not the timeout of the socket: TCP keepalive found the peer gone.
                 raise
             raise idle_error(self._timeout, phase) from error
         if size:

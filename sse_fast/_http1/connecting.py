@@ -1,4 +1,7 @@
-"""What both transports need to connect: argument checks, TLS, socket options, failures."""
+"""Parts of a connection that the blocking and the asyncio transport share.
+
+They are the checks of arguments, the TLS context, the socket options, and the errors.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import SSEError, StreamTimeout, TransportError
 from sse_fast._http1.message import Message, compose, refuse_proxy
+from sse_fast._request import check_timeouts
 from sse_fast._source import redact_url
 
 if TYPE_CHECKING:
@@ -18,10 +22,8 @@ if TYPE_CHECKING:
 
     from sse_fast._request import Request
 
-# Seconds, seconds and probes: a peer that is gone is noticed after some two minutes.
+# In seconds, and the number of probes: a vanished peer is detected after about two minutes.
 _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-MAX_SECONDS = 1e9
-"""Some thirty years, which every clock can count."""
 
 
 def prepare_request(
@@ -31,10 +33,17 @@ def prepare_request(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Message:
+    """Serialize a request of the client, and check what it takes to send it.
+
+    Raises:
+        SSEError: a redirect leads away from a Unix socket, or a proxy is required.
+        ValueError: the URL or a timeout is invalid.
+        TypeError: `context` is not an `ssl.SSLContext`.
+    """
     if request.cross_origin and uds is not None:
         raise SSEError(
-            "Expected redirects that stay with the server behind the Unix socket, got one to "
-            "another origin"
+            "The server on the Unix socket redirects to another origin, which this socket does "
+            "not lead to"
         )
     message = compose(request)
     check_connection(message, uds, context, connect_timeout, idle_timeout)
@@ -48,17 +57,22 @@ def check_connection(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> None:
-    """What can be said of the arguments before anything is connected."""
+    """Check the arguments of a connection before it is made.
+
+    Raises:
+        SSEError: a proxy is required.
+        ValueError: a timeout is invalid.
+        TypeError: `context` is not an `ssl.SSLContext`.
+    """
     if uds is None:
         refuse_proxy(request)
     if context is not None and not hasattr(context, "wrap_socket"):
         raise TypeError(f"Expected an ssl.SSLContext, got {type(context).__name__}")
-    for name, value in (("connect_timeout", connect_timeout), ("idle_timeout", idle_timeout)):
-        if value is not None and not 0 < value < MAX_SECONDS:
-            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value!r}")
+    check_timeouts(connect_timeout=connect_timeout, idle_timeout=idle_timeout)
 
 
 def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, possibly with a zone."""
     with suppress(ValueError):
         ip_address(host.partition("%")[0])
         return True
@@ -66,19 +80,21 @@ def is_address(host: str) -> bool:
 
 
 def server_name(request: Message) -> str:
+    """Return the host without its zone, as TLS names the server."""
     return request.host.partition("%")[0]
 
 
 def tls_context(context: ssl.SSLContext | None) -> ssl.SSLContext:
+    """Return the caller's context, or one that trusts the authorities of the system."""
     if context is not None:
         return context
-    # What the system's trust is read from.
+    # A change of these variables makes a new context.
     return _default_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @lru_cache(maxsize=1)
 def _default_tls(file: str | None, directory: str | None) -> ssl.SSLContext:
-    """Kept, as it takes 20 ms to make."""
+    """Make a default context; cached, because that takes 20 ms."""
     import ssl
 
     context = ssl.create_default_context()
@@ -87,29 +103,43 @@ def _default_tls(file: str | None, directory: str | None) -> ssl.SSLContext:
 
 
 def set_socket_options(sock: Any) -> None:
+    """Send without delay, and detect a peer that vanished."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
-        # No system has them all.
+        # No system has all of these options.
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def connection_error(phase: str, request: Message, error: Exception) -> TransportError:
-    # That of asyncio is no TimeoutError before Python 3.11.
+    """Make the error for an exception of a socket before the response head was complete.
+
+    Args:
+        phase: "connect", "send" or "head".
+        request: its URL is named, without query.
+        error: the exception.
+    """
+    # asyncio.TimeoutError is not a TimeoutError before Python 3.11.
     kind = StreamTimeout if "Timeout" in type(error).__name__ else TransportError
-    wanted = "connection to" if phase == "connect" else "response of"
+    failed = "connection to" if phase == "connect" else "response from"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return kind(
-        f"Expected a {wanted} {redact_url(request.url)}, got: {reason}",
+        f"No {failed} {redact_url(request.url)}: {reason}",
         phase=phase,
         sent=phase != "connect",
     )
 
 
 def idle_error(seconds: float, phase: str) -> StreamTimeout:
+    """Make the error for a wait that exceeded `idle_timeout`.
+
+    Args:
+        seconds: the timeout.
+        phase: "head" or "body".
+    """
     return StreamTimeout(
-        f"Expected a byte within {seconds:g} seconds, got none: raise idle_timeout if the server "
-        "may be quiet for longer",
+        f"No byte arrived within {seconds:g} seconds: increase idle_timeout if the server may be "
+        "silent for longer",
         phase=phase,
     )

@@ -1,55 +1,67 @@
-"""A response of HTTP/1.1 from the bytes of its connection, without input and output.
+"""A response of HTTP/1.1 from the bytes of its connection, without input and output (RFC 9112).
 
-The framing of the response is httptools' (llhttp's, in C); what is here turns its callbacks into a
+httptools (llhttp, in C) parses the head and the framing. `Exchange` turns its callbacks into a
 head, the body as it arrives, and errors that say what was wrong.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sse_fast._errors import TransportError
-from sse_fast._source import READ_SIZE, Headers, redact_url
+from sse_fast._http1.decoding import GzipDecoder
+from sse_fast._source import Headers, redact_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sse_fast._http1.message import Message
 
 __all__ = ["MAX_HEAD", "Exchange", "load_httptools"]
 
 MAX_HEAD = 64 * 1024
-"""The largest head of a response that is taken, in bytes."""
+"""The largest response head that is accepted, in bytes; trailers have the same limit."""
 
 _PLAIN = {"", "identity"}
 
 
 def load_httptools() -> Any:
+    """Import httptools.
+
+    Raises:
+        ImportError: httptools is not installed; it comes with the extra `client`.
+    """
     try:
         import httptools
     except ImportError:
         raise ImportError(
-            "Expected httptools for HTTP over raw sockets, got none: pip install 'sse-fast[client]'"
+            "HTTP over raw sockets needs httptools, which is not installed: pip install "
+            "'sse-fast[client]'"
         ) from None
     return httptools
 
 
 class _Stop(Exception):
-    """Raised from a callback: the parser is to stop, as all is there or something is wrong."""
+    """Raised by a callback to stop the parser, at the end of the response or on an error."""
 
 
 class Exchange:
-    """A response from the bytes of its connection: they go in, the head and the body come out.
+    """The response to one request: `receive` takes the bytes and returns the body.
 
     Attributes:
         status: the status code; 0 until the head is complete.
         headers: the header fields.
-        complete: whether the body has come to its end.
+        complete: whether the body has ended.
     """
 
-    def __init__(self, request: Message, *, multi_member: bool = True) -> None:
-        """`multi_member`: whether a gzip goes on behind its first member (RFC 1952, 2.2), which
-        browsers do not look for.
+    def __init__(self, request: Message) -> None:
+        """Prepare for the response.
+
+        Args:
+            request: its method decides whether there is a body, its URL is named in errors.
+
+        Raises:
+            ImportError: httptools is not installed.
         """
         httptools = load_httptools()
         self.status = 0
@@ -61,60 +73,66 @@ class Exchange:
         self._fields_size = 0
         self._head_size = 0
         self._error: TransportError | None = None
-        self._inflate: Any = None
-        self._within_member = False
-        self._all_members = multi_member
-        self._is_inflated = False
+        self._decoder: GzipDecoder | None = None
         self._body: list[bytes] = []
-        # httptools looks for its callbacks by name, once: this one and the four below.
+        # httptools finds its callbacks by name, once: this attribute and the four methods on_*.
         self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         self._parser_error = httptools.HttpParserError
 
     def on_status(self, reason: bytes) -> None:
+        """Count the reason phrase (httptools callback)."""
         self._fields_size += len(reason)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Behind the head, these are trailers.
+        """Collect a header field or, after the head, count a trailer (httptools callback)."""
         self._fields_size += len(name) + len(value)
         if self._fields_size > MAX_HEAD:
             self._fail(self._head_too_large())
         self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
+        """Accept a final head, or drop an interim one (httptools callback)."""
         status = self._parser.get_status_code()
         fields, self._fields, self._fields_size = self._fields, [], 0
         if status == 101:
             self._fail(
                 TransportError(
-                    f"Expected a response of HTTP/1.1 from {self._where}, got 101: not HTTP",
+                    f"{self._where} switched to another protocol (status 101), which was not "
+                    "requested",
                     phase="head",
                 )
             )
-        # Others are interim (RFC 9110, 15.2): the response is still to come.
+        # A lower status is an interim response (RFC 9110, 15.2): the final one follows.
         if status >= 200:
-            # The parser leaves white space behind a value where it is (RFC 9110, 5.5).
+            # The parser keeps white space after a value, which is not part of it (RFC 9110, 5.5).
             self.status = status
             self.headers = Headers((name, value.strip(" \t")) for name, value in fields)
-            self._look_at_codings(Headers(fields).get("transfer-encoding", "chunked"))
+            self._check_codings(Headers(fields).get("transfer-encoding", "chunked"))
 
     def on_message_complete(self) -> None:
+        """Stop at the end of the final response (httptools callback)."""
         if self.status:
             self.complete = True
-            # Else the parser would take what follows for another response.
+            # Otherwise the parser would read the bytes after it as another response.
             raise _Stop
 
     def receive(self, data: memoryview) -> Iterator[bytes]:
-        """What of the body is in `data`, the next bytes of the connection, in pieces to be fed.
+        """Parse the next bytes of the connection.
 
-        A mistake in the framing is for `check` to raise, behind what came before it.
+        Args:
+            data: the bytes; they may be overwritten afterwards.
+
+        Returns:
+            The decoded pieces of the body in `data`. An error of the framing is not raised here but
+            by `check`, after these pieces were used.
         """
         if self.complete:
             return iter(())
         try:
             self._parser.feed_data(data)
         except self._parser_error as error:
-            # What follows the end of the body is of no interest.
+            # Bytes after the end of the body are ignored.
             if not self.complete and self._error is None:
                 self._error = self._explain(error)
         if not self.status:
@@ -126,20 +144,24 @@ class Exchange:
             self._body.clear()
         body = b"".join(self._body)
         self._body.clear()
-        return iter((body,)) if self._inflate is None else self._inflated(body)
+        return iter((body,)) if self._decoder is None else self._decoder.decode(body)
 
     def check(self) -> None:
-        """Raise the `TransportError` that stands behind what was received."""
-        if self._error is not None:
-            raise self._error
-        if self.complete and self._within_member:
-            raise TransportError("Expected the rest of a gzip, got the end of the body before it")
-
-    def ended(self) -> None:
-        """The connection has come to its end.
+        """Raise the error that follows the received bytes, if there is one.
 
         Raises:
-            TransportError: the response had not.
+            TransportError: the head, the framing or the coding of the body is wrong.
+        """
+        if self._error is not None:
+            raise self._error
+        if self.complete and self._decoder is not None:
+            self._decoder.check_end()
+
+    def ended(self) -> None:
+        """Note that the connection has ended.
+
+        Raises:
+            TransportError: the response is incomplete.
         """
         if self.status and not {"content-length", "transfer-encoding"} & set(self.headers):
             self.complete = True
@@ -148,56 +170,26 @@ class Exchange:
             return
         if not self.status:
             raise TransportError(
-                f"Expected a response of {self._where}, got the end of the connection",
+                f"The connection ended before a complete response head from {self._where}",
                 phase="head",
             )
-        raise TransportError(
-            "Expected the rest of the body, got the end of the connection before it"
-        )
+        raise TransportError("The connection ended before the end of the body")
 
-    def _look_at_codings(self, transfer: str) -> None:
+    def _check_codings(self, transfer: str) -> None:
         coding = self.headers.get("content-encoding", "").lower()
         codings = [each for each in map(str.strip, coding.split(",")) if each not in _PLAIN]
         if codings in (["gzip"], ["x-gzip"]):
-            self._inflate = zlib.decompressobj(31)
+            self._decoder = GzipDecoder()
         elif codings:
             self._fail(
                 TransportError(
-                    "Expected the body without content coding, as it was asked for, got "
-                    f"{coding!r}: use an HTTP library that decodes it"
+                    f"The body has content coding {coding!r}, which was not requested and is not "
+                    "supported here: use an HTTP library that decodes it"
                 )
             )
-        # As it stands there: behind white space, the parser does not know it.
+        # Compared with its white space: the parser does not recognize "chunked " either.
         if transfer.lower() != "chunked":
-            self._fail(TransportError(f"Expected a chunked body, got one that is {transfer!r}"))
-
-    def _inflated(self, body: bytes) -> Iterator[bytes]:
-        """Slice by slice, as a small body may hold a large one."""
-        while not self._is_inflated:
-            if not self._within_member:
-                # Padding between members, or behind the last, is passed over as gzip does.
-                body = body.lstrip(b"\0")
-                if not body:
-                    return
-                self._inflate = zlib.decompressobj(31)
-                self._within_member = True
-            before = self._inflate.copy()
-            try:
-                piece = self._inflate.decompress(body, READ_SIZE)
-            except zlib.error:
-                # What stands before the mistake is lost with it: once more, byte by byte.
-                for byte in body:
-                    yield before.decompress(bytes([byte]))
-                raise
-            yield piece
-            body = self._inflate.unconsumed_tail
-            if self._inflate.eof:
-                # The next member may follow.
-                body = self._inflate.unused_data
-                self._within_member = False
-                self._is_inflated = not self._all_members
-            elif not body and len(piece) < READ_SIZE:
-                return
+            self._fail(TransportError(f"Transfer coding {transfer!r} is not supported"))
 
     def _fail(self, error: TransportError) -> NoReturn:
         self._error = error
@@ -205,15 +197,15 @@ class Exchange:
 
     def _head_too_large(self) -> TransportError:
         return TransportError(
-            f"Expected {'trailers' if self.status else 'a response head'} of at most {MAX_HEAD} "
-            f"bytes from {self._where}, got more",
+            f"The {'trailers' if self.status else 'response head'} from {self._where} exceed"
+            f"{'' if self.status else 's'} {MAX_HEAD} bytes",
             phase="body" if self.status else "head",
         )
 
     def _explain(self, error: Exception) -> TransportError:
-        what = "a body in valid framing" if self.status else "a response of HTTP/1.1"
+        what = "body has invalid framing" if self.status else "response is not HTTP/1.1"
         explained = TransportError(
-            f"Expected {what} from {self._where}, got: {error or type(error).__name__}",
+            f"The {what}, from {self._where}: {error or type(error).__name__}",
             phase="body" if self.status else "head",
         )
         explained.__cause__ = error

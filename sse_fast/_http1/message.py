@@ -1,4 +1,4 @@
-"""A request of HTTP/1.1 as bytes, and the refusal of proxies (RFC 9112)."""
+"""A request of HTTP/1.1 as bytes, and the check that no proxy is required (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Message", "compose", "prepare", "refuse_proxy"]
 
 
 class Message(NamedTuple):
-    """What to connect to, and what to send there."""
+    """A serialized request, and the address to send it to."""
 
     url: str
     method: str
@@ -41,11 +41,18 @@ def prepare(
     json: Any,
     data: Data | None,
 ) -> Message:
-    """The request, as bytes.
+    """Check the arguments of `open_stream` and serialize the request.
+
+    Args:
+        url: an absolute URL of http or https.
+        method: the request method.
+        headers: the user's header fields, which replace the default ones.
+        json: a body to serialize as JSON, or None.
+        data: a body of bytes, text or a mapping, or None.
 
     Raises:
-        ValueError: a URL, method or header that cannot be sent as it is.
-        TypeError: both bodies, or a `data` that is none.
+        ValueError: the URL, the method or a header field is invalid.
+        TypeError: both `json` and `data` are given, or `data` has a wrong type.
     """
     check_method(method)
     body, kind = encode_body(json, data)
@@ -55,10 +62,10 @@ def prepare(
 
 
 def compose(request: Request) -> Message:
-    """The request as bytes, with the fields it has and those that HTTP wants.
+    """Serialize a request, adding Host and Content-Length where they are required.
 
     Raises:
-        ValueError: the URL cannot be sent as it is.
+        ValueError: the URL is invalid.
     """
     method, body, target = request.method, request.body, parse_url(request.url)
     given = {name.lower() for name, _ in request.fields}
@@ -73,7 +80,13 @@ def compose(request: Request) -> Message:
 
 
 def refuse_proxy(request: Message) -> None:
-    """Raise where a proxy variable applies: to go past it in silence may be what it forbids."""
+    """Refuse a request for which the environment names a proxy.
+
+    Bypassing the proxy silently may be what its administrator forbids.
+
+    Raises:
+        SSEError: `http_proxy`, `https_proxy` or `all_proxy` applies to the host.
+    """
     from urllib.request import (  # type: ignore[attr-defined]
         getproxies_environment,
         proxy_bypass_environment,
@@ -84,7 +97,7 @@ def refuse_proxy(request: Message) -> None:
     for name in (scheme, "all"):
         if proxies.get(name) and not proxy_bypass_environment(f"{request.host}:{request.port}"):
             raise SSEError(
-                f"Expected a way to {request.host} without a proxy, got {name}_proxy in the "
-                "environment, which raw sockets do not speak to: name the host in no_proxy, or "
-                "hand the response of an HTTP library to iter_events"
+                f"{name}_proxy is set, but open_stream does not support proxies: add "
+                f"{request.host} to no_proxy, or pass the response of an HTTP library to "
+                "iter_events"
             )

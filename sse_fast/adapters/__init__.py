@@ -1,4 +1,7 @@
-"""iter_events, aiter_events, register: whatever a user holds becomes a stream of events."""
+"""iter_events and aiter_events: the events of a response, a file, a socket or an iterable.
+
+Each other file adapts the objects of one library; `_registry` finds it by an object's type.
+"""
 
 from __future__ import annotations
 
@@ -16,47 +19,30 @@ if TYPE_CHECKING:
 
     from sse_fast._stream import ParserOptions
 
-    D = TypeVar("D")
+    D = TypeVar("D", default=Any)
+    T = TypeVar("T", default=str)
+
+    class EventsOptions(ParserOptions[T], total=False):
+        """The keywords of `iter_events` except `decode`."""
+
+        check: bool
+        on_chunk: Callable[[bytes], object] | None
+
 
 __all__ = ["aiter_events", "iter_events", "open_source", "register"]
 
 
 @overload
 def iter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: None = ...,
-    **parser_options: Unpack[ParserOptions[str]],
+    source: object, *, decode: None = ..., **options: Unpack[EventsOptions[str]]
 ) -> EventStream[str]: ...
 @overload
 def iter_events(
     source: object,
     *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Callable[[bytes], D],
-    **parser_options: Unpack[ParserOptions[D]],
+    decode: Callable[[bytes], D] | Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[EventsOptions[D]],
 ) -> EventStream[D]: ...
-@overload
-def iter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Mapping[str, Callable[[bytes], D]],
-    **parser_options: Unpack[ParserOptions[str | D]],
-) -> EventStream[str | D]: ...
-@overload
-def iter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Mapping[str, Callable[[bytes], Any]],
-    **parser_options: Unpack[ParserOptions[Any]],
-) -> EventStream[Any]: ...
 def iter_events(
     source: Any,
     *,
@@ -67,67 +53,45 @@ def iter_events(
     """Iterate over the events of a source, each as soon as its bytes have arrived.
 
     Args:
-        source: a response of requests, urllib3, httpx, httpx2 or http.client, not read yet or
-            read already; a binary file; a connected socket (behind any response head); an
-            iterable of bytes; bytes.
-        check: refuse a response with another status than 200 or another content type than
-            text/event-stream. A 204 is not refused: its stream ends at once.
+        source: a response of requests, urllib3, httpx, httpx2 or http.client, whether its body was
+            read or not; a binary file; a connected socket, after any response head; an iterable of
+            bytes; or bytes.
+        check: refuse a response whose status is not 200 or whose content type is not
+            text/event-stream. A 204 is not refused: its stream ends immediately.
         on_chunk: called with the raw bytes as they arrive, before they are parsed.
         **parser_options: the keywords of `Parser`.
 
+    Returns:
+        The stream, which releases the response when it ends.
+
     Raises:
-        TypeError: not a source, or one of text, or one that wants `aiter_events`.
+        TypeError: the object is not a source, is a source of text, or needs `aiter_events`.
         ResponseError: the check failed; the response is closed.
 
-    While iterating: `TransportError` with the source's own exception as its cause, and what
+    Iterating raises `TransportError`, with the exception of the source as its cause, and what
     `Parser.feed` raises.
     """
     parser: Parser[Any] = Parser(**parser_options)
     opened = open_source(source)
     if not isinstance(opened.chunks, Iterable):
         raise TypeError(
-            f"Expected a source that is read without await, got {qualified_type_name(source)} "
-            "with an async body: use `async for event in sse_fast.aiter_events(...)`"
+            f"{qualified_type_name(source)} has an async body: use "
+            "`async for event in sse_fast.aiter_events(...)`"
         )
     return open_events(opened, parser, check, on_chunk)
 
 
 @overload
 def aiter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: None = ...,
-    **parser_options: Unpack[ParserOptions[str]],
+    source: object, *, decode: None = ..., **options: Unpack[EventsOptions[str]]
 ) -> AsyncEventStream[str]: ...
 @overload
 def aiter_events(
     source: object,
     *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Callable[[bytes], D],
-    **parser_options: Unpack[ParserOptions[D]],
+    decode: Callable[[bytes], D] | Mapping[str, Callable[[bytes], Any]],
+    **options: Unpack[EventsOptions[D]],
 ) -> AsyncEventStream[D]: ...
-@overload
-def aiter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Mapping[str, Callable[[bytes], D]],
-    **parser_options: Unpack[ParserOptions[str | D]],
-) -> AsyncEventStream[str | D]: ...
-@overload
-def aiter_events(
-    source: object,
-    *,
-    check: bool = ...,
-    on_chunk: Callable[[bytes], object] | None = ...,
-    decode: Mapping[str, Callable[[bytes], Any]],
-    **parser_options: Unpack[ParserOptions[Any]],
-) -> AsyncEventStream[Any]: ...
 def aiter_events(
     source: Any,
     *,
@@ -135,30 +99,33 @@ def aiter_events(
     on_chunk: Callable[[bytes], object] | None = None,
     **parser_options: Any,
 ) -> AsyncEventStream[Any]:
-    """The async twin of `iter_events`; the check comes when the first event is asked for.
+    """Iterate over the events of an async source; the response is checked at the first event.
 
     Args:
-        source: a response of httpx or httpx2 from an async client, or any response that was read
-            already; an async iterable of bytes; an `asyncio.StreamReader`; a connected
-            non-blocking socket (asyncio); bytes, an iterable of bytes or a binary file (whose
-            reads hold up the event loop).
+        source: a response of aiohttp, or of an async client of httpx or httpx2; any response whose
+            body was read; an async iterable of bytes; an `asyncio.StreamReader`; a connected
+            non-blocking socket (asyncio); or bytes, an iterable of bytes or a binary file, whose
+            reads block the event loop.
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
 
-    Raises:
-        TypeError: not a source, or one of text, or a response of a synchronous client.
+    Returns:
+        The stream, which releases the response when it ends.
 
-    While iterating: `ResponseError`, and what `iter_events` raises.
+    Raises:
+        TypeError: the object is not a source, is a source of text, or is a response of a
+            synchronous client.
+
+    Iterating raises `ResponseError`, and what `iter_events` raises.
     """
     parser: Parser[Any] = Parser(**parser_options)
     opened = open_source(source)
     if not isinstance(opened.chunks, AsyncIterable):
         if opened.response is not None and not isinstance(opened.chunks, tuple):
             raise TypeError(
-                f"Expected a source that is read with await, got {qualified_type_name(source)} "
-                "of a synchronous client, which would hold up the event loop: use iter_events, "
-                "or an async client"
+                f"{qualified_type_name(source)} comes from a synchronous client and would block "
+                "the event loop: use iter_events, or an async client"
             )
         opened = as_async(opened)
 
@@ -169,9 +136,10 @@ def aiter_events(
 
 
 def __getattr__(name: str) -> Any:
-    # `sse_fast.adapters.sockets.open_stream` without an import of its own, as it is for users.
+    # `sse_fast.adapters.sockets.open_stream` is to work without an import of the module.
     if name == "sockets":
-        import sse_fast.adapters.sockets as sockets  # by attribute: it recurses
+        # `from sse_fast.adapters import sockets` would call this function again.
+        import sse_fast.adapters.sockets as sockets
 
         return sockets
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

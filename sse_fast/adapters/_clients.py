@@ -1,4 +1,4 @@
-"""Sending a request by a client that the user holds: which adapter does it, and its failures."""
+"""The table of supported HTTP clients: which adapter sends by which, and what its errors become."""
 
 from __future__ import annotations
 
@@ -27,21 +27,28 @@ _CLIENTS: dict[str, tuple[str, bool]] = {
 
 
 def resolve_send(client: Any, *, is_async: bool) -> Callable[..., Any]:
-    """What sends a `Request` by a client, which is None for sockets of our own: a function of the
-    request and the seconds to connect and to wait for a byte; it gives the `Source`, which is to
-    be awaited if `is_async`. It follows no redirects.
+    """Find the function that sends a `Request` by a client.
+
+    Args:
+        client: a client of a supported library; None: the transport of sse_fast.
+        is_async: whether the function is to be awaited.
+
+    Returns:
+        `send(request, connect_timeout, idle_timeout) -> Source`, awaitable if `is_async`. It never
+        follows redirects.
 
     Raises:
-        TypeError: no client, or one of the other kind.
-        ImportError: httptools is missing, which sockets of our own want, or anyio.
+        TypeError: the client is not supported, or is sync instead of async or the reverse.
+        ImportError: a library is missing: httptools for the own transport, anyio if `is_async`.
     """
-    # What is missing is missed here, before anything is asked.
+    # Missing libraries are reported before anything is sent.
     if is_async:
         try:
             import anyio  # noqa: F401
         except ImportError:
             raise ImportError(
-                "Expected anyio for AsyncEventSource, got none: pip install 'sse-fast[client]'"
+                "AsyncEventSource needs anyio, which is not installed: pip install "
+                "'sse-fast[client]'"
             ) from None
     if client is None:
         from sse_fast._http1.exchange import load_httptools
@@ -65,7 +72,10 @@ def resolve_send(client: Any, *, is_async: bool) -> Callable[..., Any]:
 
 
 def _load_send(library: str, is_async: bool) -> Callable[..., Any]:
-    """Import what sends by a library ("": our own transport); written out for freezing tools."""
+    """Import the function that sends by a library; "" is the transport of sse_fast.
+
+    The imports are written out for freezing tools.
+    """
     if library == "aiohttp":
         from sse_fast.adapters import aiohttp
 
@@ -92,31 +102,35 @@ def _load_send(library: str, is_async: bool) -> Callable[..., Any]:
 
 
 def wrap_request_error(url: str, error: Exception, unsent: AbstractSet[str]) -> TransportError:
-    """What a library raised instead of a response. `unsent` are the names of the errors that
-    nothing of the request was sent before.
+    """Make a `TransportError` of the error that a library raised instead of a response.
+
+    Args:
+        url: the URL of the request.
+        error: the library's error.
+        unsent: names of exception classes which guarantee that no byte of the request was sent.
     """
     all_layers = list(iter_exception_chain(error))
     names = {cls.__name__ for each in all_layers for cls in type(each).__mro__}
     sent = not names & unsent
-    # Not by what they are derived from: to urllib3, a refused connection is a kind of time-out.
+    # The base classes do not count: in urllib3, a refused connection is derived from a timeout.
     timeout = any("Timeout" in type(each).__name__ for each in all_layers)
     kind = StreamTimeout if timeout else TransportError
-    # Not the text of the library's own errors, which show the query.
+    # The text of the library's own errors is withheld, because it may contain the query.
     reasons = (each.strerror for each in all_layers if isinstance(each, OSError))
     reason = next((each for each in reasons if isinstance(each, str)), type(error).__name__)
     return kind(
-        f"Expected a {'response of' if sent else 'connection to'} {redact_url(url)}, got: {reason}",
+        f"No {'response from' if sent else 'connection to'} {redact_url(url)}: {reason}",
         phase="head" if sent else "connect",
         sent=sent,
     )
 
 
 def iter_exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it was made of: libraries wrap them in one way or another."""
+    """Yield an error and the errors that it wraps, as a cause, a reason or an argument."""
     found: list[Any] = [error]
     for each in found:
         if isinstance(each, BaseException):
             yield each
-            # Not the __context__: what the caller was handling when it called.
+            # __context__ is left out: it may be an error that the caller was already handling.
             if len(found) < 64:
                 found += [each.__cause__, getattr(each, "reason", None), *each.args]

@@ -1,6 +1,6 @@
-"""From the object that a user holds to its `Source`: the table of types, and what needs no library.
+"""The table of types and their adapters, and the sources that need no adapter.
 
-The adapter is found by the name of the object's type, so that no library is imported to look.
+An adapter is found by the name of the object's type, so that the lookup imports no library.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _ADAPTERS: dict[str, str | Adapter] = {
     "socket.socket": "sockets",
     "urllib3.response.HTTPResponse": "urllib3",
 }
-"""Type name -> adapter, or the name under which `_load_adapter` knows it."""
+"""Type name -> adapter, or the name of an adapter for `_load_adapter`."""
 
 _WANTED = (
     "a response, a binary file, a socket, an iterable of bytes or bytes; "
-    "sse_fast.register() takes a type of your own"
+    "sse_fast.register() adds a type of your own"
 )
 
 
 def register(type_name: str, adapter: Adapter) -> None:
-    """Teach `iter_events` and `aiter_events` a type of your own.
+    """Make `iter_events` and `aiter_events` accept a type of your own.
 
     Args:
-        type_name: module and qualified name of the class, `"package.module.Class"`; its
-            subclasses are taken too.
+        type_name: module and qualified name of the class, `"package.module.Class"`. Subclasses
+            are accepted too.
         adapter: called with the object; returns an iterable or async iterable of its bytes as
             they arrive.
 
     Raises:
-        TypeError: `type_name` is not a str, or `adapter` not callable.
+        TypeError: `type_name` is not a str, or `adapter` is not callable.
     """
     if not isinstance(type_name, str):
         raise TypeError(
@@ -60,10 +60,13 @@ def register(type_name: str, adapter: Adapter) -> None:
 
 
 def open_source(source: Any) -> Source:
-    """What `iter_events` reads of an object: its chunks, its response, how it is closed.
+    """Return the `Source` of an object, by the adapter for its type.
+
+    Args:
+        source: what a user may pass to `iter_events` or `aiter_events`.
 
     Raises:
-        TypeError: not a source, or one of text.
+        TypeError: the object is not a source, or a source of text.
     """
     if isinstance(source, Source):
         return source
@@ -78,7 +81,7 @@ def open_source(source: Any) -> Source:
 
 
 def _load_adapter(name: str) -> Adapter:
-    """Import the adapter of a library; written out, so that freezing tools see each import."""
+    """Import the adapter of a library. The imports are written out for freezing tools."""
     if name == "aiohttp":
         from sse_fast.adapters import aiohttp
 
@@ -116,12 +119,12 @@ def _open_plain(source: Any) -> Source:
     if isinstance(source, io.IOBase) or _has_read(source):
         return _open_file(source)
     if not isinstance(source, bytes):
-        # Copied, as it could change: it is parsed slice by slice, later.
+        # Copied, because it is parsed later and could change meanwhile.
         with suppress(TypeError):
             source = bytes(memoryview(source))
     if isinstance(source, bytes):
         return Source((source,))
-    # A mapping or a set is a mistake: its parts have no order that a stream could have.
+    # A mapping or a set is a mistake: its items have no order.
     unordered = isinstance(source, (Mapping, AbstractSet))
     if isinstance(source, (Iterable, AsyncIterable)) and not unordered:
         return Source(source)
@@ -129,11 +132,11 @@ def _open_plain(source: Any) -> Source:
 
 
 def _has_read(source: Any) -> bool:
-    """Whether it is like a file; one whose read() has to be awaited is not."""
+    """Return whether the object is like a file with a read() that is not awaited."""
     read = getattr(source, "read", None)
     if not callable(read) or isinstance(source, AsyncIterable):
         return False
-    # Here, as few programs come this way and it takes a while to load.
+    # Imported late: it loads slowly, and few programs need it.
     import inspect
 
     return not inspect.iscoroutinefunction(read)
@@ -143,13 +146,13 @@ def _open_file(file: Any) -> Source:
     if isinstance(getattr(file, "file", file), io.TextIOBase):
         raise TypeError(f"Expected {_WANTED}, got a text file: open it with mode 'rb'")
     raw = getattr(file, "raw", file)
-    # Windows has no get_blocking() before Python 3.12, and no such files.
+    # Windows has no get_blocking() before Python 3.12, and no non-blocking files.
     can_tell = isinstance(raw, io.FileIO) and hasattr(os, "get_blocking")
     if can_tell and not os.get_blocking(raw.fileno()):
-        # When nothing is there yet, it looks as if it were at its end.
+        # While no byte has arrived, a non-blocking file looks as if it had ended.
         raise TypeError(
             f"Expected {_WANTED}, got a non-blocking file: os.set_blocking(fd, True) changes it"
         )
-    # read() would wait until the buffer is full; read1() returns what there is.
+    # read() would wait until the buffer is full; read1() returns what has arrived.
     read = getattr(file, "read1", file.read)
     return Source(iter(lambda: read(READ_SIZE), b""))

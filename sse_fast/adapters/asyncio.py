@@ -1,4 +1,7 @@
-"""asyncio.StreamReader: its `async for` would read by lines that end with LF."""
+"""asyncio.StreamReader, read by `read`, which returns what has arrived.
+
+Its `async for` would read lines that end with LF, and wait for the end of each.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def open_source(reader: asyncio.StreamReader) -> Source:
+    """Return the source of a stream reader, which is borrowed."""
     return Source(_Chunks(reader))
 
 
 class _Chunks(AsyncIterator[bytes]):
-    """Not an async generator: that would be over after a cancelled read."""
+    """The chunks; no async generator, which would be over after a cancelled read."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -25,7 +29,8 @@ class _Chunks(AsyncIterator[bytes]):
         try:
             chunk = await self._reader.read(READ_SIZE)
         except Exception:
-            # It raises before it gives out what had arrived until then, and nothing public does.
+            # read() raises the stored exception before it returns buffered bytes, and no public
+            # API returns them.
             buffer: bytearray = getattr(self._reader, "_buffer", bytearray())
             if not buffer:
                 raise

@@ -1,27 +1,24 @@
-"""Responses of httpx and httpx2, of sync and async clients.
+"""Responses of httpx and httpx2, of sync and async clients, read by `iter_bytes()`.
 
-`iter_bytes()` without a size gives each piece as it arrives and undoes the content coding. Both
-libraries give up on a stream that is quiet for 5 seconds, unless `timeout=` says otherwise: for
-example `httpx.Timeout(10, read=300)`. Under trio, they leave inner generators of a stream that was
-not read to its end to the garbage collector, of which trio warns.
+Without a size, it returns each piece as it arrives, with its content coding undone. Both libraries
+give up on a stream that is silent for 5 seconds unless `timeout=` says otherwise, for example
+`httpx.Timeout(10, read=300)`. Under trio, they leave generators of an unfinished body to the
+garbage collector, and trio warns about that.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._source import (
-    READ_SIZE,
     AsyncFailingChunks,
     FailingChunks,
     Headers,
     Response,
     Source,
+    is_reusable,
 )
 from sse_fast._wake import make_waker
 from sse_fast.adapters._clients import iter_exception_chain, wrap_request_error
@@ -32,87 +29,58 @@ if TYPE_CHECKING:
     from sse_fast._request import Request
 
 _UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
-_LAST_CHUNK = re.compile(rb"(?:\r\n)?0+\r\n\r\n")
-"""The end of a chunked body behind the data of a chunk (RFC 9112, 7.1), without trailers."""
 _REFUSED_STREAM = 7
-"""The error code of HTTP/2 for a request that was not looked at (RFC 9113, 8.7)."""
+"""The HTTP/2 error code of a request that was not processed (RFC 9113, 8.7)."""
 
 
-def open_source(response: httpx.Response) -> Source:
+def open_source(original: httpx.Response) -> Source:
+    """Return the source of a response of httpx or httpx2: async if its client is."""
     try:
-        url = str(response.url)
+        url = str(original.url)
     except RuntimeError:
         # A response that was made by hand belongs to no request.
         url = ""
-    face = Response(response.status_code, Headers(response.headers.multi_items()), url, response)
-    # Nothing public tells whether the body was read, but for an error of its own that each of the
-    # two libraries has (ResponseNotRead, a RuntimeError).
+    headers = Headers(original.headers.multi_items())
+    response = Response(original.status_code, headers, url, original)
+    # A body that was read is available as `content`. Otherwise each library raises an error of its
+    # own, derived from RuntimeError.
     with suppress(RuntimeError):
-        return Source((response.content,), None, face)
-    wake = _waker(response)
-    reason = _why_unreadable(response)
-    if isinstance(response.stream, Iterable):
-        chunks = response.iter_bytes() if reason is None else FailingChunks(reason)
-
-        def close() -> None:
-            _take_end(response)
-            response.close()
-
-        return Source(chunks, close, face, wake)
-    achunks: Any = response.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
+        return Source((original.content,), None, response)
+    wake = _make_guarded_waker(original)
+    reusable = wake is not None and is_reusable(headers)
+    reason = _why_unreadable(original)
+    if isinstance(original.stream, Iterable):
+        chunks = original.iter_bytes() if reason is None else FailingChunks(reason)
+        return Source(chunks, original.close, response, wake, reusable)
+    achunks: Any = original.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
 
     async def aclose() -> None:
-        _take_end(response)
         if reason is None:
-            # First the generator, as nothing would await the end of it later.
+            # The generator is closed first, because nothing would await its end later.
             await achunks.aclose()
-        await response.aclose()
+        await original.aclose()
 
-    return Source(achunks, aclose, face, wake)
+    return Source(achunks, aclose, response, wake, reusable)
 
 
-def _why_unreadable(response: httpx.Response) -> str | None:
-    # Both libraries hand over what they cannot decode as if it were not coded.
-    codings = response.headers.get_list("content-encoding", split_commas=True)
-    decoder = response._get_content_decoder()
+def _why_unreadable(original: httpx.Response) -> str | None:
+    # Both libraries return what they cannot decode as if it were not encoded.
+    codings = original.headers.get_list("content-encoding", split_commas=True)
+    decoder = original._get_content_decoder()
     decoders = [type(each).__name__ for each in getattr(decoder, "children", [decoder])]
     wanted = sum(coding.strip().lower() not in ("", "identity") for coding in codings)
     if wanted == sum(name != "IdentityDecoder" for name in decoders):
         return None
     return (
-        f"Expected a content coding that {type(response).__module__} decodes here, got "
-        f"{', '.join(codings)!r}: install what it needs, or ask for 'Accept-Encoding: identity'"
+        f"{type(original).__module__} does not decode content coding {', '.join(codings)!r} here: "
+        "install what it needs, or request 'Accept-Encoding: identity'"
     )
 
 
-def _take_end(response: Any) -> None:
-    """Where nothing is left of the body but its end, and that has arrived, the connection is to be
-    used again. Nothing public tells, so that this does no more than it can.
-    """
-    with suppress(Exception):
-        below = response.stream._stream._httpcore_stream._stream._connection._h11_state
-        if _is_at_end(below):
-            return
-        sock = response.extensions["network_stream"].get_extra_info("socket")
-        with socket.socket(fileno=os.dup(sock.fileno())) as twin:
-            rest = twin.recv(READ_SIZE, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            if _LAST_CHUNK.fullmatch(rest):
-                below.receive_data(twin.recv(len(rest), socket.MSG_DONTWAIT))
-                _is_at_end(below)
-
-
-def _is_at_end(below: Any) -> bool:
-    """Look at what has been received, without waiting for more."""
-    while True:
-        name = type(below.next_event()).__name__
-        if name != "Data":
-            return name == "EndOfMessage"
-
-
-def _waker(response: httpx.Response) -> Callable[[], object] | None:
-    # Responses of HTTP/2 share a connection: to shut it down would end its siblings.
-    stream = response.extensions.get("network_stream")
-    if stream is None or not response.http_version.startswith("HTTP/1"):
+def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None:
+    # Responses of HTTP/2 share a connection: shutting it down would end the other responses.
+    stream = original.extensions.get("network_stream")
+    if stream is None or not original.http_version.startswith("HTTP/1"):
         return None
     sock: Any = stream.get_extra_info("socket")
     if sock is None:
@@ -120,8 +88,8 @@ def _waker(response: httpx.Response) -> Callable[[], object] | None:
     shut_down = make_waker(sock)
 
     def wake() -> None:
-        # Else the connection may carry another response by now.
-        if not response.is_closed:
+        # After the end of the body, the connection may already carry another response.
+        if not original.is_closed:
             shut_down()
 
     return wake
@@ -133,10 +101,16 @@ def send(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
+    """Send a request of the client through a client of httpx, without following redirects.
+
+    Raises:
+        TransportError: no response came.
+        Exception: whatever httpx refuses to send, or a hook or an auth of the user raised.
+    """
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
-    twin = _twin(client, request)
+    copy = _copy_client(client, request)
     try:
-        response = twin.send(prepared, stream=True, follow_redirects=False, **options)
+        response = copy.send(prepared, stream=True, follow_redirects=False, **options)
     except Exception as error:
         raise _failure(request, error) from error
     return open_source(response)
@@ -148,10 +122,11 @@ async def asend(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
+    """Send a request of the client through an async client of httpx; see `send`."""
     prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
-    twin = _twin(client, request)
+    copy = _copy_client(client, request)
     try:
-        response = await twin.send(prepared, stream=True, follow_redirects=False, **options)
+        response = await copy.send(prepared, stream=True, follow_redirects=False, **options)
     except Exception as error:
         raise _failure(request, error) from error
     return open_source(response)
@@ -163,8 +138,8 @@ def _prepare(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> tuple[httpx.Request, dict[str, Any]]:
-    """The request as httpx knows it, and how to send it."""
-    # Bytes, as it refuses some values of str.
+    """Return the request as httpx represents it, and the options to send it with."""
+    # Values are bytes, because httpx refuses some str.
     fields: Any = [(name.encode(), value) for name, value in request.fields]
     extensions = {
         "timeout": {
@@ -178,36 +153,37 @@ def _prepare(
         request.method, request.url, headers=fields, content=request.body, extensions=extensions
     )
     if request.cross_origin:
-        # Without anything of the client's, but of the same module.
+        # Made without the client, so that nothing of the client is added.
         prepared = type(prepared)(
             request.method, request.url, headers=fields, content=request.body, extensions=extensions
         )
         return prepared, {"auth": None}
     if request.redirected:
-        # Without the parameters of the client.
+        # The URL of a redirect is used as it is, without the parameters of the client.
         prepared.url = type(prepared.url)(request.url)
     authorized = any(name.lower() == "authorization" for name, _ in request.fields)
     by_client = "authorization" in prepared.headers and "NetRC" in type(client.auth).__name__
     return prepared, {"auth": None} if authorized or by_client else {}
 
 
-def _twin(client: Any, request: Request) -> Any:
-    """One that shares all with the client, but does not prepare for where a redirect leads (httpx
-    fails at a place that it cannot ask, before it shows the response), nor gives a request to
-    another origin to the client's hooks, which may add what is secret.
+def _copy_client(client: Any, request: Request) -> Any:
+    """Return a shallow copy of the client that does not prepare redirects.
+
+    httpx would raise for a redirect to a URL that it does not support, and withhold the response.
+    For a request to another origin, the copy has no event hooks, which may add secrets.
     """
-    twin = object.__new__(type(client))
-    twin.__dict__.update(client.__dict__)
-    twin._build_redirect_request = lambda request, response: request
+    copy = object.__new__(type(client))
+    copy.__dict__.update(client.__dict__)
+    copy._build_redirect_request = lambda request, response: request
     if request.cross_origin:
-        twin.event_hooks = {}
-    return twin
+        copy.event_hooks = {}
+    return copy
 
 
 def _failure(request: Request, error: Exception) -> Exception:
     names = {cls.__name__ for cls in type(error).__mro__}
     if "TransportError" not in names or names & {"LocalProtocolError", "UnsupportedProtocol"}:
-        # What it does not send, or what an event hook or an auth of the user's has raised.
+        # httpx refuses the request, or an event hook or an auth of the user raised.
         return error
     failure = wrap_request_error(request.url, error, _UNSENT)
     if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):

@@ -1,6 +1,7 @@
-"""Responses of requests: those of `stream=True` are read through the urllib3 response below.
+"""Responses of requests. With `stream=True`, the urllib3 response inside is read.
 
-A stream may be quiet for ever, unless `timeout=` says otherwise.
+`iter_content` would wait for full buffers. A silent stream is waited for without limit unless
+`timeout=` sets one.
 """
 
 from __future__ import annotations
@@ -24,24 +25,25 @@ _UNSENT = {
 }
 
 
-def open_source(response: requests.Response) -> Source:
-    face = Response(
-        response.status_code, Headers(response.headers.items()), response.url or "", response
+def open_source(original: requests.Response) -> Source:
+    """Return the source of a response of requests."""
+    response = Response(
+        original.status_code, Headers(original.headers.items()), original.url or "", original
     )
-    # Nothing public tells whether the body was read; `content` would read it to its end.
-    private: Any = response
+    # No public attribute says whether the body was read, and `content` would read all of it.
+    private: Any = original
     if private._content is not False:
-        return Source((response.content or b"",), None, face)
+        return Source((original.content or b"",), None, response)
     if private._content_consumed:
-        return Source(FailingChunks(), None, face)
-    below = open_raw(response.raw)
+        return Source(FailingChunks(), None, response)
+    raw = open_raw(original.raw)
 
     def close() -> None:
-        if below.close is not None:
-            below.close()
-        response.close()
+        if raw.close is not None:
+            raw.close()
+        original.close()
 
-    return below._replace(close=close, response=face)
+    return raw._replace(close=close, response=response)
 
 
 def send(
@@ -50,20 +52,26 @@ def send(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
+    """Send a request of the client through a session, without following redirects.
+
+    Raises:
+        TransportError: no response came.
+        Exception: whatever requests refuses to send, or a hook of the user raised.
+    """
     import requests
 
-    # Bytes, as it refuses some values of str; those of one name as one field.
+    # Values are bytes, because requests refuses some str; repeated fields are joined.
     headers: dict[str, Any] = {}
     for name, value in request.fields:
         headers[name] = b", ".join((headers[name], value)) if name in headers else value
-    asked = requests.Request(request.method, request.url, headers, data=request.body)
+    unprepared = requests.Request(request.method, request.url, headers, data=request.body)
     authorized = any(name.lower() == "authorization" for name in headers)
     if authorized or ("Authorization" in session.headers and session.auth is None):
-        # Else what netrc says would replace it.
-        asked.auth = _unchanged
-    prepared = asked.prepare() if request.cross_origin else session.prepare_request(asked)
+        # Without an auth, requests would replace the Authorization by that of netrc.
+        unprepared.auth = _keep_authorization
+    prepared = unprepared.prepare() if request.cross_origin else session.prepare_request(unprepared)
     if request.redirected:
-        # Without the parameters of the session.
+        # The URL of a redirect is used as it is, without the parameters of the session.
         prepared.prepare_url(request.url, None)
     options: Any = session.merge_environment_settings(prepared.url or "", {}, True, None, None)
     if request.cross_origin:
@@ -73,10 +81,10 @@ def send(
             prepared, timeout=(connect_timeout, idle_timeout), allow_redirects=False, **options
         )
     except ValueError:
-        # A URL or a header that it does not send.
+        # requests refuses this URL or header.
         raise
     except requests.HTTPError as error:
-        # By a hook of the user's: nobody else will close that response.
+        # A hook of the user raised it; nothing else will close that response.
         if error.response is not None:
             error.response.close()
         raise
@@ -85,15 +93,16 @@ def send(
     return open_source(response)
 
 
-def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+def _keep_authorization(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
 
 
 def _without_redirects(session: requests.Session) -> requests.Session:
-    """A twin that shares all with the session, but does not read the body of a redirect to prepare
-    for where it leads.
+    """Return a shallow copy of the session that does not resolve redirects.
+
+    requests would read the body of a redirect even with `allow_redirects=False`.
     """
-    twin: Any = object.__new__(type(session))
-    twin.__dict__.update(session.__dict__)
-    twin.resolve_redirects = lambda *args, **kwargs: iter(())
-    return twin  # type: ignore[no-any-return]
+    copy: Any = object.__new__(type(session))
+    copy.__dict__.update(session.__dict__)
+    copy.resolve_redirects = lambda *args, **kwargs: iter(())
+    return copy  # type: ignore[no-any-return]

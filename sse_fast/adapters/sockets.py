@@ -1,6 +1,7 @@
-"""A socket that the user connected: the body of an event stream, without a response head.
+"""A connected socket of the user, which carries the body of an event stream and no response head.
 
-`open_stream` and `aopen_stream` are here under their first name as well; they are in `_http1`.
+Each `recv` returns what has arrived. The socket is borrowed: it stays open. `open_stream` and
+`aopen_stream` keep their old names here; they are defined in `_http1`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ _HEAD = b"HTTP/"
 
 
 def open_source(sock: socket.socket) -> Source:
+    """Return the source of a connected socket, which is borrowed."""
     return Source(_Chunks(sock))
 
 
 class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
-    """What arrives on a socket, for `for` (a blocking one) and `async for` (one that is not)."""
+    """The chunks of a socket: for `for` if it is blocking, for `async for` if it is not."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        # The first bytes, as long as they look like a response head.
+        # The first bytes, while they may be those of a response head.
         self._start = b""
         self._looks_like_head = True
 
@@ -34,31 +36,30 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
         chunk = self._sock.recv(READ_SIZE)
         if not chunk:
             raise StopIteration
-        self._look_at(chunk)
+        self._detect_http_head(chunk)
         return chunk
 
     async def __anext__(self) -> bytes:
         if self._sock.gettimeout() != 0:
             raise SSEError(
-                "Expected a non-blocking socket, got one that would hold up the event loop: "
-                "call setblocking(False) on it"
+                "A blocking socket would block the event loop: call setblocking(False) on it"
             )
-        # Here, as a blocking socket has no use for it.
+        # Imported late: a blocking socket does not need it.
         import asyncio
 
         chunk = await asyncio.get_running_loop().sock_recv(self._sock, READ_SIZE)
         if not chunk:
             raise StopAsyncIteration
-        self._look_at(chunk)
+        self._detect_http_head(chunk)
         return chunk
 
-    def _look_at(self, chunk: bytes) -> None:
+    def _detect_http_head(self, chunk: bytes) -> None:
         if not self._looks_like_head:
             return
         self._start += chunk[: len(_HEAD)]
         if self._start.startswith(_HEAD):
             raise SSEError(
-                "Expected the body of an event stream on a bare socket, got the head of an HTTP "
-                "response: read the head first, or use an HTTP client"
+                "The socket delivers the head of an HTTP response, not the body of an event "
+                "stream: read the head first, or use an HTTP client"
             )
         self._looks_like_head = _HEAD.startswith(self._start)

@@ -1,14 +1,12 @@
 """Responses of urllib3, read by `read1`, which returns what has arrived.
 
-`stream()` waits: for the rest of a chunk of a chunked body (whose first events would be lost if it
-never came), for a full buffer on a body that the end of the connection ends; and it inflates a
-compressed chunk to its whole size at once. A stream may be quiet for ever, unless `timeout=` says
-otherwise.
+`stream()` would wait for whole chunks or full buffers, and decompress a chunk in one piece. An
+uncompressed body is read from the http.client response inside, at a third of the cost. A silent
+stream is waited for without limit unless `timeout=` sets one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from http.client import HTTPResponse
@@ -19,6 +17,8 @@ from sse_fast.adapters._clients import wrap_request_error
 from sse_fast.adapters._registry import open_source as open_raw
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import urllib3
 
     from sse_fast._request import Request
@@ -29,78 +29,68 @@ _UNSENT = {
     "NewConnectionError",
     "SSLCertVerificationError",
 }
-_SMALL = 4096
-"""Bytes: where nothing bounds what a compressed chunk is inflated to, take a small one."""
 
 
-def open_source(response: urllib3.HTTPResponse) -> Source:
-    headers = Headers(response.headers.items())
-    face = Response(response.status, headers, response.geturl() or "", response)
-    if response.closed and response.status != 204 and headers.get("content-length") != "0":
-        # Nothing public tells a body that was read into memory (as `preload_content=True` does by
-        # default) from one that is gone.
-        body = response._body
-        return Source(FailingChunks() if body is None else (response.data,), None, face)
-    # Some tests put a file there.
-    below = getattr(response, "_fp", None)
-    opened = open_raw(below) if isinstance(below, HTTPResponse) else Source(())
+def open_source(original: urllib3.HTTPResponse) -> Source:
+    """Return the source of a response of urllib3."""
+    headers = Headers(original.headers.items())
+    response = Response(original.status, headers, original.geturl() or "", original)
+    if original.closed and original.status != 204 and headers.get("content-length") != "0":
+        # No public attribute tells a body that was read into memory, as `preload_content=True` does
+        # by default, from one that was consumed.
+        body = original._body
+        return Source(FailingChunks() if body is None else (original.data,), None, response)
+    # Some tests put a file in the place of the http.client response.
+    raw = getattr(original, "_fp", None)
+    opened = open_raw(raw) if isinstance(raw, HTTPResponse) else Source(())
     coding = (headers.get("content-encoding") or "identity").lower()
-    if coding != "identity" or not isinstance(below, HTTPResponse):
-        chunks = _decoded(response, coding)
+    if coding != "identity" or not isinstance(raw, HTTPResponse):
+        chunks = _iter_decoded(original, coding)
     else:
-        chunks = _from_below(response, below, cast("Iterator[bytes]", opened.chunks))
-    close_below, shut_down = opened.close, opened.wake
+        chunks = _iter_raw(original, raw, cast("Iterator[bytes]", opened.chunks))
+    close_raw, shut_down = opened.close, opened.wake
 
     def close() -> None:
-        if close_below is None or not close_below():
-            response.close()
-        # Also one that is closed: a pool may wait for it, and opens it again.
-        response.release_conn()
-        response.close()
+        is_finished = close_raw is not None and close_raw()
+        if not is_finished:
+            original.close()
+        # A closed connection goes back too: a pool may be waiting for it, and reopens it.
+        original.release_conn()
+        original.close()
 
     if shut_down is None:
-        return Source(chunks, close, face)
+        return Source(chunks, close, response)
 
     def wake() -> None:
-        # Else the connection may carry another response by now.
-        if response.connection is not None:
+        # After the end of the body, the connection may already carry another response.
+        if original.connection is not None:
             shut_down()
 
-    return Source(chunks, close, face, wake)
+    return Source(chunks, close, response, wake, opened.reusable)
 
 
-def _decoded(response: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
-    unknown = {each.strip() for each in coding.split(",")} - {
-        "identity",
-        *response.CONTENT_DECODERS,
-    }
-    if unknown:
+def _iter_decoded(original: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
+    known = {"identity", *original.CONTENT_DECODERS}
+    if {each.strip() for each in coding.split(",")} - known:
         return FailingChunks(
-            f"Expected a content coding that urllib3 decodes here, got {coding!r}: install what it "
-            "needs, or ask for 'Accept-Encoding: identity'"
+            f"urllib3 does not decode content coding {coding!r} here: install what it needs, or "
+            "request 'Accept-Encoding: identity'"
         )
-    if hasattr(response, "read1"):
-        return iter(partial(response.read1, READ_SIZE, decode_content=True), b"")
-    # Before 2.2. Its stream() would wait for full buffers.
-    response._init_decoder()
-    below: Any = response._fp
-    decode = partial(response._decode, decode_content=True, flush_decoder=False)
-    return map(decode, iter(partial(below.read1, _SMALL), b""))
+    return iter(partial(original.read1, READ_SIZE, decode_content=True), b"")
 
 
-def _from_below(
-    response: urllib3.HTTPResponse, below: HTTPResponse, chunks: Iterator[bytes]
+def _iter_raw(
+    original: urllib3.HTTPResponse, raw: HTTPResponse, chunks: Iterator[bytes]
 ) -> Iterator[bytes]:
-    """At a third of what read1() of urllib3 costs, and with every version of it."""
     try:
         yield from chunks
     except Exception:
-        # What urllib3 makes of it is what its users know.
-        with getattr(response, "_error_catcher", nullcontext)():
+        # Users know the errors that urllib3 makes of those of http.client.
+        with getattr(original, "_error_catcher", nullcontext)():
             raise
     # The connection is free for the next request.
-    below.close()
-    response.release_conn()
+    raw.close()
+    original.release_conn()
 
 
 def send(
@@ -109,9 +99,15 @@ def send(
     connect_timeout: float | None,
     idle_timeout: float | None,
 ) -> Source:
+    """Send a request of the client through a pool manager, without retries or redirects.
+
+    Raises:
+        TransportError: no response came.
+        urllib3.exceptions.LocationValueError: urllib3 refuses the URL.
+    """
     import urllib3
 
-    # Those of one name as one field, whatever its case.
+    # Repeated fields are joined, whatever the case of their names.
     headers: dict[str, tuple[str, Any]] = {}
     if not request.cross_origin:
         headers = {name.lower(): (name, value) for name, value in pool.headers.items()}
@@ -132,12 +128,12 @@ def send(
             timeout=urllib3.Timeout(connect=connect_timeout, read=idle_timeout),
         )
     except urllib3.exceptions.LocationValueError:
-        # A URL that it does not ask.
+        # urllib3 refuses this URL.
         raise
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise wrap_request_error(request.url, error, _UNSENT) from error
     opened = open_source(response)
     if opened.response is not None:
-        # It knows the path only.
+        # urllib3 knows only the path.
         opened.response.url = request.url
     return opened

@@ -1,4 +1,4 @@
-"""What every HTTP library answers is checked alike: what is no event stream is refused."""
+"""Every response is checked alike: one that is no event stream is refused."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
 from tests.support.clients import (
     EVENTS,
+    HTTP2_READERS,
     OPENERS,
+    READERS,
     STREAM,
     UNREAD_UNDER_TRIO,
     Reader,
     collect,
+    cross,
     plain,
     read_async,
 )
@@ -30,6 +33,7 @@ from tests.support.server import Answer, Server
 
 TYPE = "text/event-stream"
 JSON = "application/json"
+TLS_READERS = {**READERS, **HTTP2_READERS}
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -66,9 +70,10 @@ def check_refused(outcome: Any, case: str) -> None:
     assert outcome.error.retry_after == seconds
 
 
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_what_is_no_event_stream_is_refused(
+@pytest.mark.parametrize(
+    ("reader", "framing", "case"), cross(READERS, ["chunked", "length", "close"], REFUSED)
+)
+def test_response_without_event_stream_is_refused(
     reader: Reader, faults: FaultServer, case: str, framing: str
 ) -> None:
     status, content_type, pairs, body, _, _ = REFUSED[case]
@@ -87,8 +92,8 @@ def test_what_is_no_event_stream_is_refused(
     assert len(faults.requests) == 1
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_event_stream_is_refused_over_tls_and_http2(
+@pytest.mark.parametrize(("tls_reader", "case"), cross(TLS_READERS, REFUSED))
+def test_response_is_refused_over_tls_and_http2(
     tls_reader: Reader, hypercorn_server: AsgiServer, case: str
 ) -> None:
     status, content_type, pairs, body, _, _ = REFUSED[case]
@@ -114,11 +119,13 @@ def test_what_is_no_event_stream_is_refused_over_tls_and_http2(
         (";text/event-stream", False),
     ],
 )
-def test_the_essence_of_the_content_type(server: Server, content_type: str, accepted: bool) -> None:
+def test_check_compares_essence_of_content_type(
+    server: Server, content_type: str, accepted: bool
+) -> None:
     server.answers["/"] = Answer([STREAM], headers={"Content-Type": content_type})
     with OPENERS["requests"](server.url + "/") as response:
         if accepted:
-            # Whatever the charset says, an event stream is UTF-8.
+            # An event stream is UTF-8 whatever the charset says.
             assert plain(iter_events(response)) == EVENTS
         else:
             with pytest.raises(ResponseError):
@@ -137,14 +144,14 @@ def test_the_essence_of_the_content_type(server: Server, content_type: str, acce
         ("", None),
     ],
 )
-def test_retry_after(value: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(value: str, seconds: float | None) -> None:
     response = httpx.Response(503, headers=[(b"Retry-After", value.encode())], content=b"")
     with pytest.raises(ResponseError) as caught:
         iter_events(response)
     assert caught.value.retry_after == seconds
 
 
-def test_headers_and_urls() -> None:
+def test_error_joins_headers_and_hides_secrets() -> None:
     fields = [(b"Content-Type", b"text/plain"), (b"X-A", b"1"), (b"x-a", b"2"), (b"Set", b"secret")]
     request = httpx.Request("GET", "http://user:secret@host/path?secret#secret")
     response = httpx.Response(200, headers=fields, content=b"", request=request)
@@ -158,7 +165,7 @@ def test_headers_and_urls() -> None:
     assert "secret" not in repr(face.headers)
 
 
-def test_a_blocking_response_is_refused_at_the_call(opener: Any, server: Server) -> None:
+def test_iter_events_refuses_at_the_call(opener: Any, server: Server) -> None:
     server.answers["/a"] = Answer(
         [b'{"error": "no"}'], "length", 429, {"Content-Type": "x/y", "Retry-After": "7"}
     )
@@ -175,13 +182,13 @@ def test_a_blocking_response_is_refused_at_the_call(opener: Any, server: Server)
 # -- Let through -----------------------------------------------------------------------------------
 
 
-def test_the_check_can_be_left_out(opener: Any, server: Server) -> None:
+def test_check_false_accepts_any_response(opener: Any, server: Server) -> None:
     server.answers["/"] = Answer([STREAM], "length", 201, {})
     with opener(server.url + "/") as response:
         assert plain(iter_events(response, check=False)) == EVENTS
 
 
-def test_the_check_can_be_left_out_async(aopener: Any, server: Server) -> None:
+def test_check_false_accepts_any_response_async(aopener: Any, server: Server) -> None:
     server.answers["/"] = Answer([STREAM], "length", 201, {})
     found = read_async(
         aopener, server.url + "/", lambda response: collect(aiter_events(response, check=False))
@@ -189,11 +196,11 @@ def test_the_check_can_be_left_out_async(aopener: Any, server: Server) -> None:
     assert found == EVENTS
 
 
-def test_no_content_ends_at_once(opener: Any, server: Server) -> None:
+def test_no_content_ends_before_first_event(opener: Any, server: Server) -> None:
     server.answers["/"] = Answer([], "none", 204, {})
     with opener(server.url + "/") as response:
         events = iter_events(response)
-        # Free at once, before anybody asks for an event.
+        # Released before the first event is requested.
         assert not hasattr(response, "is_closed") or response.is_closed
         assert list(events) == []
         assert events.end_reason is EndReason.NO_CONTENT
@@ -203,7 +210,7 @@ def test_no_content_ends_at_once(opener: Any, server: Server) -> None:
         assert events.end_reason is EndReason.END
 
 
-def test_no_content_is_no_error(tls_reader: Reader, hypercorn_server: AsgiServer) -> None:
+def test_no_content_is_not_refused(tls_reader: Reader, hypercorn_server: AsgiServer) -> None:
     hypercorn_server.answers["/"] = AsgiAnswer([], 204, [])
     outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
     assert (outcome.events, outcome.error) == ([], None)
@@ -213,7 +220,7 @@ def test_no_content_is_no_error(tls_reader: Reader, hypercorn_server: AsgiServer
 # -- The check of an async response ----------------------------------------------------------------
 
 
-def test_the_async_check_comes_with_the_first_event(aopener: Any, server: Server) -> None:
+def test_async_check_runs_at_first_event(aopener: Any, server: Server) -> None:
     server.answers["/"] = Answer(
         [b"no"], "length", 503, {"Retry-After": "Wed, 21 Oct 2115 07:28:00 GMT"}
     )
@@ -240,10 +247,10 @@ def test_the_async_check_comes_with_the_first_event(aopener: Any, server: Server
     read_async(aopener, server.url + "/204", read_204)
 
 
-def test_an_async_check_that_is_cancelled(
+def test_cancelled_async_check_can_be_repeated(
     aopener: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.3)
     hold = threading.Event()
     server.answers["/"] = Answer([b"begun"], status=500, hold=hold)
 
@@ -262,8 +269,8 @@ def test_an_async_check_that_is_cancelled(
         hold.set()
 
 
-def test_a_cancelled_check_is_told_so() -> None:
-    """Also in the very turn in which the body comes to its end."""
+def test_cancelled_check_raises_cancelled_error() -> None:
+    """The task is cancelled in each turn of the loop up to the end of the body."""
 
     async def chunks() -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
@@ -288,7 +295,7 @@ def test_a_cancelled_check_is_told_so() -> None:
 # -- The body of a refused response ----------------------------------------------------------------
 
 
-def test_the_body_of_a_refused_response_is_bounded(
+def test_body_of_refused_response_is_bounded(
     tls_reader: Reader, hypercorn_server: AsgiServer
 ) -> None:
     hypercorn_server.answers["/"] = AsgiAnswer([b"x" * 50_000] * 10, 500)
@@ -297,48 +304,48 @@ def test_the_body_of_a_refused_response_is_bounded(
     assert outcome.error.response.body == b"x" * 65536
 
 
-def test_a_refused_response_that_goes_on_and_on(
+def test_endless_refused_body_is_bounded_in_time(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
     hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 300, 500)
     outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
     assert isinstance(outcome.error, ResponseError)
     assert 0 < len(outcome.error.response.body) < 600
 
 
-def test_a_refused_response_that_breaks_off_is_refused_all_the_same(
-    reader: Reader, faults: FaultServer
-) -> None:
+def test_refused_response_may_break_off(reader: Reader, faults: FaultServer) -> None:
     faults.scripts["/"] = [head(CHUNKED, status="500 Oops") + b"64\r\nhalf"]
     outcome = reader.read(faults.url + "/")
     assert isinstance(outcome.error, ResponseError)
     assert outcome.error.response.body == b"half"
 
 
-@pytest.mark.parametrize("body", [b"begun", b""])
-@pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 100", "X-Until: the end"])
-def test_a_refused_response_that_goes_silent(
+@pytest.mark.parametrize(
+    ("reader", "framing", "body"),
+    cross(READERS, [CHUNKED, "Content-Length: 100", "X-Until: the end"], [b"begun", b""]),
+)
+def test_silent_refused_body_is_bounded_in_time(
     reader: Reader, faults: FaultServer, monkeypatch: pytest.MonkeyPatch, framing: str, body: bytes
 ) -> None:
     """The server holds the body open until the response was refused."""
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
     hold = threading.Event()
     sent = b"%X\r\n%b\r\n" % (len(body), body) if body and framing == CHUNKED else body
     faults.scripts["/"] = [head(framing, status="500 Oops") + sent, hold]
     start = time.monotonic()
     outcome = reader.read(faults.url + "/")
-    # Far from what the library allows, and the server.
+    # The timeouts of the library and the server are longer.
     assert time.monotonic() - start < 5
     hold.set()
     assert isinstance(outcome.error, ResponseError)
     assert outcome.error.response.body == body
 
 
-def test_a_refused_response_over_tls_and_http2_that_goes_silent(
+def test_silent_refused_body_over_tls_is_bounded(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.5)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
     hold = threading.Event()
     hypercorn_server.answers["/"] = AsgiAnswer([b"begun", hold], 500)
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a response comes out alike, behind every event before it."""
+"""A fault within a response raises the same error over every library, after the earlier events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ import urllib3
 from sse_fast import EndReason, SSEError, StreamTimeout, TransportError
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import ApplicationError, AsgiServer
-from tests.support.clients import HTTP2_READERS, HTTPX, READERS, UNREAD_UNDER_TRIO, Outcome, Reader
+from tests.support.clients import (
+    HTTP2_READERS,
+    HTTPX,
+    READERS,
+    UNREAD_UNDER_TRIO,
+    Outcome,
+    Reader,
+    cross,
+)
 from tests.support.faults import (
     CHUNKED,
     RST,
@@ -42,8 +50,8 @@ def gzipped(*parts: bytes) -> bytes:
     return b"".join(packed("gzip", parts))
 
 
-# What the server sends, and what comes of it. At a number, the server may wait until the client has
-# taken so many events.
+# The script of the server, and the expected outcome. At a number, the server may wait until the
+# client has taken that many events.
 CASES: dict[str, tuple[list[Any], str]] = {
     "reset": ([head(CHUNKED), chunk(ONE), 1, chunk(TWO), 2, RST], "1 2 TransportError"),
     "reset without framing": ([head(), ONE, 1, TWO, 2, RST], "1 2 TransportError"),
@@ -76,10 +84,11 @@ CASES: dict[str, tuple[list[Any], str]] = {
     ),
     "truncated gzip": ([head(GZIP), gzipped(ONE, TWO)[:-GZIP_END], 1, 2], "1 2 TransportError"),
 }
-# Where the server waits.
-MANNERS = {"at once": {0}, "behind an event": {1}, "alone": {1, 2}}
+# The numbers at which the server waits: the fault then arrives alone, after the second event, or
+# together with events.
+WAITS = {"fault alone": {1, 2}, "fault with an event": {1}, "all together": {0}}
 
-# The same from an application.
+# The same cases for an application server.
 TLS_CASES: dict[str, tuple[list[Any], dict[str, str], str]] = {
     "application error": ([ONE, 1, TWO, 2, ApplicationError()], {}, "1 2 TransportError"),
     "short body": ([ONE, 1, TWO, 2], {"content-length": "100"}, "1 2 TransportError"),
@@ -92,51 +101,53 @@ TLS_CASES: dict[str, tuple[list[Any], dict[str, str], str]] = {
     ),
 }
 
-# What libraries make of these that should not be so: library, case -> what comes of it there.
+# Known bugs of the libraries: (library, case) -> the outcome there. A fix upstream fails a test.
 FAULTS: dict[tuple[str, str], str] = {
-    # They look only at the length of what stands there.
+    # http.client checks only the length of the end of a chunk.
     ("requests", "bad end of a chunk"): "1 2 3 END",
     ("urllib3", "bad end of a chunk"): "1 2 3 END",
     ("urllib.request", "bad end of a chunk"): "1 2 3 END",
     ("http.client", "bad end of a chunk"): "1 2 3 END",
-    # A head that breaks off is one whose last field was left out.
+    # http.client takes a truncated head for a complete one.
     ("requests", "head cut off"): "END",
     ("urllib3", "head cut off"): "END",
     ("urllib.request", "head cut off"): "END",
     ("http.client", "head cut off"): "END",
-    # Only the first member is inflated.
+    # Only the first member is decoded, as in browsers.
+    ("sse_fast", "gzip of two members"): "1 END",
+    ("sse_fast", "gzip of two members, byte by byte"): "1 END",
     ("httpx", "gzip of two members"): "1 END",
     ("httpx2", "gzip of two members"): "1 END",
     ("httpx", "gzip of two members, byte by byte"): "1 END",
     ("httpx2", "gzip of two members, byte by byte"): "1 END",
-    # Not known, though it is to be taken as gzip (RFC 9110, 8.4.1.3).
+    # x-gzip is unknown, although it means gzip (RFC 9110, 8.4.1.3).
     ("httpx", "x-gzip"): "TransportError",
     ("httpx2", "x-gzip"): "TransportError",
     ("aiohttp", "x-gzip"): "TransportError",
-    # What was inflated is lost to the error behind it, if they came together.
-    ("requests", "broken gzip, at once"): "TransportError",
-    ("urllib3", "broken gzip, at once"): "TransportError",
-    ("httpx", "broken gzip, at once"): "TransportError",
-    ("httpx2", "broken gzip, at once"): "TransportError",
-    ("aiohttp", "broken gzip, at once"): "TransportError",
-    # That the coding has not come to its end is not looked at.
+    # Decoded bytes are lost if the error arrives together with them.
+    ("requests", "broken gzip, all together"): "TransportError",
+    ("urllib3", "broken gzip, all together"): "TransportError",
+    ("httpx", "broken gzip, all together"): "TransportError",
+    ("httpx2", "broken gzip, all together"): "TransportError",
+    ("aiohttp", "broken gzip, all together"): "TransportError",
+    # A truncated gzip body is not detected.
     ("requests", "truncated gzip"): "1 2 END",
     ("urllib3", "truncated gzip"): "1 2 END",
     ("httpx", "truncated gzip"): "1 2 END",
     ("httpx2", "truncated gzip"): "1 2 END",
     ("aiohttp", "truncated gzip"): "1 2 END",
-    # What is wrong behind the head takes the head with it.
-    ("aiohttp", "bad chunk size, at once"): "no response",
-    ("aiohttp", "bad end of a chunk, at once"): "no response",
-    ("aiohttp", "long body, at once"): "no response",
-    # What is too long is not given out.
+    # A framing error that arrives together with the head prevents the response.
+    ("aiohttp", "bad chunk size, all together"): "no response",
+    ("aiohttp", "bad end of a chunk, all together"): "no response",
+    ("aiohttp", "long body, all together"): "no response",
+    # Bytes over the Content-Length are an error.
     ("httpx HTTP/2", "long body"): "1 TransportError",
     ("httpx2 HTTP/2", "long body"): "1 TransportError",
 }
 
 
 def told(outcome: Outcome) -> str:
-    """What came of a stream, in the words of the tables above."""
+    """Describe an outcome as the tables above do."""
     words = [str(event.data) for event in outcome.events]
     if outcome.error is None:
         words.append(outcome.stream.end_reason.name + ", pending" * outcome.stream.pending)
@@ -147,16 +158,16 @@ def told(outcome: Outcome) -> str:
     return " ".join(words)
 
 
-def expected(reader: Reader, case: str, manner: str, right: str) -> str:
+def expected(reader: Reader, case: str, waits: str, right: str) -> str:
     if "gzip" in case and reader.library in ("urllib.request", "http.client"):
-        # They decode nothing, and what would come out then is no stream of events.
+        # They decode nothing, so the adapter refuses the body.
         right = "TransportError"
     fault = FAULTS.get((reader.library, case), right)
-    return FAULTS.get((reader.library, f"{case}, {manner}"), fault)
+    return FAULTS.get((reader.library, f"{case}, {waits}"), fault)
 
 
 def prepared(script: list[Any], waits: set[int]) -> tuple[list[Any], dict[int, threading.Event]]:
-    """The script with events to wait for, and what comes between them in one piece."""
+    """Return the steps of a script, with events at the waits and the bytes between them joined."""
     taken = {count: threading.Event() for count in waits}
     steps: list[Any] = []
     for step in script:
@@ -183,37 +194,36 @@ def check(
         assert not isinstance(outcome.error, StreamTimeout)
 
 
-def test_every_fault_is_looked_at() -> None:
+def test_faults_table_names_only_known_cases() -> None:
     cases = {*CASES, *TLS_CASES, *(f"head {case}" for case in HEADS)}
-    cases |= {f"{case}, {manner}" for case in CASES for manner in MANNERS}
+    cases |= {f"{case}, {waits}" for case in CASES for waits in WAITS}
     assert {case for _, case in FAULTS} <= cases
     readers = [*READERS.values(), *HTTP2_READERS.values()]
-    # Where there is no httpx2, its twin stands in for it.
+    # Python 3.10 has no httpx2.
     libraries = {library.replace("httpx2", "httpx") for library, _ in FAULTS}
     assert libraries <= {reader.library for reader in readers}
 
 
-@pytest.mark.parametrize("manner", MANNERS)
-@pytest.mark.parametrize("case", CASES)
-def test_what_comes_of_it(reader: Reader, faults: FaultServer, case: str, manner: str) -> None:
+@pytest.mark.parametrize(("reader", "case", "waits"), cross(READERS, CASES, WAITS, once=1))
+def test_fault_in_body(reader: Reader, faults: FaultServer, case: str, waits: str) -> None:
     script, right = CASES[case]
-    faults.scripts["/"], taken = prepared(script, MANNERS[manner])
-    check(reader, expected(reader, case, manner, right), taken, faults.url + "/")
+    faults.scripts["/"], taken = prepared(script, WAITS[waits])
+    check(reader, expected(reader, case, waits, right), taken, faults.url + "/")
 
 
-@pytest.mark.parametrize("case", TLS_CASES)
-def test_what_comes_of_it_over_tls_and_http2(
+@pytest.mark.parametrize(("tls_reader", "case"), cross({**READERS, **HTTP2_READERS}, TLS_CASES))
+def test_fault_in_body_over_tls_and_http2(
     tls_reader: Reader, hypercorn_server: AsgiServer, case: str
 ) -> None:
     parts, fields, right = TLS_CASES[case]
-    steps, taken = prepared(parts, MANNERS["alone"])
+    steps, taken = prepared(parts, WAITS["fault alone"])
     headers = [("content-type", "text/event-stream"), *fields.items()]
     hypercorn_server.answers["/"] = AsgiAnswer(steps, headers=headers)
-    wanted = expected(tls_reader, case, "alone", right)
+    wanted = expected(tls_reader, case, "fault alone", right)
     check(tls_reader, wanted, taken, hypercorn_server.url + "/", ca=hypercorn_server.ca)
 
 
-def test_a_body_that_is_cut_off_within_an_event(reader: Reader, faults: FaultServer) -> None:
+def test_body_cut_off_within_event_leaves_pending(reader: Reader, faults: FaultServer) -> None:
     faults.scripts["/"] = [head(CHUNKED), chunk(ONE + b"data: 2\n")]
     outcome = reader.read(faults.url + "/")
     assert told(outcome) == "1 TransportError"
@@ -221,18 +231,24 @@ def test_a_body_that_is_cut_off_within_an_event(reader: Reader, faults: FaultSer
     assert outcome.stream.end_reason is EndReason.ERROR
 
 
-@pytest.mark.parametrize("case", ["reset", "truncated chunk", "no last chunk", "short body"])
-def test_what_arrived_while_nobody_read_is_not_lost(
+@pytest.mark.parametrize(
+    ("reader", "case"),
+    cross(READERS, ["reset", "truncated chunk", "no last chunk", "short body"]),
+)
+def test_fault_while_nobody_reads_loses_no_event(
     reader: Reader, faults: FaultServer, case: str
 ) -> None:
-    """The event and the failure behind it both wait for the reader."""
+    """Both the event and the failure after it are waiting when the reader returns."""
     steps, taken = prepared(CASES[case][0], {1})
     faults.scripts["/"] = steps
 
     async def use(stream: Any) -> None:
         assert (await anext(stream)).data == "1"
         taken[1].set()
-        await anyio.sleep(0.1)
+        while faults.playing:
+            await anyio.sleep(0.001)
+        # The event loop receives what the server has sent.
+        await anyio.sleep(0.01)
         assert (await anext(stream)).data == "2"
         with pytest.raises(TransportError):
             await anext(stream)
@@ -240,21 +256,21 @@ def test_what_arrived_while_nobody_read_is_not_lost(
     reader.follow(use, faults.url + "/")
 
 
-def test_the_cause_is_what_the_library_raised(reader: Reader, faults: FaultServer) -> None:
+def test_transport_error_has_library_error_as_cause(reader: Reader, faults: FaultServer) -> None:
     for case in ["reset", "truncated chunk", "no last chunk", "short body"]:
         script, _ = CASES[case]
         faults.scripts["/"], _ = prepared(script, set())
         error = reader.read(faults.url + "/").error
         assert isinstance(error, TransportError)
         assert (error.phase, error.sent) == ("body", True)
-        # The raw transport sees for itself that a body is too short.
+        # Our transport detects a short body itself.
         assert error.__cause__ is not None or (reader.library == "sse_fast" and case != "reset")
         assert "127.0.0.1" not in str(error)
 
 
 # -- The head --------------------------------------------------------------------------------------
 
-# Nothing of ours has seen a response yet.
+# The library raises its own error, because there was no response to adapt.
 OWN_ERRORS: dict[str, type[Exception]] = {
     "requests": requests.ConnectionError,
     "urllib3": urllib3.exceptions.ProtocolError,
@@ -272,8 +288,8 @@ HEADS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", HEADS)
-def test_a_head_that_is_none(reader: Reader, faults: FaultServer, case: str) -> None:
+@pytest.mark.parametrize(("reader", "case"), cross(READERS, HEADS, once=1))
+def test_invalid_head_raises(reader: Reader, faults: FaultServer, case: str) -> None:
     faults.scripts["/"] = HEADS[case]
     outcome = reader.read(faults.url + "/")
     if (reader.library, f"head {case}") in FAULTS:
@@ -285,7 +301,7 @@ def test_a_head_that_is_none(reader: Reader, faults: FaultServer, case: str) -> 
         assert outcome.error.phase == "head"
 
 
-def test_a_head_of_more_than_64_kib(reader: Reader, faults: FaultServer) -> None:
+def test_head_over_64_kib_refused_by_our_transport(reader: Reader, faults: FaultServer) -> None:
     fields = [f"X-{number}: {'b' * 1000}" for number in range(70)]
     faults.scripts["/"] = [head(*fields), ONE]
     outcome = reader.read(faults.url + "/")
@@ -302,20 +318,20 @@ ASYNC = [reader for reader in [*READERS.values(), *HTTP2_READERS.values()] if re
 
 
 async def cancel_by_anyio(stream: Any) -> None:
-    with anyio.move_on_after(0.05) as scope:
+    with anyio.move_on_after(0.02) as scope:
         await anext(stream)
     assert scope.cancelled_caught
 
 
 async def cancel_by_asyncio(stream: Any) -> None:
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(anext(stream), 0.05)
+        await asyncio.wait_for(anext(stream), 0.02)
 
 
 def check_cancelled(
     reader: Reader, url: str, more: threading.Event, cancel: Any, **options: Any
 ) -> None:
-    """An event is read, the wait for the second is cancelled, and then there is more."""
+    """Read an event, cancel the wait for the second, and then let it arrive."""
 
     async def use(stream: Any) -> None:
         assert (await anext(stream)).data == "1"
@@ -326,8 +342,8 @@ def check_cancelled(
             assert [event.data async for event in stream] == ["2"]
             assert stream.end_reason is EndReason.END
             return
-        # The read took the iterator with it, which says that it is at its end.
-        with pytest.raises(TransportError, match="right after a read that was cancelled"):
+        # The cancelled read closed the iterator, which now looks as if it had ended.
+        with pytest.raises(TransportError, match="right after a cancelled read"):
             await anext(stream)
         assert stream.end_reason is EndReason.ERROR
         with pytest.raises(StopAsyncIteration):
@@ -347,7 +363,7 @@ def check_cancelled(
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_a_cancelled_read_is_no_clean_end(
+def test_eof_after_cancelled_read_is_not_clean(
     reader: Reader, hypercorn_server: AsgiServer, cancel: Any
 ) -> None:
     more = threading.Event()
@@ -358,7 +374,7 @@ def test_a_cancelled_read_is_no_clean_end(
 
 @pytest.mark.parametrize("reader", [reader for reader in ASYNC if not reader.http2], ids=str)
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
-def test_a_cancelled_read_is_no_clean_end_in_any_framing(
+def test_eof_after_cancelled_read_in_any_framing(
     reader: Reader, faults: FaultServer, framing: str
 ) -> None:
     more = threading.Event()

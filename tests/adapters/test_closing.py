@@ -1,4 +1,4 @@
-"""Whatever ends a stream gives its connection free, at once and for good."""
+"""The connection is released however the stream ends."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ import os
 import socket
 import threading
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
-import requests
 import urllib3
 
 import sse_fast
@@ -29,12 +26,23 @@ from sse_fast._wake import make_waker
 from sse_fast.adapters import open_source, sockets
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
-from tests.support.clients import AOPENERS, HTTPX, OPENERS, READERS, TIMEOUT, Reader, tls
+from tests.support.clients import (
+    AOPENERS,
+    ASESSIONS,
+    HTTPX,
+    OPENERS,
+    READERS,
+    SESSIONS,
+    TIMEOUT,
+    Reader,
+    tls,
+    wait_until,
+)
 from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, head
 from tests.support.server import Answer, Server
 
 BLOCKING = [name for name, reader in READERS.items() if reader.backend is None]
-# httpx and httpx2 leave their inner generators to the garbage collector, of which trio warns.
+# httpx and httpx2 leave their generators to the garbage collector, and trio warns about that.
 OF_TRIO = pytest.mark.filterwarnings(
     "ignore:.*async_generator object:pytest.PytestUnraisableExceptionWarning"
 )
@@ -43,16 +51,16 @@ AWAITING = [
     for name, reader in READERS.items()
     if reader.backend is not None
 ]
-# One event, and then nothing until the client has left: that it does is checked by the server.
+# One event, and then nothing until the client has left, which the server checks.
 QUIET = [head(CHUNKED) + chunk(b"data: a\n\n"), LEFT]
-SOON = 1.0  # seconds; the time-outs of the libraries are ten times as long
+SOON = 1.0  # seconds; the timeouts of the libraries are ten times as long
 
 
 # -- Another thread, another task ------------------------------------------------------------------
 
 
 def time_to_wake(reader: Reader, url: str, **options: Any) -> float:
-    """Seconds from close() to the end of the loop in another thread."""
+    """Return the seconds from close() to the end of the loop in another thread."""
     ended: list[float] = []
 
     def use(stream: Any) -> float:
@@ -63,13 +71,12 @@ def time_to_wake(reader: Reader, url: str, **options: Any) -> float:
         seen: list[str] = []
         thread = threading.Thread(target=read)
         thread.start()
-        # It is in its second read by then, or at least very probably.
-        while not seen:
-            time.sleep(0.001)
-        time.sleep(0.05)
+        wait_until(lambda: seen and stream.is_being_read)
+        # is_being_read is set just before the read blocks.
+        time.sleep(0.01)
         closed = time.monotonic()
         stream.close()
-        # At once, whatever the reader does.
+        # close() does not wait for the reader.
         assert time.monotonic() - closed < SOON
         thread.join(2 * TIMEOUT)
         assert seen == ["a"]
@@ -82,14 +89,14 @@ def time_to_wake(reader: Reader, url: str, **options: Any) -> float:
 
 
 @pytest.mark.parametrize("name", BLOCKING)
-def test_close_wakes_a_reader_in_another_thread(name: str, faults: FaultServer) -> None:
+def test_close_wakes_reader_in_another_thread(name: str, faults: FaultServer) -> None:
     for script in (QUIET, [head() + b"data: a\n\n", LEFT]):
         faults.scripts["/"] = script
         assert time_to_wake(READERS[name], faults.url + "/") < SOON
 
 
 @pytest.mark.parametrize("name", BLOCKING)
-def test_close_wakes_a_reader_behind_tls(name: str, hypercorn_server: AsgiServer) -> None:
+def test_close_wakes_reader_over_tls(name: str, hypercorn_server: AsgiServer) -> None:
     hold = threading.Event()
     hypercorn_server.answers["/"] = AsgiAnswer([b"data: a\n\n", hold])
     url = hypercorn_server.url + "/"
@@ -98,7 +105,7 @@ def test_close_wakes_a_reader_behind_tls(name: str, hypercorn_server: AsgiServer
 
 
 @pytest.mark.parametrize("name", AWAITING)
-def test_aclose_wakes_a_reader_in_another_task(name: str, faults: FaultServer) -> None:
+def test_aclose_wakes_reader_in_another_task(name: str, faults: FaultServer) -> None:
     async def use(stream: Any) -> None:
         seen: list[str] = []
 
@@ -108,9 +115,9 @@ def test_aclose_wakes_a_reader_in_another_task(name: str, faults: FaultServer) -
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            while not seen:
+            while not (seen and stream.is_being_read):
                 await anyio.sleep(0.001)
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.01)
             with anyio.fail_after(SOON):
                 await stream.aclose()
                 tasks.cancel_scope.deadline = anyio.current_time() + SOON
@@ -123,8 +130,8 @@ def test_aclose_wakes_a_reader_in_another_task(name: str, faults: FaultServer) -
 
 
 @pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
-def test_siblings_over_http2_live_on(module: Any, hypercorn_server: AsgiServer) -> None:
-    """close() never shuts down what others share; the reader sees it at its next byte."""
+def test_close_spares_other_http2_streams(module: Any, hypercorn_server: AsgiServer) -> None:
+    """close() does not shut down a shared connection; the reader notices at its next byte."""
     go, goes_on = threading.Event(), threading.Event()
     hypercorn_server.answers["/1"] = AsgiAnswer([b"data: a\n\n", go, b":\n\n"])
     hypercorn_server.answers["/2"] = AsgiAnswer([b"data: b\n\n", goes_on, b"data: c\n\n"])
@@ -141,7 +148,7 @@ def test_siblings_over_http2_live_on(module: Any, hypercorn_server: AsgiServer) 
         assert [next(first).data, next(second).data] == ["a", "b"]
         thread = threading.Thread(target=lambda: list(first))
         thread.start()
-        time.sleep(0.05)
+        wait_until(lambda: first.is_being_read)
         first.close()
         go.set()
         thread.join(TIMEOUT)
@@ -153,10 +160,10 @@ def test_siblings_over_http2_live_on(module: Any, hypercorn_server: AsgiServer) 
 
 
 @pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
-def test_siblings_of_a_refused_response_live_on(
+def test_refused_response_spares_http2_streams(
     module: Any, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That its body is read within a bounded time is nothing that the others should notice."""
+    """Bounding the time to read its body does not end the other streams."""
     monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.1)
     hold, goes_on = threading.Event(), threading.Event()
     hypercorn_server.answers["/1"] = AsgiAnswer([b"data: a\n\n", goes_on, b"data: b\n\n"])
@@ -175,14 +182,14 @@ def test_siblings_of_a_refused_response_live_on(
             iter_events(two)
         assert caught.value.response.body == b"begun"
         # Longer than the bound.
-        time.sleep(0.3)
+        time.sleep(0.15)
         hold.set()
         goes_on.set()
         assert [event.data for event in stream] == ["b"]
 
 
-def test_a_socket_that_shows_only_its_number() -> None:
-    """As those of uvloop do."""
+def test_waker_of_socket_with_only_a_descriptor() -> None:
+    """The sockets of uvloop are such."""
 
     class Shown:
         def fileno(self) -> int:
@@ -198,15 +205,15 @@ def test_a_socket_that_shows_only_its_number() -> None:
         assert far.recv(1) == b""
 
 
-def test_what_has_no_socket_says_so() -> None:
-    """Else the body of a refused response would be read without a bound."""
+def test_source_without_socket_has_no_waker() -> None:
+    """Reading a refused body is then bounded in another way."""
     response = urllib3.HTTPResponse(io.BytesIO(b"data: a\n\n"), preload_content=False)
     assert open_source(response).wake is None
 
 
 @pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])
-def test_a_late_close_leaves_the_connection_to_others(name: str, server: Server) -> None:
-    """One that has gone back to its pool by then."""
+def test_wake_after_the_end_spares_pooled_connection(name: str, server: Server) -> None:
+    """The connection is back in its pool by then."""
     server.answers["/"] = Answer([b"data: a\n\n"], keep_alive=True)
     with SESSIONS[name]() as get:
         opened = open_source(get(server.url + "/"))
@@ -218,7 +225,7 @@ def test_a_late_close_leaves_the_connection_to_others(name: str, server: Server)
     assert len({request.client for request in server.requests}) == 1
 
 
-# -- Every way out, while the library's own context stays open -------------------------------------
+# -- Every way to end, while the library's own context stays open ----------------------------------
 
 
 def leave(stream: Any) -> None:
@@ -295,7 +302,7 @@ def assert_left(faults: FaultServer) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", [*OPENERS, "sse_fast"])
-def test_every_way_out(name: str, way: str, faults: FaultServer) -> None:
+def test_connection_released_however_stream_ends(name: str, way: str, faults: FaultServer) -> None:
     faults.scripts["/"] = QUIET
     go, options = WAYS[way]
     if name == "sse_fast":
@@ -309,7 +316,9 @@ def test_every_way_out(name: str, way: str, faults: FaultServer) -> None:
 
 @pytest.mark.parametrize("way", AWAYS)
 @pytest.mark.parametrize("name", AWAITING)
-def test_every_way_out_async(name: str, way: str, faults: FaultServer) -> None:
+def test_connection_released_however_it_ends_async(
+    name: str, way: str, faults: FaultServer
+) -> None:
     faults.scripts["/"] = QUIET
     go, options = AWAYS[way]
     reader = READERS[name]
@@ -328,8 +337,8 @@ def test_every_way_out_async(name: str, way: str, faults: FaultServer) -> None:
     gc.collect()
 
 
-def test_http_client_gives_a_connection_free_that_is_kept_alive(faults: FaultServer) -> None:
-    """It stays with the HTTPConnection, and the server sees all the same that nobody reads."""
+def test_close_shuts_down_keep_alive_of_http_client(faults: FaultServer) -> None:
+    """The HTTPConnection keeps the socket, and yet the server sees that nobody reads."""
     kept = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
@@ -341,7 +350,7 @@ def test_http_client_gives_a_connection_free_that_is_kept_alive(faults: FaultSer
     connection.close()
 
 
-def test_http_client_keeps_what_was_read_to_its_end(server: Server) -> None:
+def test_http_client_connection_reused_after_end(server: Server) -> None:
     connection = HTTPConnection(server.url.removeprefix("http://"))
     for framing in ("chunked", "length"):
         server.answers["/"] = Answer([b"data: a\n\n"], framing, keep_alive=True)
@@ -356,7 +365,7 @@ def test_http_client_keeps_what_was_read_to_its_end(server: Server) -> None:
     ("method", "status", "framing"),
     [("GET", 204, "none"), ("GET", 200, "length"), ("HEAD", 200, "length")],
 )
-def test_http_client_keeps_what_had_no_body(
+def test_http_client_connection_reused_without_body(
     server: Server, method: str, status: int, framing: str
 ) -> None:
     server.answers["/"] = Answer([], framing, status, keep_alive=True)
@@ -370,7 +379,7 @@ def test_http_client_keeps_what_had_no_body(
 
 
 @pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])
-def test_no_content_keeps_the_connection(name: str, server: Server) -> None:
+def test_connection_reused_after_no_content(name: str, server: Server) -> None:
     server.answers["/"] = Answer([], "none", 204, {}, keep_alive=True)
     with SESSIONS[name]() as get:
         for _ in range(3):
@@ -378,68 +387,9 @@ def test_no_content_keeps_the_connection(name: str, server: Server) -> None:
     assert len({request.client for request in server.requests}) == 1
 
 
-# -- Many ------------------------------------------------------------------------------------------
+# -- Many streams ----------------------------------------------------------------------------------
 
 MANY = 1000
-
-
-@contextmanager
-def many_requests() -> Iterator[Callable[[str], Any]]:
-    with requests.Session() as session:
-        session.trust_env = False
-        yield partial(session.get, stream=True)
-
-
-@contextmanager
-def many_urllib3() -> Iterator[Callable[[str], Any]]:
-    with urllib3.PoolManager() as pool:
-        yield partial(pool.request, "GET", preload_content=False)
-
-
-@contextmanager
-def many_urllib_request() -> Iterator[Callable[[str], Any]]:
-    yield urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-
-
-@contextmanager
-def many_http_client() -> Iterator[Callable[[str], Any]]:
-    def get(url: str) -> Any:
-        connection = HTTPConnection(url.split("/")[2])
-        connection.request("GET", "/")
-        return connection.getresponse()
-
-    yield get
-
-
-@contextmanager
-def many_httpx(module: Any) -> Iterator[Callable[[str], Any]]:
-    with module.Client(trust_env=False) as client:
-        yield lambda url: client.send(client.build_request("GET", url), stream=True)
-
-
-@asynccontextmanager
-async def many_async_httpx(module: Any) -> AsyncIterator[Callable[[str], Any]]:
-    async with module.AsyncClient(trust_env=False) as client:
-        yield lambda url: client.send(client.build_request("GET", url), stream=True)
-
-
-@asynccontextmanager
-async def many_aiohttp() -> AsyncIterator[Callable[[str], Any]]:
-    async with aiohttp.ClientSession() as session:
-        yield session.get
-
-
-SESSIONS: dict[str, Any] = {
-    "requests": many_requests,
-    "urllib3": many_urllib3,
-    "urllib.request": many_urllib_request,
-    "http.client": many_http_client,
-    **{module.__name__: partial(many_httpx, module) for module in HTTPX},
-}
-ASESSIONS: dict[str, Any] = {
-    "aiohttp": many_aiohttp,
-    **{f"{module.__name__} async": partial(many_async_httpx, module) for module in HTTPX},
-}
 
 
 def descriptors() -> int:
@@ -447,9 +397,9 @@ def descriptors() -> int:
 
 
 def what_is_left(before: tuple[int, int], faults: FaultServer) -> list[int]:
-    """Descriptors and threads too many, and clients that have not left."""
+    """Return the surplus of descriptors and threads, and the clients that have not left."""
     gc.collect()
-    # Those of the server are gone when its clients are.
+    # The server's threads end with its clients.
     left = [descriptors() - before[0], threading.active_count() - before[1], faults.playing]
     return [max(0, count) for count in left]
 
@@ -468,8 +418,9 @@ def abandon(open_events: Callable[..., Any]) -> None:
         go(open_events(**options))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [*SESSIONS, "sse_fast"])
-def test_a_thousand_streams(name: str, faults: FaultServer) -> None:
+def test_thousand_streams_leave_nothing(name: str, faults: FaultServer) -> None:
     faults.scripts["/"] = QUIET
     url = faults.url + "/"
     before = (descriptors(), threading.active_count())
@@ -488,8 +439,9 @@ async def aforget(stream: Any) -> None:
         break
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [*ASESSIONS, "sse_fast asyncio"])
-def test_a_thousand_async_streams(name: str, faults: FaultServer) -> None:
+def test_thousand_async_streams_leave_nothing(name: str, faults: FaultServer) -> None:
     faults.scripts["/"] = QUIET
     url = faults.url + "/"
     ways = [*AWAYS.values(), (aforget, {})]
@@ -504,7 +456,7 @@ def test_a_thousand_async_streams(name: str, faults: FaultServer) -> None:
                     await go(sockets.aopen_stream(url, **options))
                 else:
                     await go(aiter_events(await get(url), **options))
-            # What was forgotten goes in turns of the loop of its own.
+            # Dropped streams are closed in later turns of the loop.
             deadline = time.monotonic() + 5
             while (
                 any(left := [*what_is_left(before, faults), len(asyncio.all_tasks()) - tasks])
@@ -520,15 +472,12 @@ def test_a_thousand_async_streams(name: str, faults: FaultServer) -> None:
     asyncio.run(run())
 
 
-# -- None too many ---------------------------------------------------------------------------------
+# -- Connections that are used again ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("name", ["requests", "urllib3", *(module.__name__ for module in HTTPX)])
-def test_a_body_read_to_its_end_keeps_the_connection(
-    name: str, server: Server, framing: str
-) -> None:
-    """For the next request: nothing is closed that could be used again."""
+def test_connection_reused_after_end(name: str, server: Server, framing: str) -> None:
     server.answers["/"] = Answer([b"data: a\n\n"], framing, keep_alive=True)
     with SESSIONS[name]() as get:
         for _ in range(3):
@@ -538,9 +487,7 @@ def test_a_body_read_to_its_end_keeps_the_connection(
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("name", ASESSIONS)
-def test_a_body_read_to_its_end_keeps_the_connection_async(
-    name: str, server: Server, framing: str
-) -> None:
+def test_connection_reused_after_end_async(name: str, server: Server, framing: str) -> None:
     async def run() -> None:
         async with ASESSIONS[name]() as get:
             for _ in range(3):

@@ -1,4 +1,4 @@
-"""A small body that expands a thousandfold: the memory it takes is bounded, library by library."""
+"""Memory is bounded for a small body that expands a thousandfold, for each library."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_EVENT_SIZE = MIB
 EXPANDED = 256 * MIB
 EVENT = b"data: " + b"x" * 1000 + b"\n\n"
 
-# MiB beside `max_event_size`: the buffers of the parser, one batch of events, and what a library
-# decodes at once. All bound that but httpx, which decodes what one read of the socket gave: 64 KiB
-# of the wire, a thousandfold, and in async clients once more for a copy.
+# MiB in addition to `max_event_size`: the buffers of the parser, one batch of events, and the
+# output of one decoding step of a library. httpx does not bound that step: it decodes a whole read
+# of the socket, 64 KiB, a thousandfold, and async clients copy it once more.
 SMALL, LARGE = 12, 160
 BOUNDS = {
     "requests": SMALL,
@@ -36,7 +36,7 @@ BOUNDS = {
     "sse_fast asyncio": SMALL,
 }
 
-# In a process of its own, as a peak never goes down.
+# Each case has a process of its own, because a peak never decreases.
 CLIENT = """
 import sys
 import sse_fast
@@ -63,7 +63,7 @@ def read(path):
     return size
 
 def peak():
-    # Not ru_maxrss, which begins at that of the process that started this one.
+    # ru_maxrss would begin at the peak of the parent process.
     with open("/proc/self/status") as status:
         (line,) = [line for line in status if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
@@ -96,13 +96,16 @@ def bombs() -> dict[str, bytes]:
     return bombs
 
 
-def test_every_reader_that_decodes_has_a_bound() -> None:
+def test_bounds_name_every_reader_that_decodes() -> None:
     assert set(READERS) - set(BOUNDS) <= {"urllib.request", "http.client"}
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
 @pytest.mark.parametrize("name", [name for name in BOUNDS if name in READERS])
-def test_a_bomb(name: str, faults: FaultServer, bombs: dict[str, bytes]) -> None:
+def test_memory_bounded_for_compressed_bomb(
+    name: str, faults: FaultServer, bombs: dict[str, bytes]
+) -> None:
     for path, body in bombs.items():
         faults.scripts[path] = framed("chunked", [body], "Content-Encoding: gzip")
     done = subprocess.run(

@@ -236,7 +236,7 @@ def test_cat_flushes_each_event(server: Server) -> None:
     ("arguments", "status", "message"),
     [
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
-        (["{closed}/?secret"], 1, "sse-fast: Expected a connection to http://127"),
+        (["{closed}/?secret"], 1, "sse-fast: No connection to http://127"),
         (["http://127.0.0.1:99999/"], 2, "The URL has an invalid user, host, port"),
         (["http://[::1/"], 2, "Invalid IPv6 URL"),
         (["http:///path"], 2, "The URL has no valid host"),
@@ -266,7 +266,7 @@ def test_cat_https_fails_without_tls_server(server: Server) -> None:
     done = run("cat", server.url.replace("http:", "https:"))
     assert done.returncode == 1
     # The message names TLS, as the server does not speak it.
-    assert re.search(rb"Expected a connection to https://127.*(SSL|TLS)", done.stderr)
+    assert re.search(rb"No connection to https://127.*(SSL|TLS)", done.stderr)
 
 
 def test_cat_prints_body_of_refused_response(server: Server) -> None:

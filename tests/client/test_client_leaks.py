@@ -312,14 +312,15 @@ def test_connection_is_reused_after_until(way: Way, stage: Stage, body: str) -> 
 
 @pytest.mark.parametrize("blocks_loop", [False, True])
 @each_way(CLIENT_WAYS, ADAPTERS)
-def test_connection_is_reused_if_left_after_last_event(
+def test_next_source_works_if_left_after_last_event(
     way: Way, stage: Stage, blocks_loop: bool
 ) -> None:
-    """The end of the body arrives after the last event, but before the source is closed."""
+    """Only `until` looks for the end of a body; aiohttp finds one that has arrived by itself."""
     stage.plays = [stream(BODY, keep_alive=True, delay=5)] * 3
     data = read_in_turn(way, stage.url, 3, lambda: stage.requests[-1].ended, blocks_loop)
     assert data == [["a"]] * 3
-    assert {request.connection for request in stage.requests} == {0}
+    # Each connection is either closed or reused.
+    assert {request.connection for request in stage.requests} in ({0}, {0, 1, 2})
 
 
 @EVERY_ADAPTER

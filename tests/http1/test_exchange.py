@@ -1,4 +1,4 @@
-"""One exchange of HTTP/1.1 without a socket: the request as bytes, the response from bytes."""
+"""An exchange of HTTP/1.1 without a socket: the request as bytes, the response from bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def prepared(url: str, **options: Any) -> Message:
         ("http://[fe80::1%25eth0]/", "/", "[fe80::1]", ("fe80::1%eth0", 80)),
     ],
 )
-def test_where_it_goes(url: str, target: str, host: str, address: tuple[str, int]) -> None:
+def test_url_becomes_target_host_and_address(
+    url: str, target: str, host: str, address: tuple[str, int]
+) -> None:
     request = prepared(url)
     lines = request.message.decode().split("\r\n")
     assert lines[0] == f"GET {target} HTTP/1.1"
@@ -89,7 +91,7 @@ def test_where_it_goes(url: str, target: str, host: str, address: tuple[str, int
         "http://\ud800secret:x@h/",
     ],
 )
-def test_urls_that_cannot_be_asked_for(url: str) -> None:
+def test_invalid_url_raises_without_secrets(url: str) -> None:
     with pytest.raises(ValueError, match=r"^The URL ") as caught:
         prepared(url)
     assert "secret" not in str(caught.value)
@@ -122,7 +124,9 @@ def test_urls_that_cannot_be_asked_for(url: str) -> None:
         ({"data": "secret\ud800"}, ValueError, "data contains a lone surrogate"),
     ],
 )
-def test_what_cannot_be_sent(options: Any, error: type[Exception], message: str) -> None:
+def test_invalid_request_raises_without_secrets(
+    options: Any, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message) as caught:
         prepared("http://h/", **options)
     assert "secret" not in str(caught.value)
@@ -146,11 +150,12 @@ RESPONSES = {
     "extension": head(CHUNKED) + b"12;a=b\r\n" + STREAM + b"\r\n0\r\nTrailer: x\r\n\r\n",
     "interim": b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n" + whole(*framed("length", [STREAM])),
     "gzip": whole(*framed("chunked", [gzip.compress(STREAM)], GZIP)),
+    # Browsers ignore what follows the first member.
     "gzip, two members": whole(
-        *framed("close", [gzip.compress(STREAM[:9]) + gzip.compress(STREAM[9:])], GZIP)
+        *framed("close", [gzip.compress(STREAM) + gzip.compress(b"data: more\n\n")], GZIP)
     ),
     "gzip, padded": whole(*framed("close", [gzip.compress(STREAM) + bytes(20)], GZIP)),
-    # What stands behind the end is another's.
+    # Bytes after the end belong to another response.
     "length, more": whole(*framed("length", [STREAM]), *MORE),
     "chunked, more": whole(*framed("chunked", [STREAM]), *MORE),
     "chunked, noise": whole(*framed("chunked", [STREAM]), b"\0noise"),
@@ -158,7 +163,7 @@ RESPONSES = {
 
 
 def receive(data: bytes, *, cut: int | None = None) -> tuple[bytes, Exchange]:
-    """What comes of all the bytes and the end of the connection; in two pieces at `cut`."""
+    """Receive the bytes, in two pieces if there is a `cut`, and the end of the connection."""
     exchange = Exchange(REQUEST)
     body = b""
     for part in (data,) if cut is None else (data[:cut], data[cut:]):
@@ -168,7 +173,7 @@ def receive(data: bytes, *, cut: int | None = None) -> tuple[bytes, Exchange]:
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_every_way_to_cut_a_response(name: str) -> None:
+def test_response_is_parsed_however_it_is_split(name: str) -> None:
     data = RESPONSES[name]
     for cut in (None, *range(1, len(data))):
         body, exchange = receive(data, cut=cut)
@@ -181,23 +186,23 @@ def test_every_way_to_cut_a_response(name: str) -> None:
     assert b"".join(pieces) == STREAM
 
 
-def test_white_space_around_values() -> None:
+def test_white_space_around_values_is_removed() -> None:
     parts = framed("chunked", [gzip.compress(STREAM)], "Content-Encoding:  identity , gzip\t ")
     body, exchange = receive(whole(*parts))
     assert body == STREAM
     assert exchange.headers["content-encoding"] == "identity , gzip"
 
 
-def test_a_long_reason_counts() -> None:
+def test_reason_phrase_counts_for_head_limit() -> None:
     exchange = Exchange(REQUEST)
     list(exchange.receive(memoryview(head(status="200 " + "x" * 70_000))))
-    with pytest.raises(TransportError, match="a response head of at most 65536 bytes"):
+    with pytest.raises(TransportError, match=r"The response head from .* exceeds 65536 bytes"):
         exchange.check()
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_every_place_to_cut_a_response_off(name: str) -> None:
-    """No end but the right one is a clean one, unless only the end of the connection is one."""
+def test_truncated_response_is_never_clean(name: str) -> None:
+    """Only the real end is clean, unless the end of the connection ends the body."""
     data = RESPONSES[name]
     if "more" in name or "noise" in name:
         data = data[: data.rindex(MORE[0] if "more" in name else b"\0noise")]
@@ -217,14 +222,14 @@ def test_every_place_to_cut_a_response_off(name: str) -> None:
     if name == "close":
         assert clean == list(range(first, len(data)))
     elif name.startswith("gzip, "):
-        # Between the members, and within the padding.
-        assert len(clean) == (2 if "two" in name else 21)
+        # Before the first member, and anywhere after it.
+        assert clean == [first, *range(first + len(gzip.compress(STREAM)), len(data))]
     else:
         assert clean == []
 
 
-def test_a_second_response_is_not_the_first() -> None:
-    """Neither its status nor its fields nor its body."""
+def test_second_response_is_ignored() -> None:
+    """Its status, fields and body do not change the first response."""
     for first in (b"HTTP/1.1 204 No Content\r\n\r\n", head("Content-Length: 0")):
         body, exchange = receive(first + b"HTTP/1.1 401 No\r\nContent-Length: 3\r\nX: y\r\n\r\nabc")
         assert body == b""
@@ -232,46 +237,45 @@ def test_a_second_response_is_not_the_first() -> None:
         assert "x" not in exchange.headers
 
 
-def test_the_body_of_a_head_is_none() -> None:
+def test_response_to_head_has_no_body() -> None:
     exchange = Exchange(REQUEST._replace(method="HEAD"))
     assert b"".join(exchange.receive(memoryview(head("Content-Length: 18") + STREAM))) == b""
     assert exchange.complete
 
 
 @pytest.mark.parametrize("field", ["Content-Encoding: br", "Content-Encoding: gzip, gzip"])
-def test_nothing_of_an_unknown_coding_comes_out(field: str) -> None:
+def test_unknown_content_coding_yields_nothing(field: str) -> None:
     exchange = Exchange(REQUEST)
     assert b"".join(exchange.receive(memoryview(whole(*framed("length", [STREAM], field))))) == b""
-    with pytest.raises(TransportError, match="without content coding, as it was asked for"):
+    with pytest.raises(TransportError, match="which was not requested"):
         exchange.check()
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity", "chunked \t"])
-def test_other_transfer_codings(coding: str) -> None:
+def test_other_transfer_coding_is_refused(coding: str) -> None:
     exchange = Exchange(REQUEST)
     data = head(f"Transfer-Encoding: {coding}") + chunk(STREAM) + chunk(b"")
     assert b"".join(exchange.receive(memoryview(data))) == b""
-    with pytest.raises(TransportError, match="Expected a chunked body, got one that is"):
+    with pytest.raises(TransportError, match=r"Transfer coding .* is not supported"):
         exchange.check()
 
 
-def test_endless_trailers() -> None:
+def test_trailers_over_limit_raise() -> None:
     exchange = Exchange(REQUEST)
     body = head(CHUNKED) + chunk(STREAM) + b"0\r\n"
     assert b"".join(exchange.receive(memoryview(body))) == STREAM
     for _ in range(100):
         list(exchange.receive(memoryview(b"X: " + b"a" * 1000 + b"\r\n")))
-    with pytest.raises(TransportError, match="trailers of at most 65536 bytes") as caught:
+    with pytest.raises(TransportError, match=r"trailers from .* exceed 65536 bytes") as caught:
         exchange.check()
     assert caught.value.phase == "body"
 
 
-def test_browsers_stop_behind_the_first_member_of_a_gzip() -> None:
+def test_exchange_gzip_ignores_second_member() -> None:
     members = [gzip.compress(b"one"), gzip.compress(b"two")]
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
-    for multi_member, expected in [(True, b"onetwo"), (False, b"one")]:
-        for received in ([head, b"".join(members)], [head, *members]):
-            exchange = Exchange(REQUEST, multi_member=multi_member)
-            body = b"".join(b"".join(exchange.receive(memoryview(each))) for each in received)
-            exchange.ended()
-            assert body == expected
+    for received in ([head, b"".join(members)], [head, *members]):
+        exchange = Exchange(REQUEST)
+        body = b"".join(b"".join(exchange.receive(memoryview(each))) for each in received)
+        exchange.ended()
+        assert body == b"one"

@@ -1,4 +1,4 @@
-"""iter_events and aiter_events over sources without HTTP, and what is no source."""
+"""iter_events and aiter_events over sources without HTTP, and objects that are no sources."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from tests.support.clients import EVENTS, HTTPX, STREAM, collect, plain
     ],
     ids=lambda source: type(source).__name__,
 )
-def test_bytes_and_iterables(source: Any) -> None:
+def test_bytes_and_iterables_are_parsed(source: Any) -> None:
     assert plain(iter_events(source)) == EVENTS
     assert asyncio.run(collect(aiter_events(source))) == EVENTS
 
 
-def test_an_array_is_a_buffer() -> None:
+def test_array_is_accepted_as_buffer() -> None:
     assert plain(iter_events(array.array("B", STREAM))) == EVENTS
     assert plain(iter_events([array.array("B", STREAM)])) == EVENTS
 
 
-def test_a_buffer_may_be_used_again() -> None:
-    """Also by a caller that keeps an exception, and with it the frames that saw the buffer."""
+def test_chunk_buffer_may_be_reused() -> None:
+    """Even if the caller keeps an exception, and with it the frames that refer to the buffer."""
     buffer = bytearray()
 
     def chunks() -> Iterator[bytearray]:
@@ -72,19 +72,19 @@ def test_a_buffer_may_be_used_again() -> None:
 
 
 @pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
-def test_an_object_of_both_kinds(module: Any) -> None:
+def test_sync_and_async_iterable_is_accepted_by_both(module: Any) -> None:
     assert plain(iter_events(module.ByteStream(STREAM))) == EVENTS
     assert asyncio.run(collect(aiter_events(module.ByteStream(STREAM)))) == EVENTS
 
 
-def test_a_bytearray_is_not_locked() -> None:
+def test_bytearray_is_copied() -> None:
     source = bytearray(STREAM)
     events = iter_events(source)
     source.clear()
     assert plain(events) == EVENTS
 
 
-def test_generators() -> None:
+def test_generators_are_accepted() -> None:
     async def chunks() -> Any:
         for byte in STREAM:
             yield bytes([byte])
@@ -95,13 +95,13 @@ def test_generators() -> None:
         iter_events(chunks())
 
 
-def test_files(tmp_path: pathlib.Path) -> None:
+def test_files_are_read_and_stay_open(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "stream"
     path.write_bytes(STREAM)
     with path.open("rb") as file, path.open("rb", buffering=0) as raw:
         assert plain(iter_events(file)) == EVENTS
         assert plain(iter_events(raw)) == EVENTS
-        # Borrowed: they stay open.
+        # Files are borrowed, so they stay open.
         assert not file.closed
         assert not raw.closed
         file.seek(0)
@@ -116,8 +116,8 @@ def test_files(tmp_path: pathlib.Path) -> None:
         assert plain(iter_events(packed)) == EVENTS
 
 
-def test_a_file_gives_what_there_is() -> None:
-    """A pipe that stays open: read1() and not read()."""
+def test_file_delivers_what_has_arrived() -> None:
+    """read1() is used, because read() would wait on a pipe that stays open."""
     near, far = socket.socketpair()
     with near, far, near.makefile("rb") as file:
         events = iter_events(file)
@@ -130,7 +130,7 @@ def test_a_file_gives_what_there_is() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="no such pipes")
-def test_a_file_that_does_not_block_is_refused() -> None:
+def test_non_blocking_file_is_refused() -> None:
     near, far = os.pipe()
     os.set_blocking(near, False)
     refused = pytest.raises(TypeError, match="got a non-blocking file")
@@ -138,8 +138,8 @@ def test_a_file_that_does_not_block_is_refused() -> None:
         iter_events(file)
 
 
-def test_a_stream_reader() -> None:
-    """Not by lines, as its own `async for` would go: a lone CR is an end of line too."""
+def test_stream_reader_is_not_read_by_lines() -> None:
+    """Its own `async for` would not recognize a lone CR as an end of line."""
 
     async def run() -> None:
         reader = asyncio.StreamReader()
@@ -156,8 +156,8 @@ def test_a_stream_reader() -> None:
     asyncio.run(run())
 
 
-def test_a_stream_reader_that_fails() -> None:
-    """Its read() raises before it gives out what had arrived."""
+def test_stream_reader_delivers_before_its_error() -> None:
+    """Its read() raises before it returns buffered bytes."""
 
     async def run() -> None:
         reader = asyncio.StreamReader()
@@ -173,7 +173,7 @@ def test_a_stream_reader_that_fails() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_streams_of_anyio_and_trio(backend: str) -> None:
+def test_streams_of_anyio_and_trio_are_read(backend: str) -> None:
     async def collected(stream: Any) -> list[tuple[str, Any, str]]:
         return plain([event async for event in aiter_events(stream)])
 
@@ -202,7 +202,7 @@ def test_streams_of_anyio_and_trio(backend: str) -> None:
         async with stream:
             for part in (STREAM[:50], STREAM[50:]):
                 await stream.send(part)
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.005)
 
     anyio.run(run, backend=backend)
 
@@ -210,7 +210,7 @@ def test_streams_of_anyio_and_trio(backend: str) -> None:
 # -- Sockets ------------------------------------------------------------------------------------
 
 
-def test_a_socket() -> None:
+def test_socket_is_read_and_stays_open() -> None:
     near, far = socket.socketpair()
     with near, far:
         events = iter_events(near)
@@ -224,18 +224,18 @@ def test_a_socket() -> None:
         assert near.fileno() != -1
 
 
-def test_a_socket_async() -> None:
+def test_non_blocking_socket_is_read_async() -> None:
     near, far = socket.socketpair()
     with near, far:
         far.sendall(STREAM)
         far.shutdown(socket.SHUT_WR)
-        with pytest.raises(SSEError, match="non-blocking"):
+        with pytest.raises(SSEError, match="call setblocking"):
             asyncio.run(collect(aiter_events(near)))
         near.setblocking(False)
         assert asyncio.run(collect(aiter_events(near))) == EVENTS
 
 
-def test_a_socket_that_times_out() -> None:
+def test_socket_timeout_raises_stream_timeout() -> None:
     near, far = socket.socketpair()
     with near, far:
         near.settimeout(0.01)
@@ -245,18 +245,20 @@ def test_a_socket_that_times_out() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_a_response_head_on_a_bare_socket(size: int) -> None:
+def test_response_head_on_socket_is_refused(size: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
     near, far = socket.socketpair()
     with near, far:
         for at in range(0, len(head), size):
             far.sendall(head[at : at + size])
             time.sleep(0)
-        with pytest.raises(SSEError, match="got the head of an HTTP response: read the head first"):
+        with pytest.raises(
+            SSEError, match=r"delivers the head of an HTTP response.*: read the head first"
+        ):
             next(iter_events(near))
 
 
-def test_what_only_begins_like_a_head() -> None:
+def test_body_that_begins_like_a_head_is_read() -> None:
     near, far = socket.socketpair()
     with near, far:
         far.sendall(b"HTT\n")
@@ -269,7 +271,7 @@ def test_what_only_begins_like_a_head() -> None:
 
 
 class AsyncFile:
-    """What upload handlers and aiohttp have: a read() to be awaited."""
+    """A file whose read() is awaited, as in upload handlers and aiohttp."""
 
     async def read(self, size: int = -1) -> bytes:
         return b""
@@ -290,20 +292,20 @@ class AsyncFile:
         (object(), "got object"),
     ],
 )
-def test_what_is_no_source(source: Any, message: str) -> None:
+def test_non_source_raises_type_error(source: Any, message: str) -> None:
     for opening in (iter_events, aiter_events):
         with pytest.raises(TypeError, match=message) as caught:
             opening(source)
         assert "Expected a response, a binary file, a socket, an iterable" in str(caught.value)
 
 
-def test_a_text_file_within_something_else() -> None:
+def test_wrapped_text_file_is_refused() -> None:
     refused = pytest.raises(TypeError, match="got a text file")
     with tempfile.NamedTemporaryFile("w+") as file, refused:
         iter_events(file)
 
 
-def test_an_iterable_in_an_async_stream_is_closed() -> None:
+def test_sync_iterable_is_closed_by_async_stream() -> None:
     def chunks() -> Iterator[bytes]:
         try:
             yield STREAM
@@ -319,7 +321,7 @@ def test_an_iterable_in_an_async_stream_is_closed() -> None:
     asyncio.run(run())
 
 
-def test_wrong_options_come_first() -> None:
+def test_invalid_option_raises_at_the_call() -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         iter_events(b"", wrong=1)
     with pytest.raises(ValueError, match="max_event_size"):
@@ -330,7 +332,7 @@ def test_wrong_options_come_first() -> None:
 
 
 class Own:
-    """A type of the user's own, and one below it."""
+    """A type of the user."""
 
     def __init__(self) -> None:
         self.parts = [STREAM[:5], STREAM[5:]]
@@ -339,7 +341,7 @@ class Own:
 class OwnBelow(Own): ...
 
 
-def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_register_adds_type_and_subclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_fast.adapters._registry._ADAPTERS", {})
     with pytest.raises(TypeError, match=r"got .*\.Own; |got .*Own"):
         iter_events(Own())
@@ -352,14 +354,14 @@ def test_register(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asyncio.run(collect(aiter_events(Own()))) == EVENTS
 
 
-def test_register_refuses() -> None:
+def test_register_refuses_wrong_types() -> None:
     with pytest.raises(TypeError, match=r"Expected the name of a type as a str, got type"):
         sse_fast.register(Own, list)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="Expected adapter to be callable, got NoneType"):
         sse_fast.register("a.B", None)  # type: ignore[arg-type]
 
 
-def test_every_adapter_in_the_table_is_there() -> None:
+def test_every_adapter_can_be_imported() -> None:
     from importlib import import_module
 
     for name in {a for a in _registry._ADAPTERS.values() if isinstance(a, str)}:

@@ -1,4 +1,4 @@
-"""EventStream and AsyncEventStream, over sources of every kind of behaviour."""
+"""EventStream and AsyncEventStream over sources that end, fail, block and close in every way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data(events: Any) -> list[Any]:
 
 
 class Closing:
-    """An iterator of chunks that knows whether it was closed, and raises what is in it."""
+    """An iterator of chunks that counts its closes, and raises the exceptions among its items."""
 
     def __init__(self, *items: bytes | BaseException) -> None:
         self.items = list(items)
@@ -55,7 +55,7 @@ class Closing:
 
 
 class AsyncClosing:
-    """The async twin of `Closing`."""
+    """`Closing` for async iteration."""
 
     def __init__(self, *items: bytes | BaseException) -> None:
         self.chunks = Closing(*items)
@@ -78,7 +78,7 @@ class AsyncClosing:
 
 
 class Blocking:
-    """One interface over both kinds of stream, so that each test below runs on both."""
+    """A sync interface over a blocking stream; `Async` has the same over an async one."""
 
     def open(self, *items: Any, **options: Any) -> tuple[Any, Any]:
         source = Closing(*items)
@@ -86,6 +86,9 @@ class Blocking:
 
     def next(self, stream: Any) -> Any:
         return next(stream, None)
+
+    def drain(self, stream: Any) -> list[Any]:
+        return data(stream)
 
     def close(self, stream: Any) -> None:
         stream.close()
@@ -108,6 +111,12 @@ class Async:
             return await anext(stream, None)
 
         return self.loop.run_until_complete(step())
+
+    def drain(self, stream: Any) -> list[Any]:
+        async def run() -> list[Any]:
+            return [event.data async for event in stream]
+
+        return self.loop.run_until_complete(run())
 
     def close(self, stream: Any) -> None:
         self.loop.run_until_complete(stream.aclose())
@@ -132,13 +141,10 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def drain(kind: Any, stream: Any) -> list[Any]:
-    events = []
-    while (event := kind.next(stream)) is not None:
-        events.append(event.data)
-    return events
+    return kind.drain(stream)
 
 
-def test_to_the_end(kind: Any) -> None:
+def test_stream_ends_with_its_source(kind: Any) -> None:
     stream, source = kind.open(b"id: 1\nretry: 5\nda", b"", b"ta: a\n\ndata: b\n\n", b"data: c")
     assert stream.end_reason is None
     assert kind.next(stream) == Event("message", "a", "1", 5)
@@ -151,20 +157,20 @@ def test_to_the_end(kind: Any) -> None:
     assert kind.next(stream) is None
 
 
-def test_a_clean_end_leaves_nothing_pending(kind: Any) -> None:
+def test_clean_end_leaves_nothing_pending(kind: Any) -> None:
     stream, _ = kind.open(b"data: a\n\n: ping")
     assert drain(kind, stream) == ["a"]
     assert not stream.pending
 
 
-def test_the_id_is_that_of_what_was_handed_over(kind: Any) -> None:
+def test_last_event_id_follows_delivered_events(kind: Any) -> None:
     stream, _ = kind.open(
         b"id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 4\n\n", last_event_id="0"
     )
     ids = [stream.last_event_id]
     while kind.next(stream) is not None:
         ids.append(stream.last_event_id)
-    # The last block has an id and no data: it counts with the event before it.
+    # The last block has an id and no data: its id is in force after the event before it.
     assert ids == ["0", "1", "2", "4"]
     assert stream.last_event_id == "4"
 
@@ -172,7 +178,7 @@ def test_the_id_is_that_of_what_was_handed_over(kind: Any) -> None:
 IDS = b"id: 1\ndata: 1\n\nid: 2\ndata: x\n\nid: 3\ndata: 3\n\n"
 
 
-def test_closing_leaves_the_id_where_the_consumer_was(kind: Any) -> None:
+def test_close_keeps_id_of_last_delivered_event(kind: Any) -> None:
     for count, last_id in enumerate(["0", "1", "2", "3"]):
         stream, _ = kind.open(IDS, last_event_id="0")
         for _ in range(count):
@@ -181,7 +187,7 @@ def test_closing_leaves_the_id_where_the_consumer_was(kind: Any) -> None:
         assert stream.last_event_id == last_id
 
 
-def test_the_id_does_not_run_ahead_of_an_error(kind: Any) -> None:
+def test_id_before_decode_error_is_not_ahead(kind: Any) -> None:
     stream, _ = kind.open(IDS, decode=int)
     kind.next(stream)
     assert stream.last_event_id == "1"
@@ -194,7 +200,7 @@ def test_the_id_does_not_run_ahead_of_an_error(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("at", ["1", "2", "3"])
-def test_the_id_does_not_run_ahead_of_a_callback_that_raises(kind: Any, at: str) -> None:
+def test_id_before_callback_error_is_not_ahead(kind: Any, at: str) -> None:
     def until(event: Any) -> bool:
         if event.id == at and not raised:
             raised.append(True)
@@ -211,7 +217,7 @@ def test_the_id_does_not_run_ahead_of_a_callback_that_raises(kind: Any, at: str)
         assert kind.next(stream).id == stream.last_event_id == last_id
 
 
-def test_until(kind: Any) -> None:
+def test_until_ends_and_closes(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\ndata: [DONE]\n\ndata: b\n\n", b"never", until="[DONE]")
     assert drain(kind, stream) == ["a"]
     assert stream.end_reason is EndReason.UNTIL
@@ -219,8 +225,8 @@ def test_until(kind: Any) -> None:
     assert source.items if isinstance(source, Closing) else source.chunks.items
 
 
-def test_the_source_is_freed_behind_the_last_event(kind: Any) -> None:
-    """A close that is slow, or fails, stands before no event."""
+def test_source_closed_after_last_event_was_delivered(kind: Any) -> None:
+    """A close that is slow or fails delays no event."""
     stream, source = kind.open(b"data: a\n\n", b"never", until=lambda event: event.data == "a")
     assert kind.next(stream).data == "a"
     assert source.closed == 0
@@ -229,7 +235,7 @@ def test_the_source_is_freed_behind_the_last_event(kind: Any) -> None:
     assert stream.end_reason is EndReason.UNTIL
 
 
-def test_close(kind: Any) -> None:
+def test_close_ends_stream_and_is_idempotent(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\ndata: b\n\n")
     kind.next(stream)
     kind.close(stream)
@@ -239,7 +245,7 @@ def test_close(kind: Any) -> None:
     assert source.closed == 1
 
 
-def test_close_after_the_end_changes_nothing(kind: Any) -> None:
+def test_close_after_end_changes_nothing(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\n")
     drain(kind, stream)
     kind.close(stream)
@@ -247,7 +253,7 @@ def test_close_after_the_end_changes_nothing(kind: Any) -> None:
     assert source.closed == 1
 
 
-def test_leaving_with_closes(kind: Any) -> None:
+def test_leaving_with_block_closes(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\n")
     with pytest.raises(KeyError):
         kind.leave(stream, KeyError())
@@ -255,11 +261,13 @@ def test_leaving_with_closes(kind: Any) -> None:
     assert source.closed == 1
 
 
-def test_what_the_source_raises(kind: Any) -> None:
+def test_source_error_becomes_transport_error(kind: Any) -> None:
     original = ConnectionResetError("https://user:secret@host/?token=secret")
     stream, source = kind.open(b"data: a\n\ndata: b", original)
     assert kind.next(stream).data == "a"
-    with pytest.raises(TransportError, match="got ConnectionResetError") as caught:
+    with pytest.raises(
+        TransportError, match="Reading the stream failed: ConnectionResetError"
+    ) as caught:
         kind.next(stream)
     assert caught.value.__cause__ is original
     assert (caught.value.phase, caught.value.sent) == ("body", True)
@@ -270,7 +278,7 @@ def test_what_the_source_raises(kind: Any) -> None:
     assert kind.next(stream) is None
 
 
-def test_a_timeout_is_told_from_other_failures(kind: Any) -> None:
+def test_timeout_of_source_becomes_stream_timeout(kind: Any) -> None:
     class ReadTimeoutError(Exception): ...
 
     wrapped = ConnectionError()
@@ -285,7 +293,7 @@ def test_a_timeout_is_told_from_other_failures(kind: Any) -> None:
     assert not isinstance(caught.value, StreamTimeout)
 
 
-def test_an_error_of_ours_passes_unchanged(kind: Any) -> None:
+def test_sse_error_of_source_is_raised_unchanged(kind: Any) -> None:
     original = sse_fast.SSEError("x")
     stream, source = kind.open(original)
     with pytest.raises(sse_fast.SSEError) as caught:
@@ -295,7 +303,7 @@ def test_an_error_of_ours_passes_unchanged(kind: Any) -> None:
     assert source.closed == 1
 
 
-def test_an_interrupted_read_may_go_on(kind: Any) -> None:
+def test_interrupted_read_can_continue(kind: Any) -> None:
     stream, _ = kind.open(b"data: a\n\n", SystemExit(), b"data: b\n\n")
     assert kind.next(stream).data == "a"
     with pytest.raises(SystemExit):
@@ -304,18 +312,18 @@ def test_an_interrupted_read_may_go_on(kind: Any) -> None:
     assert stream.end_reason is EndReason.END
 
 
-def test_an_end_right_after_an_interrupted_read_is_none(kind: Any) -> None:
+def test_eof_after_interrupted_read_is_not_clean(kind: Any) -> None:
     stream, source = kind.open(b"data: a\n\n", SystemExit())
     assert kind.next(stream).data == "a"
     with pytest.raises(SystemExit):
         kind.next(stream)
-    with pytest.raises(TransportError, match="right after a read that was cancelled"):
+    with pytest.raises(TransportError, match="right after a cancelled read"):
         kind.next(stream)
     assert stream.end_reason is EndReason.ERROR
     assert source.closed == 1
 
 
-def test_it_goes_on_behind_a_decode_error(kind: Any) -> None:
+def test_stream_continues_after_decode_error(kind: Any) -> None:
     stream, _ = kind.open(b"data: 1\n\ndata: x\n\nid: 9\ndata: y\n\ndata: 4\n\n", decode=int)
     assert kind.next(stream).data == 1
     for text in ["x", "y"]:
@@ -328,7 +336,7 @@ def test_it_goes_on_behind_a_decode_error(kind: Any) -> None:
     assert stream.end_reason is EndReason.END
 
 
-def test_too_large_comes_behind_the_events_before_it(kind: Any) -> None:
+def test_event_too_large_raised_after_earlier_events(kind: Any) -> None:
     stream, source = kind.open(
         b"data: 1\n\ndata: 2\n\ndata: 0123456789\n\ndata: 4\n\n", max_event_size=10
     )
@@ -342,7 +350,7 @@ def test_too_large_comes_behind_the_events_before_it(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("callback", ["on_comment", "on_chunk", "until"])
-def test_it_goes_on_behind_a_callback_that_raises(kind: Any, callback: str) -> None:
+def test_stream_continues_after_callback_error(kind: Any, callback: str) -> None:
     def fault(_: Any) -> bool:
         if not faults:
             faults.append(True)
@@ -369,7 +377,7 @@ def test_chunks_that_are_not_bytes_are_refused(kind: Any) -> None:
         assert drain(kind, stream) == ["2"]
 
 
-def test_on_chunk_sees_the_bytes_as_they_arrive(kind: Any) -> None:
+def test_on_chunk_gets_copies_of_the_chunks(kind: Any) -> None:
     reused = bytearray(b"data: 1\n\n")
     seen: list[Any] = []
     stream, _ = kind.open(reused, b"data: 2\n", memoryview(b"\n"), on_chunk=seen.append)
@@ -391,7 +399,7 @@ def test_large_chunks_are_fed_in_slices(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("callback", ["on_comment", "on_chunk", "until"])
-def test_closing_from_a_callback(callback: str) -> None:
+def test_close_from_callback_ends_stream(callback: str) -> None:
     kind = Blocking()  # A callback cannot await aclose().
 
     def close(_: Any) -> None:
@@ -403,7 +411,7 @@ def test_closing_from_a_callback(callback: str) -> None:
     assert source.closed == 1
 
 
-def test_closing_from_another_thread_ends_the_read_when_it_returns() -> None:
+def test_close_from_thread_ends_read_when_it_returns() -> None:
     reading, arrive = threading.Event(), threading.Event()
     closed: list[str] = []
 
@@ -429,7 +437,7 @@ def test_closing_from_another_thread_ends_the_read_when_it_returns() -> None:
     assert closed == ["reader"]
 
 
-def test_a_cancelled_task_loses_no_event() -> None:
+def test_cancelled_read_loses_no_event() -> None:
     async def run() -> list[str]:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -454,7 +462,7 @@ def test_a_cancelled_task_loses_no_event() -> None:
     assert asyncio.run(run()) == ["1", "2", "3"]
 
 
-def test_a_cancelled_async_generator_is_not_a_clean_end() -> None:
+def test_eof_of_cancelled_generator_is_not_clean() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
         await asyncio.sleep(30)
@@ -470,7 +478,7 @@ def test_a_cancelled_async_generator_is_not_a_clean_end() -> None:
     asyncio.run(run())
 
 
-def test_a_slow_close_loses_no_event_to_a_cancellation() -> None:
+def test_cancelled_slow_close_loses_no_event() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         try:
             yield b"data: a\n\ndata: b\n\n"
@@ -487,7 +495,7 @@ def test_a_slow_close_loses_no_event_to_a_cancellation() -> None:
     asyncio.run(run())
 
 
-def test_aclose_while_another_task_reads() -> None:
+def test_aclose_leaves_closing_to_the_reading_task() -> None:
     async def run() -> None:
         go = asyncio.Event()
 
@@ -513,7 +521,7 @@ def test_aclose_while_another_task_reads() -> None:
     asyncio.run(run())
 
 
-def test_a_close_that_fails_may_be_tried_again() -> None:
+def test_failed_close_can_be_repeated() -> None:
     class Failing(Closing):
         def close(self) -> None:
             super().close()
@@ -529,8 +537,8 @@ def test_a_close_that_fails_may_be_tried_again() -> None:
     assert source.closed == 2
 
 
-def test_a_failure_behind_a_close_is_quiet() -> None:
-    """Closing a connection under a reader makes its read fail: that is no news."""
+def test_read_error_after_close_is_ignored() -> None:
+    """Closing a connection makes a blocked read fail, which is expected."""
     reading, fail = threading.Event(), threading.Event()
     seen: list[bytes] = []
 
@@ -555,7 +563,7 @@ def test_a_failure_behind_a_close_is_quiet() -> None:
     assert seen == [b""]
 
 
-def test_a_chunk_behind_a_close_is_not_shown() -> None:
+def test_chunk_after_close_is_dropped() -> None:
     stream: Any = None
 
     def chunks() -> Iterator[bytes]:
@@ -568,14 +576,14 @@ def test_a_chunk_behind_a_close_is_not_shown() -> None:
     assert seen == []
 
 
-def test_closing_before_a_waiting_error(kind: Any) -> None:
+def test_close_drops_deferred_error(kind: Any) -> None:
     stream, _ = kind.open(b"data: 1\n\ndata: x\n\n", decode=int)
     kind.next(stream)
     kind.close(stream)
     assert kind.next(stream) is None
 
 
-def test_a_close_that_fails_at_the_end_changes_nothing(kind: Any) -> None:
+def test_failing_close_at_the_end_is_ignored(kind: Any) -> None:
     stream, source = kind.open(b"data: 1\n\n")
     chunks = source if isinstance(source, Closing) else source.chunks
     chunks.close = lambda: 1 // 0
@@ -583,15 +591,15 @@ def test_a_close_that_fails_at_the_end_changes_nothing(kind: Any) -> None:
     assert stream.end_reason is EndReason.END
 
 
-def test_two_threads_close_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the second comes between the first one's look and its grasp."""
+def test_concurrent_close_closes_source_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the second thread comes between the check and the pop of the first."""
     source = Closing(b"data: 1\n\n")
     stream = iter_events(source)
 
     class Raced(list[Any]):
         def __bool__(self) -> bool:
             found = len(self) > 0
-            self.clear()  # The other thread was here.
+            self.clear()  # The other thread took it in between.
             return found
 
         def pop(self, *_: Any) -> Any:
@@ -613,11 +621,13 @@ def test_two_threads_close_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert source.closed == 1
 
 
-def test_a_callback_that_asks_for_the_next_event() -> None:
-    """It is told that it may not, and nothing is lost."""
+def test_callback_that_reads_the_stream_is_refused() -> None:
+    """The callback gets an error, and the stream loses nothing."""
 
     def on_comment(_: str) -> None:
-        with pytest.raises(RuntimeError, match="Expected callbacks that leave the stream alone"):
+        with pytest.raises(
+            RuntimeError, match="A callback of this stream asked it for the next event"
+        ):
             next(stream)
         refused.append(True)
 
@@ -628,7 +638,7 @@ def test_a_callback_that_asks_for_the_next_event() -> None:
     assert refused == [True]
 
 
-def test_a_second_reader_is_told_so() -> None:
+def test_concurrent_reader_raises() -> None:
     reading, arrive = threading.Event(), threading.Event()
 
     def chunks() -> Iterator[bytes]:
@@ -641,17 +651,19 @@ def test_a_second_reader_is_told_so() -> None:
     reader = threading.Thread(target=lambda: events.extend(stream))
     reader.start()
     assert reading.wait(10)
-    with pytest.raises(RuntimeError, match="Expected one thread or task that reads a stream"):
+    with pytest.raises(
+        RuntimeError, match="Another thread or task is already waiting for this stream"
+    ):
         next(stream)
     arrive.set()
     reader.join(10)
-    # To the first nothing has happened.
+    # The first reader is not affected.
     assert data(events) == ["a"]
     assert stream.end_reason is EndReason.END
 
 
-def test_what_the_caller_is_handling_is_no_cause(kind: Any) -> None:
-    """Asking again where a time-out is handled is the natural place for it."""
+def test_error_handled_by_caller_is_not_the_cause(kind: Any) -> None:
+    """Callers may read on in the `except` block of a timeout."""
     stream, _ = kind.open(ConnectionResetError())
     try:
         raise TimeoutError
@@ -661,7 +673,7 @@ def test_what_the_caller_is_handling_is_no_cause(kind: Any) -> None:
     assert not isinstance(caught.value, StreamTimeout)
 
 
-def test_a_stream_is_not_copied(kind: Any) -> None:
+def test_copying_a_stream_raises(kind: Any) -> None:
     stream, _ = kind.open(b"data: 1\n\n")
     for copying in (copy.copy, pickle.dumps):
         with pytest.raises(TypeError, match="cannot copy or pickle"):
@@ -669,8 +681,8 @@ def test_a_stream_is_not_copied(kind: Any) -> None:
     assert drain(kind, stream) == ["1"]
 
 
-def test_closing_at_every_moment_ends_the_loop() -> None:
-    """In the plain core, where another thread or a signal may come between any two lines."""
+def test_close_by_signal_at_any_moment_ends_the_loop() -> None:
+    """In the Python core, a thread or a signal can interrupt between any two lines."""
     script = """
 import itertools, signal, sse_fast
 stream = None
@@ -692,7 +704,7 @@ for delay in range(1, 300):
     assert done.returncode == 0, done.stderr
 
 
-def test_async_with_frees_the_source_at_once() -> None:
+def test_async_with_closes_source_on_exit() -> None:
     source = AsyncClosing(b"data: 1\n\ndata: 2\n\n")
 
     async def run() -> None:

@@ -1,4 +1,4 @@
-"""Servers that real programs run: uvicorn with sse-starlette, and hypercorn with TLS and HTTP/2."""
+"""Servers of real programs: uvicorn with sse-starlette, and hypercorn with TLS and HTTP/2."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ import trustme
 import uvicorn
 from sse_starlette import EventSourceResponse
 
-# Seconds to wait for anything: less than the clients do, so that a wait in vain is seen here.
+# Seconds to wait for anything: fewer than the clients wait, so that the server notices it first.
 LIMIT = 8.0
 PING = 0.05  # seconds between the comments of sse-starlette
 
 
 class ApplicationError(Exception):
-    """What an application raises, when its answer says so."""
+    """An exception that an answer lets the application raise."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ class Answer:
 
 
 class AsgiServer:
-    """What the two have in common: an answer for each path."""
+    """An answer for each path; both servers share this."""
 
     def __init__(self, url: str, ca: str | None = None) -> None:
         self.url = url
         self.ca = ca
         self.answers: dict[str, Answer] = {}
-        # Whether an answer waited until its time was up: nobody read what came before.
+        # Whether an answer waited until its time was over: nobody read its parts.
         self.waited_in_vain = False
 
     async def parts(self, answer: Answer) -> AsyncIterator[Any]:
@@ -71,7 +71,7 @@ class AsgiServer:
                 await asyncio.sleep(0.005)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        """An ASGI application that sends the parts as they are."""
+        """Send the parts as they are (an ASGI application)."""
         answer = self.answers[scope["path"]]
         headers = [(name.encode(), value.encode()) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -80,14 +80,14 @@ class AsgiServer:
         await send({"type": "http.response.body"})
 
     async def starlette_app(self, scope: Any, receive: Any, send: Any) -> None:
-        """The same by sse-starlette: CRLF ends its lines, and it sends comments as pings."""
+        """Send the parts by sse-starlette, which ends lines with CRLF and pings by comments."""
         parts = self.parts(self.answers[scope["path"]])
         await EventSourceResponse(parts, ping=PING)(scope, receive, send)
 
 
 @contextmanager
 def _running(serving: Coroutine[Any, Any, None]) -> Iterator[None]:
-    """A thread with an event loop of its own, to its end."""
+    """Run a coroutine in a thread of its own, and join the thread."""
     thread = threading.Thread(target=asyncio.run, args=(serving,))
     thread.start()
     try:
@@ -95,7 +95,7 @@ def _running(serving: Coroutine[Any, Any, None]) -> Iterator[None]:
     finally:
         thread.join(LIMIT)
         assert not thread.is_alive()
-        # The servers leave transports open that belong to clients which have not left.
+        # The servers leave the transports of connected clients open.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
@@ -103,7 +103,7 @@ def _running(serving: Coroutine[Any, Any, None]) -> Iterator[None]:
 
 @contextmanager
 def serve_uvicorn() -> Iterator[AsgiServer]:
-    # It listens from the start, so that nobody has to wait until the server runs.
+    # The socket listens from the start, so that no test has to wait for the server.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = AsgiServer(f"http://127.0.0.1:{listener.getsockname()[1]}")
         config = uvicorn.Config(
@@ -133,7 +133,7 @@ def serve_hypercorn(directory: Path) -> Iterator[AsgiServer]:
     config.alpn_protocols = ["h2", "http/1.1"]
     config.errorlog = None
     config.graceful_timeout = 1.0
-    # How long the client of a broken HTTP/2 stream has to wait for the end.
+    # The client of a broken HTTP/2 stream waits this long for the end.
     config.keep_alive_timeout = 0.2
     stopped = threading.Event()
 

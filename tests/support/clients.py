@@ -1,10 +1,12 @@
-"""Every way to read the events of a URL: each library, sync and async, and the raw transport."""
+"""Every way to read the events of a URL: each HTTP library, sync and async, and our transport."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import ssl
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import (
@@ -36,8 +38,16 @@ except ImportError:  # It wants Python 3.11.
 HTTPX = [httpx] if httpx2 is None else [httpx, httpx2]
 STREAM = "id: 1\r\nevent: é\r\ndata: 日本\r\ndata: 🚀\r\n\r\nid: 2\r\ndata: b\r\n\r\n".encode()
 EVENTS = [("é", "日本\n🚀", "1"), ("message", "b", "2")]
-TIMEOUT = 10.0  # seconds without a byte: a test that hangs is to fail
-LIMIT = 20.0  # seconds in all, of those that can be cancelled
+TIMEOUT = 10.0  # seconds without a byte, so that a test fails instead of hanging
+LIMIT = 20.0  # seconds in total, where the reader can be cancelled
+
+
+def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
+    """Wait until the condition holds; fail after the seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def plain(events: Iterable[Any]) -> list[tuple[str, Any, str]]:
@@ -49,11 +59,11 @@ async def collect(stream: Any) -> list[tuple[str, Any, str]]:
 
 
 def tls(ca: str | None) -> ssl.SSLContext | None:
-    """What trusts the certificate authority in that file."""
+    """Return a context that trusts the certificate authority in the file."""
     return None if ca is None else ssl.create_default_context(cafile=ca)
 
 
-# -- One opener per library: a response that was not read yet --------------------------------------
+# -- Openers: one per library, each yields a response whose body was not read ----------------------
 #
 # `ca` is the file of a certificate authority for https; `headers` are those of the request.
 
@@ -107,7 +117,7 @@ def open_http_client(url: str, ca: str | None = None, **headers: str) -> Iterato
             yield response
 
 
-# Without `verify=False`, each client loads all that the system trusts.
+# `verify=False` saves loading the authorities of the system for each client.
 
 
 @contextmanager
@@ -151,13 +161,13 @@ async def aopen_aiohttp(url: str, ca: str | None = None, **headers: str) -> Asyn
             yield response
     finally:
         if transport is not None:
-            # Closing waits for the server to take its leave of TLS, and nothing waits for that.
+            # aiohttp closes TLS in the background, and nothing waits for that.
             transport.abort()
             await asyncio.sleep(0)
 
 
-# Under trio, httpx and httpx2 leave to the garbage collector what iterated over a body that was not
-# read to its end, and trio warns of that.
+# Under trio, httpx and httpx2 leave the generators of an unfinished body to the garbage collector,
+# and trio warns about that.
 UNREAD_UNDER_TRIO = pytest.mark.filterwarnings(
     "ignore:Async generator 'http(core|x):ResourceWarning"
 )
@@ -175,8 +185,70 @@ AOPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Any]]] = {
 }
 
 
+# -- Sessions: a client that is kept, and a function that requests a URL by it ---------------------
+
+
+@contextmanager
+def pool_requests() -> Iterator[Callable[[str], Any]]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield partial(session.get, stream=True)
+
+
+@contextmanager
+def pool_urllib3() -> Iterator[Callable[[str], Any]]:
+    with urllib3.PoolManager() as pool:
+        yield partial(pool.request, "GET", preload_content=False)
+
+
+@contextmanager
+def pool_urllib_request() -> Iterator[Callable[[str], Any]]:
+    yield urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+@contextmanager
+def pool_http_client() -> Iterator[Callable[[str], Any]]:
+    def get(url: str) -> Any:
+        connection = http.client.HTTPConnection(url.split("/")[2])
+        connection.request("GET", "/")
+        return connection.getresponse()
+
+    yield get
+
+
+@contextmanager
+def pool_httpx(module: Any) -> Iterator[Callable[[str], Any]]:
+    with module.Client(trust_env=False) as client:
+        yield lambda url: client.send(client.build_request("GET", url), stream=True)
+
+
+@asynccontextmanager
+async def apool_httpx(module: Any) -> AsyncIterator[Callable[[str], Any]]:
+    async with module.AsyncClient(trust_env=False) as client:
+        yield lambda url: client.send(client.build_request("GET", url), stream=True)
+
+
+@asynccontextmanager
+async def apool_aiohttp() -> AsyncIterator[Callable[[str], Any]]:
+    async with aiohttp.ClientSession() as session:
+        yield session.get
+
+
+SESSIONS: dict[str, Any] = {
+    "requests": pool_requests,
+    "urllib3": pool_urllib3,
+    "urllib.request": pool_urllib_request,
+    "http.client": pool_http_client,
+    **{module.__name__: partial(pool_httpx, module) for module in HTTPX},
+}
+ASESSIONS: dict[str, Any] = {
+    "aiohttp": apool_aiohttp,
+    **{f"{module.__name__} async": partial(apool_httpx, module) for module in HTTPX},
+}
+
+
 def read_async(aopener: Any, url: str, read: Any) -> Any:
-    """What `read` returns of a response of an async client, under asyncio."""
+    """Return what `read` returns for a response of an async client, under asyncio."""
 
     async def run() -> Any:
         async with aopener(url) as response:
@@ -185,12 +257,12 @@ def read_async(aopener: Any, url: str, read: Any) -> Any:
     return anyio.run(run)
 
 
-# -- Readers: the events of a URL, by whichever way ------------------------------------------------
+# -- Readers: the events of a URL, by any library --------------------------------------------------
 
 
 @dataclass
 class Outcome:
-    """What came of a stream that was read until it ended or raised."""
+    """The events and the end of a stream that was read until it ended or raised."""
 
     events: list[Any] = field(default_factory=list)
     error: Exception | None = None
@@ -202,7 +274,7 @@ class Outcome:
 
 
 class _Awaited:
-    """A blocking stream with the face of an async one."""
+    """A blocking stream with the methods of an async one."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -221,15 +293,15 @@ class _Awaited:
 
 @dataclass(frozen=True)
 class Reader:
-    """A library, or the raw transport, in one of its ways.
+    """A library, or our transport, sync or async.
 
-    `open(url, ca=..., options=..., **headers)` gives the stream of events, in a `with` or, if
-    there is a `backend`, in an `async with`.
+    `open(url, ca=..., options=..., **headers)` returns a context manager of the stream of events,
+    which is async if there is a `backend`.
     """
 
     name: str
     open: Callable[..., Any]
-    backend: str | None = None  # "asyncio" or "trio"; None: a blocking one
+    backend: str | None = None  # "asyncio" or "trio"; None: blocking
     http2: bool = False
 
     def __str__(self) -> str:
@@ -241,7 +313,7 @@ class Reader:
         return " ".join(word for word in self.name.split() if word != self.backend)
 
     def run(self, use: Callable[[Any], Any], url: str, limit: float = LIMIT, **options: Any) -> Any:
-        """What `use` returns of the stream; for an async reader, `use` is async too."""
+        """Return what `use` returns for the stream; for an async reader, `use` is async too."""
         if self.backend is None:
             with self.open(url, **options) as stream:
                 return use(stream)
@@ -254,7 +326,7 @@ class Reader:
         return anyio.run(run, backend=self.backend)
 
     def follow(self, use: Callable[[Any], Awaitable[Any]], url: str, **options: Any) -> Any:
-        """The same where `use` is async for every reader, so that a test is written once."""
+        """Do the same with a `use` that is async for every reader, so that a test exists once."""
         if self.backend is not None:
             return self.run(use, url, **options)
         return self.run(lambda stream: anyio.run(use, _Awaited(stream)), url, **options)
@@ -262,7 +334,7 @@ class Reader:
     def read(
         self, url: str, on_event: Callable[[int], object] = lambda count: None, **options: Any
     ) -> Outcome:
-        """Everything, up to the end or the first exception; `on_event` gets the events' number."""
+        """Read to the end or the first exception; `on_event` gets the number of events so far."""
         outcome = Outcome()
 
         def add(event: Any) -> None:
@@ -364,3 +436,22 @@ HTTP2_READERS: dict[str, Reader] = {
         ),
     ]
 }
+
+
+def cross(readers: dict[str, Reader], *axes: Iterable[Any], once: int = 0) -> list[Any]:
+    """Each reader with each combination of the axes, for `pytest.mark.parametrize`.
+
+    Our transport runs every combination. A library runs every value of the first `once` axes with
+    the first value of the others; the rest is marked `matrix`.
+    """
+    axes = tuple(tuple(axis) for axis in axes)
+    parameters = []
+    for reader in readers.values():
+        for case in itertools.product(*axes):
+            is_representative = all(
+                value == axis[0] for value, axis in zip(case[once:], axes[once:], strict=True)
+            )
+            marks = [] if is_representative or reader.library == "sse_fast" else pytest.mark.matrix
+            label = "-".join(str(each) for each in (reader, *case))
+            parameters.append(pytest.param(reader, *case, marks=marks, id=label))
+    return parameters

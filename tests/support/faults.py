@@ -1,4 +1,4 @@
-"""A server of bare sockets: what a path answers is a script, down to the byte and the RST."""
+"""A server of bare sockets that plays a script for each path, down to the byte and the RST."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from typing import Any, Literal, TypeAlias
 
 from tests.support.server import serving
 
-# Seconds to wait for anything: less than the clients do, so that a wait in vain is seen here.
+# Seconds to wait for anything: fewer than the clients wait, so that the server notices it first.
 LIMIT = 8.0
 RST: Literal["RST"] = "RST"
 LEFT: Literal["LEFT"] = "LEFT"
 
-# Bytes to send, seconds to pause, something to wait for, or the connection reset. After the last
-# step the connection is closed in good order.
+# Bytes to send, seconds to pause, an event to wait for, a reset of the connection, or the wait for
+# the client to leave. After the last step, the connection is closed.
 Step: TypeAlias = bytes | float | threading.Event | Literal["RST"]
 
 CHUNKED = "Transfer-Encoding: chunked"
 
 
 def head(*fields: str, status: str = "200 OK", type: str | None = "text/event-stream") -> bytes:
-    """A response head."""
+    """Make a response head."""
     content_type = [] if type is None else [f"Content-Type: {type}"]
     lines = [f"HTTP/1.1 {status}", *content_type, *fields, "Connection: close", "", ""]
     return "\r\n".join(lines).encode()
 
 
 def chunk(data: bytes) -> bytes:
-    """A chunk of a chunked body; the empty one is the last."""
+    """Encode a chunk of a chunked body; the empty chunk is the last."""
     return b"%X\r\n%b\r\n" % (len(data), data)
 
 
 def framed(framing: str, parts: Iterable[Step], *fields: str) -> list[Step]:
-    """A whole response: "chunked", "length", or "close" (it ends with the connection)."""
+    """Make a response that is "chunked", has a "length", or ends with the connection ("close")."""
     parts = list(parts)
     if framing == "chunked":
         chunks = [chunk(part) if isinstance(part, bytes) else part for part in parts]
@@ -53,7 +53,7 @@ def framed(framing: str, parts: Iterable[Step], *fields: str) -> list[Step]:
 
 
 def byte_by_byte(script: Iterable[Step]) -> Iterator[Step]:
-    """The same bytes, none together with the next: there is a pause between them."""
+    """Split a script into single bytes with a pause after each."""
     for step in script:
         if isinstance(step, bytes):
             for byte in step:
@@ -64,8 +64,8 @@ def byte_by_byte(script: Iterable[Step]) -> Iterator[Step]:
 
 
 def packed(coding: str, parts: Iterable[Step]) -> Iterator[Step]:
-    """The parts in a content coding, each flushed; last comes what ends the coding."""
-    # Here, as the tests of the sources without HTTP want neither.
+    """Encode the parts, each flushed; the last part ends the coding."""
+    # Imported late: the tests of sources without HTTP do not need these.
     import brotli
     import zstandard
 
@@ -98,8 +98,8 @@ class FaultServer(socketserver.ThreadingTCPServer):
         self.requests: list[bytes] = []
         self.errors: list[BaseException | None] = []
         self.connections: list[socket.socket] = []
-        self.playing = 0  # scripts that have not come to their end
-        # Whether a script waited until its time was up: nobody read what came before, or left.
+        self.playing = 0  # scripts that have not ended
+        # Whether a script waited until its time was over: nobody read its bytes, or left.
         self.waited_in_vain = False
 
     @property
@@ -107,7 +107,7 @@ class FaultServer(socketserver.ThreadingTCPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def end(self) -> None:
-        """Let every thread end: a test that failed leaves some that wait."""
+        """Let every thread end, because a failed test may leave some that wait."""
         for script in self.scripts.values():
             for step in script:
                 if isinstance(step, threading.Event):
@@ -141,7 +141,7 @@ class _Player(socketserver.BaseRequestHandler):
             for step in self.server.scripts[path]:
                 self.play(step)
         except ConnectionError:
-            pass  # The client left, as some tests want it to.
+            pass  # The client left, which some tests cause.
         except TimeoutError:
             self.server.waited_in_vain = True
         finally:
@@ -156,7 +156,7 @@ class _Player(socketserver.BaseRequestHandler):
             if not step.wait(LIMIT):
                 raise TimeoutError
         elif step == LEFT:
-            # One that leaves within a body may reset the connection.
+            # A client that leaves within a body may reset the connection.
             with suppress(ConnectionError):
                 while self.request.recv(65536):
                     pass

@@ -1,4 +1,4 @@
-"""A real HTTP server on a free loopback port, which answers as the tests tell it to."""
+"""An HTTP server on a free loopback port with an answer for each path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What a path answers: the body chunk by chunk, each in a write of its own."""
+    """The answer to a path; each chunk of the body is written separately."""
 
     chunks: list[bytes]
     framing: str = "chunked"  # or "close", "length", "cut" (a chunked body without its end)
@@ -26,7 +26,7 @@ class Answer:
     delay: float = 0.0  # seconds before each chunk but the first
     hold: threading.Event | None = None  # waited for before the body ends
     keep_alive: bool = False
-    once: bool = False  # whether later requests get 204: there is nothing more to ask for
+    once: bool = False  # whether later requests get a 204
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Request:
         return {name.lower(): value for name, value in self.fields}
 
     def all(self, name: str) -> list[str]:
-        """The values of every field of that name."""
+        """Return the values of every field of that name."""
         return [value for key, value in self.fields if key.lower() == name.lower()]
 
 
@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: dict[str, Answer] = {}
         self.requests: list[Request] = []
-        # Whether a body was held open until its time was up: nobody read what came before.
+        # Whether a body was held open until its time was over: nobody read its chunks.
         self.waited_in_vain = False
 
     @property
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.framing == "chunked":
                 self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:
-            pass  # The client left, as some tests want it to.
+            pass  # The client left, which some tests cause.
 
     do_POST = do_PUT = do_HEAD = do_GET
 
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def nobody() -> Iterator[str]:
-    """An origin where nobody listens: bound, so that nobody else takes it meanwhile."""
+    """Yield an origin where nobody listens; the port stays bound, so that nobody else takes it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -122,7 +122,7 @@ def nobody() -> Iterator[str]:
 
 @contextmanager
 def serving(server: socketserver.BaseServer) -> Iterator[None]:
-    """It serves for as long as the block runs."""
+    """Serve while the block runs."""
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.002,), daemon=True)
         thread.start()

@@ -19,7 +19,7 @@ import pytest
 from typing_extensions import Self
 
 from sse_fast import EndReason, ReadyState, ReconnectPolicy
-from tests.support.clients import LIMIT
+from tests.support.clients import LIMIT, wait_until
 from tests.support.eventsources import (
     ADAPTERS,
     ASYNC_SOURCES,
@@ -108,13 +108,6 @@ def quiet_stream(*events: bytes) -> Play:
 
 # Seconds for which a thread or task has to stay where it is to count as blocked.
 _STILL_SECONDS = 0.002
-
-
-def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def wait_until_blocked(*threads: threading.Thread) -> None:
