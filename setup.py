@@ -19,9 +19,10 @@ LINES = [f"{CORE}/{name}" for name in ("buffers.pxd", "lines.pxd", "scan.h", "ut
 # Extension -> the files it is compiled from besides its own, and the macros it defines.
 EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
     "_core/parser_c": (
-        [*LINES, *(f"{CORE}/{name}" for name in ("_floor.pxi", "event.h", "text.h"))],
+        [*LINES, *(f"{CORE}/{name}" for name in ("parser_c.pxd", "_floor.pxi", "event.h", "text.h"))],
         [],
     ),
+    "_stream_c": ([f"{CORE}/parser_c.pxd"], []),
     "columns/_columns_c": (
         [
             *LINES,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, I
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from sse_fast._core.parser import Flow
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._source import READ_SIZE
 
@@ -337,7 +337,23 @@ def _as_bytes(chunk: object) -> bytes:
         ) from None
 
 
-class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
+class _PlainNext:
+    """`EventStream.__next__` without the compiled fast path."""
+
+    def __next__(self) -> Any:
+        return self._next()
+
+    def _next(self, error: BaseException | None = None) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastNext = _PlainNext
+else:
+    from sse_fast._stream_c import _FastNext
+
+
+class EventStream(_Stream[T], _FastNext, Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
     It goes on after a `DecodeError`, and after an exception of `on_comment`, `on_chunk` or
@@ -382,9 +398,9 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
                 self._close_source()
 
     def _next(self, error: BaseException | None = None) -> Event[T]:
-        """The next event, by every course that it may take; `Flow.__next__` takes the ordinary one.
+        """Return the next event; `_FastNext.__next__` calls this for everything unusual.
 
-        `error` is what a read has raised.
+        `error` is the exception that a read raised.
         """
         try:
             if error is not None:

@@ -77,7 +77,6 @@ assert not (<PyTypeObject*>Event).tp_flags & Py_TPFLAGS_HEAPTYPE
 
 cdef object _END_OF_LINE = re.compile(r"\r\n|\n|\r")
 cdef str _MESSAGE = "message"
-cdef list _NO_EVENTS = []
 
 
 cdef str _exact_str(str name, object value):
@@ -111,11 +110,6 @@ One event of an event stream, immutable.
 
     HTML standard, 9.2.6.
     """
-
-    cdef readonly str event
-    cdef readonly object data
-    cdef readonly str id
-    cdef readonly object retry
 
     __match_args__ = ("event", "data", "id", "retry")
 
@@ -238,28 +232,6 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
     One parser serves one stream and one thread at a time.
     HTML standard, 9.2.5 and 9.2.6.
     """
-
-    cdef object __weakref__
-    cdef Stream _stream
-    cdef str _last_event_id
-    cdef str _event_type        # the latest one made: streams repeat theirs
-    cdef object _on_comment
-    cdef object _decode
-    cdef dict _decode_types
-    cdef object _until
-    cdef bytes _until_data
-    cdef list _events           # not handed out yet; None: none
-    # Of the latest feed, the ids of blocks without data, by the number of events before them; None:
-    # none.
-    cdef readonly dict _lone_ids
-    cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
-    cdef bint _busy
-    cdef bint _has_options      # `decode` or `until`
-    cdef bint _done
-    cdef Step _refusal          # why no input is taken until reset(), or NEED_INPUT
-    cdef bint _is_ordinary      # nothing but the stream decides what the next chunk does
-    cdef Py_ssize_t _spacing    # bytes of the latest large chunk to an event; 0: not known
-    cdef Py_ssize_t _room       # for how many events the next list is made
 
     __class_getitem__ = classmethod(GenericAlias)
 
@@ -635,6 +607,10 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         return self._event_type
 
 
+cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length):
+    return parser._feed(at, length)
+
+
 cdef tuple _NO_ARGUMENTS = ()
 
 
@@ -818,74 +794,6 @@ cdef class DialectParser(Parser):
         else:
             self._events.append(event)
         return 0
-
-
-cdef class Flow:
-    """The ordinary course of `EventStream.__next__`: read a chunk, feed it, hand over its events.
-
-    Whatever is out of the ordinary is for the methods of the subclass. With one event a chunk, this
-    is 50 ns where Python takes 370.
-    """
-
-    cdef public Parser _parser
-    cdef public object _chunks
-    cdef public list _batch
-    cdef public Py_ssize_t _handed_over
-    cdef public str _id_before_batch
-    cdef public object _on_chunk
-    cdef public Py_ssize_t _slice_size
-    cdef public bint _read_is_due
-    cdef public bint _reading
-    cdef public bint _interrupted
-    cdef public bint _kept_back
-    cdef public object end_reason
-
-    def __next__(self):
-        cdef list batch
-        cdef Py_ssize_t at
-        cdef object chunk
-        cdef Parser parser
-        while True:
-            batch = self._batch
-            at = self._handed_over
-            if at < len(batch):
-                self._handed_over = at + 1
-                return batch[at]
-            if not self._read_is_due or self._reading or self._on_chunk is not None:
-                return self._next()
-            self._reading = True
-            try:
-                chunk = next(self._chunks)
-            except BaseException as error:
-                self._reading = False
-                return self._next(error)
-            self._reading = False
-            # Closed by another thread, or a chunk that wants more than to be fed.
-            if (not self._read_is_due or type(chunk) is not bytes
-                    or PyBytes_GET_SIZE(chunk) > self._slice_size):
-                self._arrived(chunk)
-                continue
-            self._interrupted = False
-            # Held, whatever a callback does to this one.
-            parser = self._parser
-            self._id_before_batch = parser._last_event_id
-            self._batch = _NO_EVENTS
-            self._handed_over = 0
-            self._kept_back = True
-            self._read_is_due = False
-            try:
-                batch = parser._feed(
-                    <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk)
-                )
-            except BaseException as error:
-                self._not_fed(error, None)
-                continue
-            self._kept_back = False
-            if self.end_reason is not None:
-                # A callback closed the stream.
-                continue
-            self._batch = batch
-            self._read_is_due = not parser._done
 
 
 include "_floor.pxi"

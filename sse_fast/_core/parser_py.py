@@ -821,14 +821,4 @@ def _read_buffer(chunk: object) -> bytes:
         return view.tobytes()
 
 
-class Flow:
-    """The ordinary course of `EventStream.__next__`, which only the native core has a way for."""
-
-    def __next__(self) -> Any:
-        return self._next()
-
-    def _next(self, error: BaseException | None = None) -> Any:
-        raise NotImplementedError
-
-
 Parser.__module__ = "sse_fast"
