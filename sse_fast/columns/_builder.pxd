@@ -12,9 +12,9 @@ from libc.string cimport memcpy, memmove, memset
 
 from sse_fast.columns._interner cimport Types, _number_of
 from sse_fast._core.lines cimport (
-    DISPATCH, EVENT, NEED_INPUT, TOO_LARGE, Scan, Step, Stream, Text,
-    _begin_skipping, _end_block, _find_block_end, _is_at_rest, _read_block, _refer, _skip_block,
-    _split_lines,
+    DISPATCH, NEED_INPUT, TOO_LARGE, LineState, Scan, Step, Text,
+    _begin_skipping, _borrow, _find_block_end, _is_between_blocks, _next_step, _read_block,
+    _skip_block, _take_block,
 )
 
 
@@ -140,7 +140,7 @@ cdef enum State:
 
 
 cdef struct Work:
-    Stream stream
+    LineState stream
     Scan scan
     Types types
     int64_t message             # its number among the types; -1: it has none yet
@@ -404,7 +404,7 @@ cdef inline State _add_row(
         return OUT_OF_MEMORY
     if event_type.length or number < 0:
         if not event_type.length:
-            _refer(event_type, <const uint8_t*>b"message", 7, 0)
+            _borrow(event_type, <const uint8_t*>b"message", 7, 0)
         elif not _is_valid(event_type) and not _replace(w, event_type):
             return OUT_OF_MEMORY
         number = _number_of(&w.types, event_type.at, event_type.length)
@@ -436,7 +436,7 @@ cdef inline State _add_row(
 
 cdef inline State _add_rows(Work* w, const uint8_t** cursor) noexcept nogil:
     """Go on at `cursor` until the bytes are used up or the batch is full."""
-    cdef Stream* stream = &w.stream
+    cdef LineState* stream = &w.stream
     cdef Scan scan = w.scan
     cdef const uint8_t* at = cursor[0]
     cdef const uint8_t* end = w.end
@@ -455,9 +455,9 @@ cdef inline State _add_rows(Work* w, const uint8_t** cursor) noexcept nogil:
                 break
             w.is_skipping = False
             w.block_offset = w.chunk_offset + (at - w.chunk)
-        if not _is_at_rest(stream) or not _read_block(
+        if not _is_between_blocks(stream) or not _read_block(
                 stream, &scan, &at, end, &event_type, &id, &data):
-            step = _split_lines(stream, &scan, &at, end)
+            step = _next_step(stream, &scan, &at, end)
             if step == NEED_INPUT:
                 break
             if step == TOO_LARGE and w.skips:
@@ -465,20 +465,11 @@ cdef inline State _add_rows(Work* w, const uint8_t** cursor) noexcept nogil:
                 w.is_skipping = True
                 _begin_skipping(stream, w.chunk, at)
                 continue
-            if step != EVENT and step != DISPATCH:
+            if step != DISPATCH:
                 state = OVER_LIMIT if step == TOO_LARGE else OUT_OF_MEMORY
                 break
-            data = stream.handed_out
-            event_type = stream.event_type
-            id = stream.id
-            if not stream.has_id:
-                id.at = NULL
-            elif id.at == NULL:
-                id.at = w.chunk
-            retry = stream.block_retry
-            # The bytes of its values stay in place.
-            _end_block(stream)
-            if step == DISPATCH:
+            _take_block(stream, &event_type, &id, &data, &retry)
+            if data.at == NULL:
                 if id.at != NULL and not _set_id(w, &id):
                     state = OUT_OF_MEMORY
                     break

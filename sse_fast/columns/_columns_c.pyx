@@ -304,8 +304,7 @@ cdef class Reader:
         self.w.stream.retry = -1
         self.w.stream.block_retry = -1
         self.w.stream.max_size = max_event_size
-        self.w.stream.hand_out_data = True
-        self.w.stream.every_block = True
+        self.w.stream.emit_blocks = True
         self.w.message = -1
         self.w.views = views
         self.w.has_offsets = offsets

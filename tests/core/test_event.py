@@ -195,12 +195,12 @@ def test_encode(core: Any, event: Any, encoded: bytes) -> None:
 @pytest.mark.parametrize(
     ("event", "message"),
     [
-        (("x\ndata: injected", "a", "", None), "event without"),
-        (("x\r", "a", "", None), "event without"),
-        (("", "a", "", None), "event type, got ''"),
-        (("message", "a", "1\n", None), "id without"),
-        (("message", "a", "1\r", None), "id without"),
-        (("message", "a", "1\0", None), "id without"),
+        (("x\ndata: injected", "a", "", None), "event must not contain"),
+        (("x\r", "a", "", None), "event must not contain"),
+        (("", "a", "", None), "event type is empty"),
+        (("message", "a", "1\n", None), "id must not contain"),
+        (("message", "a", "1\r", None), "id must not contain"),
+        (("message", "a", "1\0", None), "id must not contain"),
         (("message", "a", "", -1), "retry to be an int from 0"),
         (("message", "a", "", 2**63), "retry to be an int from 0"),
         (("message", "a", "", 1.5), "retry to be an int from 0"),

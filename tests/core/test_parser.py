@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -307,8 +308,8 @@ def test_an_array_with_gaps_is_refused(core: Any) -> None:
     ("options", "error", "message"),
     [
         ({"last_event_id": 1}, TypeError, "last_event_id to be a str, got int"),
-        ({"last_event_id": "a\nb"}, ValueError, "last_event_id without"),
-        ({"last_event_id": "a\0"}, ValueError, "last_event_id without"),
+        ({"last_event_id": "a\nb"}, ValueError, "last_event_id must not contain"),
+        ({"last_event_id": "a\0"}, ValueError, "last_event_id must not contain"),
         ({"max_event_size": "1"}, TypeError, "max_event_size to be an int, got str"),
         ({"max_event_size": True}, TypeError, "max_event_size to be an int, got bool"),
         ({"max_event_size": 0}, ValueError, "at least 1 byte, got 0"),
@@ -577,9 +578,9 @@ def test_until_that_raises_loses_no_event(core: Any) -> None:
 @pytest.mark.parametrize("callback", ["on_comment", "until"])
 def test_entering_twice_from_a_callback(core: Any, callback: str) -> None:
     def enter(_: Any) -> None:
-        with pytest.raises(RuntimeError, match=r"one feed\(\) at a time"):
+        with pytest.raises(RuntimeError, match=r"feed\(\) was called within feed\(\)"):
             parser.feed(b"data: x\n\n")
-        with pytest.raises(RuntimeError, match=r"reset\(\) outside of feed"):
+        with pytest.raises(RuntimeError, match=r"reset\(\) was called within feed\(\)"):
             parser.reset()
         entered.append(True)
 
@@ -592,15 +593,33 @@ def test_entering_twice_from_a_callback(core: Any, callback: str) -> None:
     assert parser.feed(b"data: 2\n\n")
 
 
-def test_beginning_anew_from_a_callback(core: Any) -> None:
-    def begin(_: Any) -> None:
-        with pytest.raises(RuntimeError, match="outside of feed"):
-            parser.__init__(last_event_id="9")
+def test_second_init_raises_and_changes_nothing(core: Any) -> None:
+    def initialize(_: Any = None) -> None:
+        with pytest.raises(RuntimeError, match="initialized already"):
+            parser.__init__(last_event_id="9", max_event_size=1, decode=int)
 
-    parser = core.Parser(on_comment=begin, last_event_id="1")
-    assert parser.feed(b": c\ndata: a\n\n") == [core.Event("message", "a", "1")]
-    parser.__init__(last_event_id="9")
-    assert parser.last_event_id == "9"
+    parser = core.Parser(on_comment=initialize, last_event_id="1")
+    initialize()
+    assert parser.feed(b": c\ndata: a\n\ndata: b") == [core.Event("message", "a", "1")]
+    initialize()
+    assert parser.feed(b"c\n\n") == [core.Event("message", "bc", "1")]
+
+
+def test_init_after_wrong_options_succeeds(core: Any) -> None:
+    parser = core.Parser.__new__(core.Parser)
+    with pytest.raises(ValueError, match="max_event_size"):
+        parser.__init__(max_event_size=0)
+    parser.__init__(last_event_id="1")
+    assert parser.feed(b"data: a\n\n") == [core.Event("message", "a", "1")]
+
+
+def test_feed_without_init_is_memory_safe(both_cores: Any) -> None:
+    cython, _ = both_cores
+    parser = cython.Parser.__new__(cython.Parser)
+    for stream in (b"data: a\n\n", b"event: a\n\n", b"id: a\n\n", b": a\n\n"):
+        with suppress(EventTooLarge):
+            assert parser.feed(stream) == []
+        parser.reset()
 
 
 def test_entering_twice_from_another_thread(core: Any) -> None:

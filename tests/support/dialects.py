@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from sse_fast.compat._dialect import Dialect
@@ -62,6 +64,12 @@ CLASSES: dict[type | None, tuple[str, ...]] = {
     Slotted: NAMES,
     Stubborn: NAMES,
 }
+
+
+def dialect_parser(core: ModuleType) -> Any:
+    """Return the class DialectParser that belongs to a core of the parser."""
+    name = core.__name__.rpartition("_")[2]
+    return import_module(f"sse_fast.compat._dialect_{name}").DialectParser
 
 
 def dialect(event_class: type | None = Plain, **flags: Any) -> Dialect:
