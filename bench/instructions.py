@@ -99,7 +99,7 @@ def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -
         chunks.write_bytes(pickle.dumps(made.chunks(chunking)))
         python = (sys.executable, "-c", COUNTED, extension, chunks, str(len(made.events)))
         # What Python imports from first.
-        folder = extension.parent.parent
+        folder = extension.parent.parent.parent
         # Compiles what is not compiled yet.
         run(folder, *python, "1", "feed")
         callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
@@ -213,7 +213,7 @@ def build(revision: str, folder: Path) -> Path:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             give_up(f"Expected to build {revision}, got {done.returncode}:\n{done.stderr}")
-    (extension,) = target.glob("sse_fast/_parser_c.*.so")
+    (extension,) = target.glob("sse_fast/_core/parser_c.*.so")
     return extension
 
 
