@@ -39,9 +39,9 @@ def load() -> ModuleType:
 
 def _compile(directory: Path) -> Path:
     # setuptools first, as it provides distutils to Cython.
-    import setuptools
+    import setuptools  # type: ignore[import-untyped]
     from Cython.Build import cythonize
-    from setuptools.errors import BaseError
+    from setuptools.errors import BaseError  # type: ignore[import-untyped]
 
     extension = setuptools.Extension(
         NAME,
@@ -52,7 +52,7 @@ def _compile(directory: Path) -> Path:
     try:
         distribution = setuptools.Distribution(
             {
-                "ext_modules": cythonize(
+                "ext_modules": cythonize(  # type: ignore[no-untyped-call]
                     [extension],
                     build_dir=str(directory),
                     include_path=[str(PACKAGE.parent)],

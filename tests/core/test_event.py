@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
-import inspect
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -14,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import sse_fast
 
 
 def test_the_defaults(core: Any) -> None:
@@ -220,68 +216,3 @@ def test_encode_needs_text(core: Any) -> None:
 def test_encoded_events_in_a_row(core: Any) -> None:
     events = [core.Event("a", "1", "1"), core.Event(data="2", id="1"), core.Event("b", "3", "2", 4)]
     assert core.Parser().feed(b"".join(event.encode() for event in events)) == events
-
-
-# -- The twins ----------------------------------------------------------------------------------
-
-
-def test_the_twins_show_the_same_face(both_cores: Any) -> None:
-    def plain(signature: inspect.Signature) -> list[tuple[str, Any, Any]]:
-        parameters = signature.parameters.values()
-        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
-
-    cython, python = both_cores
-    for name in ["Event", "Parser"]:
-        twins = getattr(cython, name), getattr(python, name)
-        public = {attribute for attribute in dir(twins[1]) if not attribute.startswith("_")}
-        assert public == {attribute for attribute in dir(twins[0]) if not attribute.startswith("_")}
-        assert inspect.getdoc(twins[0]) == inspect.getdoc(twins[1])
-        assert plain(inspect.signature(twins[0])) == plain(inspect.signature(twins[1]))
-        for attribute in public:
-            members = getattr(twins[0], attribute), getattr(twins[1], attribute)
-            assert inspect.getdoc(members[0]) == inspect.getdoc(members[1]) or name == "Event"
-            if callable(members[0]):
-                assert plain(inspect.signature(members[0])) == plain(inspect.signature(members[1]))
-
-
-def test_the_twins_say_the_same_when_they_refuse(both_cores: Any) -> None:
-    def message(core: Any, call: Any) -> str:
-        with pytest.raises(Exception) as caught:
-            call(core)
-        return f"{caught.type.__name__}: {caught.value}"
-
-    cython, python = both_cores
-    for call in [
-        lambda core: core.Event(1),
-        lambda core: core.Event(id=1),
-        lambda core: core.Event("").encode(),
-        lambda core: core.Event("a\n").encode(),
-        lambda core: core.Event(id="\0").encode(),
-        lambda core: core.Event(retry=-1).encode(),
-        lambda core: core.Event(data=1).encode(),
-        lambda core: core.Event(data=1).json(),
-        lambda core: core.Event().__init__(),
-        lambda core: core.Parser().feed(""),
-        lambda core: core.Parser().feed(1),
-        lambda core: core.Parser().feed(memoryview(b"abc")[::2]),
-        lambda core: core.Parser(last_event_id=1),
-        lambda core: core.Parser(last_event_id="\n"),
-        lambda core: core.Parser(max_event_size=1.0),
-        lambda core: core.Parser(max_event_size=0),
-        lambda core: core.Parser(on_comment=1),
-        lambda core: core.Parser(decode=1),
-        lambda core: core.Parser(decode={"a": 1}),
-        lambda core: core.Parser(until=1),
-        lambda core: core.Parser(max_event_size=1).feed(b"data:"),
-        lambda core: core.Parser(decode=int).feed(b"data\n\n"),
-        lambda core: copy.copy(core.Parser()),
-    ]:
-        assert message(cython, call) == message(python, call)
-
-
-def test_which_core_runs(both_cores: Any) -> None:
-    cython, python = both_cores
-    assert sse_fast.Parser is (cython if sse_fast.ACCELERATED else python).Parser
-    assert sse_fast.Event is (cython if sse_fast.ACCELERATED else python).Event
-    if os.environ.get("SSE_FAST_REQUIRE_EXTENSIONS"):
-        assert sse_fast.ACCELERATED
