@@ -162,7 +162,7 @@ cdef class Floor:
 
 
 cdef int _find(Span* span, bytes chunk, str text) except -1:
-    """Find a text in its chunk; use the text itself if it is not ASCII or not in one piece there."""
+    """Find a text in its chunk; use the text itself if it is not ASCII or not contiguous there."""
     cdef Py_ssize_t at = chunk.find(text.encode()) if text.isascii() else -1
     span.length = len(text)
     span.max_char = PyUnicode_MAX_CHAR_VALUE(text)

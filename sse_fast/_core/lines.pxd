@@ -144,8 +144,8 @@ cdef inline bint _reserve(Text* text, size_t length) noexcept nogil:
     cdef uint8_t* buffer
     if length <= capacity:
         return True
-    # Growth by half keeps buffers of up to 20 MiB below the size at which the GNU allocator asks the
-    # kernel for fresh pages each time: by doubling, a line of 16 MiB took 5.3 times as long as 8 MiB.
+    # Growth by half keeps buffers of up to 20 MiB below the size at which the GNU allocator asks
+    # the kernel for fresh pages: by doubling, a line of 16 MiB took 5.3 times as long as one of 8.
     capacity = capacity + (capacity >> 1) if capacity else 64
     if capacity < length:
         capacity = length
@@ -185,7 +185,9 @@ cdef inline bint _append(Text* text, const uint8_t* at, size_t length) noexcept 
     return True
 
 
-cdef inline void _borrow(Text* text, const uint8_t* at, size_t length, int non_ascii) noexcept nogil:
+cdef inline void _borrow(
+        Text* text, const uint8_t* at, size_t length, int non_ascii) noexcept nogil:
+    """Let the value point into the chunk."""
     text.at = at
     text.length = length
     text.non_ascii = non_ascii
@@ -214,7 +216,8 @@ cdef inline bint _may_become_known(const uint8_t* name, size_t length) noexcept 
 
 
 cdef inline Step _process_value(
-        LineState* s, Field field, const uint8_t* value, size_t length, int non_ascii) noexcept nogil:
+        LineState* s, Field field, const uint8_t* value, size_t length, int non_ascii
+) noexcept nogil:
     """Process a whole value, without its optional space, of a field other than `data`."""
     cdef int64_t milliseconds = 0
     cdef size_t i
@@ -670,7 +673,7 @@ cdef inline bint _skip_block(
 
 cdef inline const uint8_t* _find_block_end(
         const uint8_t* at, const uint8_t* end) noexcept nogil:
-    """Return where the first blank line that begins after `at` ends; `end` if there is none.
+    """Return where the first blank line that begins after `at` ends; `end` if it is not there.
 
     Nothing before `at` is read: if `at` is the LF of a CRLF, this LF ends a line that is over
     already, and the next line begins at the same place.

@@ -1,4 +1,4 @@
-"""The switch between the two cores: Cython where it was built, plain Python elsewhere.
+"""The switch between the two cores: Cython if it was built, otherwise plain Python.
 
 `SSE_FAST_PURE=1` in the environment forces plain Python.
 """

@@ -2,8 +2,8 @@
 # cython: binding=False, embedsignature=True, embedsignature.format=clinic, auto_pickle=False
 """Event and Parser in Cython: `lines.pxd` finds the values, this file makes Python objects of them.
 
-`parser_py.py` is the same in plain Python: the reference, and the types of both. The stages have the
-same names in both: `_split_lines`, `_process_field`, `_end_block`, `_dispatch`.
+`parser_py.py` is the same in plain Python: the reference, and the types of both. The stages have
+the same names in both: `_split_lines`, `_process_field`, `_end_block`, `_dispatch`.
 """
 
 import sys
@@ -79,7 +79,7 @@ One event of an event stream, immutable.
     Attributes:
         event: the event type; "message" where the stream names none.
         data: the values of the data lines joined with LF, or the result of `decode`.
-        id: the last event ID in force when the event was dispatched; "" if there is none.
+        id: the last event ID in force when the event was dispatched; "" if none is set.
         retry: the reconnection time that the lines of this event set, in ms, or None.
 
     HTML standard, 9.2.6.
@@ -202,7 +202,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
 
     @property
     def last_event_id(self):
-        """The last event ID that a blank line committed; "" if there is none."""
+        """The last event ID that a blank line committed; "" before the first."""
         return self._last_event_id
 
     @property

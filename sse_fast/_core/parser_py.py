@@ -36,7 +36,7 @@ class Event(Generic[T_co]):
     Attributes:
         event: the event type; "message" where the stream names none.
         data: the values of the data lines joined with LF, or the result of `decode`.
-        id: the last event ID in force when the event was dispatched; "" if there is none.
+        id: the last event ID in force when the event was dispatched; "" if none is set.
         retry: the reconnection time that the lines of this event set, in ms, or None.
 
     HTML standard, 9.2.6.
@@ -240,7 +240,7 @@ class Parser(Generic[T_co]):
 
     @property
     def last_event_id(self) -> str:
-        """The last event ID that a blank line committed; "" if there is none."""
+        """The last event ID that a blank line committed; "" before the first."""
         return self._last_event_id
 
     @property
@@ -585,6 +585,7 @@ class Parser(Generic[T_co]):
 
 
 def _read_buffer(chunk: object) -> bytes:
+    """Copy the contiguous buffer of `chunk`."""
     if isinstance(chunk, str):
         raise TypeError(
             "Expected bytes, got str: feed the body as it arrived, before anything decoded it "
@@ -596,7 +597,7 @@ def _read_buffer(chunk: object) -> bytes:
         raise TypeError(f"Expected a bytes-like object, got {type(chunk).__name__}") from None
     with view:
         if not view.c_contiguous:
-            raise BufferError("Expected a contiguous buffer, got one with gaps: feed bytes(chunk)")
+            raise BufferError("The buffer is not contiguous: feed bytes(chunk)")
         return view.tobytes()
 
 
