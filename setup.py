@@ -15,31 +15,26 @@ from setuptools.command.bdist_wheel import bdist_wheel
 
 CORE = "sse_fast/_core"
 LINES = [f"{CORE}/{name}" for name in ("buffers.pxd", "lines.pxd", "scan.h", "utf8.h")]
+PARSER = [*LINES, f"{CORE}/parser_c.pxd"]
+COLUMNS = (
+    "_batch.pxd",
+    "_builder.pxd",
+    "_export.pxd",
+    "_interner.pxd",
+    "_merge.pxd",
+    "_memory.h",
+    "_source_buffer.h",
+)
 
-# Extension -> the files it is compiled from besides its own, and the macros it defines.
+# Extension -> the other files it is compiled from, and the macros it defines.
 EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
-    "_core/parser_c": (
-        [*LINES, *(f"{CORE}/{name}" for name in ("_floor.pxi", "event.h", "text.h"))],
-        [],
-    ),
+    "_core/parser_c": ([*PARSER, f"{CORE}/event.h", f"{CORE}/text.h"], []),
+    "_stream_c": (PARSER, []),
     "columns/_columns_c": (
-        [
-            *LINES,
-            *(
-                f"sse_fast/columns/{name}"
-                for name in (
-                    "_batch.pxd",
-                    "_builder.pxd",
-                    "_export.pxd",
-                    "_interner.pxd",
-                    "_merge.pxd",
-                    "_memory.h",
-                    "_source_buffer.h",
-                )
-            ),
-        ],
+        [*LINES, *(f"sse_fast/columns/{name}" for name in COLUMNS)],
         [("SSE_FAST_BULK", None)],
     ),
+    "compat/_dialect_c": (PARSER, []),
 }
 
 

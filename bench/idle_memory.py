@@ -1,12 +1,12 @@
-"""What a parser keeps while its connection is idle: bytes for each.
+"""Measures the memory of an idle parser, in bytes.
 
     python bench/idle_memory.py [parser_c | parser_py [how many]]
 
-Many parsers each read a stream, in chunks of their own, and are kept; the chunks and events are
-not. The process has every allocation, Python's own too, made by malloc, and a parser's share is
-what the C library then has more of in use (glibc's `mallinfo2`): its objects and its buffers, what
-malloc adds to each, and what they keep alive. So it is exact, and does not depend on how busy the
-machine is. Only the parser counts, not the connection around it.
+Many parsers each read a stream and are kept; the chunks and events are not. malloc makes every
+allocation of the process, Python's own included, and the growth of the memory in use (glibc's
+`mallinfo2`) is divided by the number of parsers: their objects and buffers, the overhead of malloc,
+and all objects that they keep alive. The figure is exact, and independent of the machine's load.
+The connection does not count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sse_fast._bench import streams
 LIMIT = 1024  # bytes
 PARSERS = 500
 _COMMENT = b": keep-alive\n\n"
-# A stream, its size, its chunks; small events by the dozen, and such as need a large buffer.
+# (stream, size, chunking): many small events, and events that need a large buffer.
 _READ = (
     ("a", 30, "one event"),
     ("a", 30, "4 KiB"),
@@ -44,11 +44,11 @@ _READ = (
 
 
 def cases() -> dict[str, list[bytes]]:
-    """Name -> chunks, behind whose last one there is nothing unfinished."""
+    """Return name -> chunks; each stream ends between two events."""
     found = {}
     for name, size, chunking in _READ:
         chunks = streams.make(name, size).chunks(chunking)
-        # Else the last chunk is a large one: it would show if a parser kept it alive.
+        # A small last chunk: a large one would count if a parser kept it alive.
         found[f"{name}, {chunking}"] = chunks + [_COMMENT] * (chunking == "one event")
     return found
 
@@ -56,15 +56,15 @@ def cases() -> dict[str, list[bytes]]:
 def measure(
     core: str = "parser_c", more: dict[str, list[bytes]] | None = None, count: int = PARSERS
 ) -> dict[str, int]:
-    """Bytes that a parser keeps, by what it has read: one of `cases()`, or of `more`.
+    """Measure the bytes that a parser keeps, for each stream of `cases()` and of `more`.
 
     Raises:
-        OSError: this Python or C library cannot tell.
+        OSError: this Python or C library cannot measure it.
     """
     environment = {
         **os.environ,
         "PYTHONMALLOC": "malloc",
-        # What is in the caches of malloc would count as in use.
+        # Memory in the caches of malloc would count as in use.
         "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
     }
     extra = {name: [chunk.hex() for chunk in chunks] for name, chunks in (more or {}).items()}
@@ -76,7 +76,7 @@ def measure(
         text=True,
     )
     if done.returncode:
-        raise OSError(f"Expected to measure idle memory, got {done.stderr.strip()[-400:]}")
+        raise OSError(f"The measurement failed: {done.stderr.strip()[-400:]}")
     kept: dict[str, int] = json.loads(done.stdout)
     return kept
 
@@ -102,19 +102,19 @@ def kept(parser: Any, chunks: Iterable[bytes], count: int) -> int:
     parsers: list[Any] = [None] * (1 + count)
     for number in range(1 + count):
         if number == 1:
-            # What is made once for all was made for the first one.
+            # The first parser made the objects that all share.
             gc.collect()
             before = in_use()
         parsers[number] = parser()
         for chunk in chunks:
-            # Nobody else keeps it alive.
+            # Only the parser could keep this copy alive.
             parsers[number].feed(bytes(bytearray(chunk)))
     gc.collect()
     return round((in_use() - before) / count)
 
 
 def main(core: str = "parser_c", count: int = PARSERS) -> None:
-    # Else small objects come out of large pieces, which may have room left.
+    # Other allocators take small objects from large blocks, which would hide them.
     if os.environ.get("PYTHONMALLOC") != "malloc":
         print(json.dumps(measure(core, count=count), indent=2))
         return

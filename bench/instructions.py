@@ -1,19 +1,19 @@
-"""Instructions that `feed` takes for an event: a gate, and revisions side by side.
+"""Counts the instructions of `feed` per event: a gate, and a comparison of revisions.
 
     python bench/instructions.py --check       # the installed sse_fast against the record
     python bench/instructions.py --record      # the installed sse_fast becomes the record
     python bench/instructions.py d040967 HEAD  # each built by pip, from a clone
 
-Time on a shared machine does not tell ten per cent; the number of instructions, for which valgrind
-has to be there, tells one in a thousand. Counted is `feed` and dropping what it returned: the start
-of the interpreter and the loop around `feed` are counted apart, with a function in its place that
-does nothing, and subtracted.
+Times on a shared machine do not show a change of ten per cent; the number of instructions, which
+valgrind counts, shows one of a thousandth. The figure is for `feed` and for freeing the events that
+it returned: the start of the interpreter and the loop are counted separately, with a function that
+does nothing in place of `feed`, and subtracted.
 
-Instructions within CPython and the C library count too, as their compiler made them. So
+Instructions in CPython and the C library count too, as their compiler made them. So
 instructions.json has a record for each kind of environment: the Python, the compiler's major
-version, the machine, the optimisation. --check ends with 1 if a figure is more than 10 % above its
-record. Without a record nothing can be told: it says so and ends with 0, with --required with 2.
-Without valgrind or the extension it ends with 2 in any case.
+version, the machine, the optimisation. --check exits with 1 if a figure is more than 10 % above its
+record. Without a record, it says so and exits with 0, or with 2 with --required. Without valgrind
+or the extension, it exits with 2.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from typing import Any, NoReturn
 
 from sse_fast._bench import streams
 
-# Counted for a figure. What the start takes depends a little on the path and the environment, which
-# move what lies in memory: beside this many it is nothing.
+# Events for a figure: so many that the start does not matter, which depends a little on the path
+# and the environment.
 EVENTS = 100_000
 CASES = (
     ("a", "one event"),
@@ -55,13 +55,13 @@ from sse_fast._core import parser_c
 
 extension, chunks, events, rounds, call = sys.argv[1:]
 assert parser_c.__file__ == extension, f"Expected {extension}, got {parser_c.__file__}"
-# Room for small objects of every size, in more pools than one and none of them empty: else what the
-# path leaves of the current pool decides how often `feed` gets a new one.
+# Small objects of every size, in several pools with room left: otherwise the length of the path
+# decides how often `feed` needs a new pool.
 kept = [[bytes(size) for _ in range(2000)][::2] for size in range(1, 480, 16)]
 with open(chunks, "rb") as file:
     chunks = pickle.load(file)
 feed = parser_c.Parser().feed
-# It comes when enough objects were made, whoever made them.
+# Its runs depend on the number of objects, not only on those of `feed`.
 gc.disable()
 assert sum(len(feed(chunk)) for chunk in chunks) == int(events)
 call = {"feed": feed, "none": callable}[call]
@@ -76,17 +76,17 @@ def give_up(message: str) -> NoReturn:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    # No more of an environment than some Pythons need to start: it would make a difference.
+    # The size of the environment makes a difference, so it has only what some Pythons need.
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     environment = {"PYTHONHASHSEED": "0", **kept}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        give_up(f"Expected {command[0]} to succeed, got {done.returncode}:\n{done.stderr}")
+        give_up(f"{command[0]} failed with {done.returncode}:\n{done.stderr}")
     return done.stdout + done.stderr
 
 
 def valgrind() -> str:
-    return shutil.which("valgrind") or give_up("Expected valgrind, got none: install it")
+    return shutil.which("valgrind") or give_up("valgrind is not installed")
 
 
 def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -> float:
@@ -98,9 +98,9 @@ def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -
         chunks = Path(temporary, "chunks")
         chunks.write_bytes(pickle.dumps(made.chunks(chunking)))
         python = (sys.executable, "-c", COUNTED, extension, chunks, str(len(made.events)))
-        # What Python imports from first.
-        folder = extension.parent.parent
-        # Compiles what is not compiled yet.
+        # Python imports from here first.
+        folder = extension.parent.parent.parent
+        # Compiles Python files that are not compiled yet.
         run(folder, *python, "1", "feed")
         callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
         counts = []
@@ -115,19 +115,19 @@ def installed() -> Path:
     try:
         from sse_fast._core import parser_c
     except ImportError as error:
-        give_up(f"Expected sse_fast with its extension, got: {error}")
+        give_up(f"sse_fast has no compiled extension here: {error}")
     return Path(parser_c.__file__).resolve()
 
 
 def describe(extension: Path) -> dict[str, str]:
-    """What the figures depend on; the compiler and Cython by what they left in the extension."""
+    """Describe the environment; compiler and Cython are known from traces in the extension."""
     image = extension.read_bytes()
     clang = re.search(rb"clang version (\d[\d.]*)", image)
-    # Also there if clang compiled it: GCC's parts are linked into every program.
+    # GCC's string is in the output of clang too, as every program has parts made by GCC.
     gcc = re.search(rb"GCC: \([^\0]*?\) (\d[\d.]*)", image)
     compiler = f"clang {clang[1].decode()}" if clang else f"gcc {gcc[1].decode()}" if gcc else ""
     cython = re.search(rb"__Pyx_ImportType\w*?_(\d+_\d+_\d+\w*)", image)
-    # By which the C library chooses its memcpy.
+    # The C library chooses its memcpy by this.
     cpu = Path("/proc/cpuinfo")
     avx2 = " with AVX2" if cpu.exists() and "avx2" in cpu.read_text().split() else ""
     configured = str(sysconfig.get_config_var("CONFIG_ARGS"))
@@ -146,8 +146,8 @@ def describe(extension: Path) -> dict[str, str]:
 
 
 def kind(environment: dict[str, str]) -> str:
-    """What environments have in common whose figures can be compared."""
-    # But the letters that make it another build: free-threaded, debug.
+    """Name the kind of environment: figures of the same kind can be compared."""
+    # Letters for another build, free-threaded or debug, stay.
     python = re.sub(r"^(\d+\.\d+)\.\d+((a|b|rc)\d+)?\+?", r"\1", environment["python"])
     compiler = re.sub(r"(\d+)[\d.]*$", r"\1", environment["compiler"])
     return f"Python {python}, {compiler}, {environment['machine']}, {environment['optimisation']}"
@@ -159,7 +159,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def record(path: Path, environment: dict[str, str], measured: dict[str, float]) -> None:
-    """Keep the figures, in place of those of the same kind of environment."""
+    """Write the figures, in place of those of the same kind of environment."""
     figures = {name: round(count, 1) for name, count in measured.items()}
     new = {kind(environment): {"environment": environment, "instructions": figures}}
     path.write_text(json.dumps(read(path) | new, indent=2, sort_keys=True) + "\n")
@@ -168,7 +168,7 @@ def record(path: Path, environment: dict[str, str], measured: dict[str, float]) 
 def check(
     path: Path, environment: dict[str, str], measured: dict[str, float], required: bool = False
 ) -> int:
-    """Print the figures beside those of the record; return what to exit with."""
+    """Print the figures beside the record, and return the exit code."""
     records = read(path)
     found = records.get(kind(environment), {"environment": {}, "instructions": {}})
     code = 0
@@ -185,22 +185,22 @@ def check(
                 line += f": expected at most {TOLERANCE:+.0%}"
                 code = 1
             elif change < -TOLERANCE:
-                line += ": so much less that the record should be renewed, with --record"
+                line += ": renew the record, with --record"
         print(line)
     for name, value in found["environment"].items():
         if value != environment[name]:
             print(f"recorded with {name} {value}, here {environment[name]}")
     if not measured.keys() <= found["instructions"].keys():
         print(
-            f"Expected {path.name} to have these for {kind(environment)!r}, got records for "
-            f"{', '.join(map(repr, records)) or 'nothing'}: make one with --record at a revision "
-            "known to be good, or compare with that revision"
+            f"{path.name} has no record for {kind(environment)!r}, only for "
+            f"{', '.join(map(repr, records)) or 'nothing'}: make one with --record at a good "
+            "revision, or compare with that revision"
         )
     return code
 
 
 def build(revision: str, folder: Path) -> Path:
-    """As a user's pip builds it, with what that brings along."""
+    """Build a revision with pip, as users do."""
     here = Path(__file__).resolve().parent.parent
     clone, target = folder / "clone", folder / "installed"
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target)
@@ -212,8 +212,8 @@ def build(revision: str, folder: Path) -> Path:
         environment = {**os.environ, "SSE_FAST_REQUIRE_EXTENSIONS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            give_up(f"Expected to build {revision}, got {done.returncode}:\n{done.stderr}")
-    (extension,) = target.glob("sse_fast/_parser_c.*.so")
+            give_up(f"Building {revision} failed with {done.returncode}:\n{done.stderr}")
+    (extension,) = target.glob("sse_fast/_core/parser_c.*.so")
     return extension
 
 
@@ -234,15 +234,17 @@ def compare(revisions: list[str]) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Instructions that feed takes for an event.")
-    parser.add_argument("revisions", nargs="*", help="what to build and compare")
+    parser.add_argument("revisions", nargs="*", help="revisions to build and compare")
     parser.add_argument("--check", action="store_true", help="compare with the record")
-    parser.add_argument("--required", action="store_true", help="with --check: 2 without a record")
+    parser.add_argument(
+        "--required", action="store_true", help="with --check: exit with 2 without a record"
+    )
     parser.add_argument("--record", action="store_true", help="write the record")
     options = parser.parse_args(arguments)
     if options.required and not options.check:
-        parser.error("expected --required with --check")
+        parser.error("--required needs --check")
     if sum(map(bool, (options.revisions, options.check, options.record))) != 1:
-        parser.error("expected revisions, or --check, or --record")
+        parser.error("give revisions, --check or --record")
     if not options.check and not options.record:
         compare(options.revisions)
         return 0

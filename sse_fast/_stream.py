@@ -24,7 +24,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, I
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
-from sse_fast._core.parser import Flow
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._source import READ_SIZE
 from sse_fast._wake import adrain, drain
@@ -362,7 +362,23 @@ def _as_bytes(chunk: object) -> bytes:
         ) from None
 
 
-class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
+class _PlainNext:
+    """`EventStream.__next__` without the compiled fast path."""
+
+    def __next__(self) -> Any:
+        return self._next()
+
+    def _next(self, error: BaseException | None = None) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastNext = _PlainNext
+else:
+    from sse_fast._stream_c import _FastNext
+
+
+class EventStream(_Stream[T], _FastNext, Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
     Iteration can continue after a `DecodeError` and after an exception of `on_comment`, `on_chunk`
@@ -408,7 +424,7 @@ class EventStream(_Stream[T], Flow, Iterator["Event[T]"]):
                 self._close_source()
 
     def _next(self, error: BaseException | None = None) -> Event[T]:
-        """Return the next event in every case that `Flow.__next__`, the fast path, leaves out.
+        """Return the next event in every case that the fast path of `__next__` leaves out.
 
         Args:
             error: the exception of a read, if the fast path met one.

@@ -120,7 +120,10 @@ def measure(
             else:
                 works[name] = partial(parse, chunks, False)
     if floor:
-        works.update(floors(chunks))
+        try:
+            works.update(floors(chunks))
+        except ImportError as error:
+            cell.missing[FLOOR] = str(error)
     # Node's processes take turns with the parsers in this process.
     turns = _NODE_TURNS if of_node else 1
     here = len(works) / max(1, len(works) + len(of_node))
@@ -145,10 +148,11 @@ def measure(
 
 def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
     """Return the work that every parser has to do: making objects, finding lines, being called."""
+    from sse_fast._bench.floor import load
     from sse_fast._core import parser_c  # type: ignore[attr-defined]
 
     feed = parser_c.Parser().feed
-    floor = parser_c.Floor(chunks, [feed(chunk) for chunk in chunks])
+    floor = load().Floor(chunks, [feed(chunk) for chunk in chunks])
 
     def call() -> None:
         take = floor.feed

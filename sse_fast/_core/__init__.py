@@ -1,0 +1,1 @@
+"""The parser: bytes in any pieces to the events of the HTML standard, in Cython and in Python."""

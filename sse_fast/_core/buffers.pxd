@@ -1,4 +1,4 @@
-"""The bytes of whatever a caller hands over."""
+"""The bytes of any object with a buffer."""
 
 from cpython.buffer cimport (
     PyBUF_FULL_RO, Py_buffer, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
@@ -6,6 +6,7 @@ from cpython.buffer cimport (
 
 
 cdef inline int _get_buffer(object chunk, Py_buffer* view) except -1:
+    """Get the contiguous buffer of `chunk`; the caller releases it."""
     if isinstance(chunk, str):
         raise TypeError(
             "Expected bytes, got str: feed the body as it arrived, before anything decoded it "
@@ -15,8 +16,8 @@ cdef inline int _get_buffer(object chunk, Py_buffer* view) except -1:
         PyObject_GetBuffer(chunk, view, PyBUF_FULL_RO)
     except TypeError:
         raise TypeError(f"Expected a bytes-like object, got {type(chunk).__name__}") from None
-    # Asked for it, some raise BufferError where there are gaps, and some something else.
+    # Asked for a contiguous buffer, some exporters raise errors other than BufferError.
     if not PyBuffer_IsContiguous(view, c"C"):
         PyBuffer_Release(view)
-        raise BufferError("Expected a contiguous buffer, got one with gaps: feed bytes(chunk)")
+        raise BufferError("The buffer is not contiguous: feed bytes(chunk)")
     return 0

@@ -1,7 +1,7 @@
-/* Makes and frees Events; the class itself is in `parser_c.pyx`, which this is a part of.
+/* Makes and frees Events. Only `parser_c.pyx` may include this, as the free list is static.
  *
- * A free list of our own, and no cycle collector for events whose data is text: with what Cython
- * makes of `@cython.freelist` an event took 34 % more instructions to make and to free.
+ * A custom free list, and no tracking by the garbage collector if the data is a str:
+ * `@cython.freelist` costs 34 % more instructions per event.
  */
 #ifndef SSE_FAST_EVENT_H
 #define SSE_FAST_EVENT_H
@@ -13,8 +13,8 @@ typedef struct {
     PyObject *event, *data, *id, *retry;
 } sse_fast_event;
 
-/* The most that are kept, of 64 bytes each: as many as 64 KiB hold of the shortest in practice. With
- * 256, 64 KiB of typed events (500) took 10 % longer, and of ticks (5,000) 30 %. */
+/* The most events to keep, of 64 bytes each: 64 KiB of the shortest in practice are 5,000. With a
+ * list of 256, these took 30 % longer. */
 #define SSE_FAST_FREE_EVENTS 8192
 
 static sse_fast_event *sse_fast_free_events[SSE_FAST_FREE_EVENTS];
@@ -31,7 +31,7 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
 #if defined(Py_DEBUG) || defined(Py_TRACE_REFS)
         PyObject_Init((PyObject *)self, type);
 #else
-        /* It still has its type. */
+        /* Its type is still set. */
         Py_SET_REFCNT((PyObject *)self, 1);
 #endif
     }
@@ -48,7 +48,7 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
     self->data = data;
     self->id = id;
     self->retry = retry;
-    /* Text refers to nothing, so no cycle can go through an event of text. */
+    /* No reference cycle can go through an event whose data is a str. */
     if (!PyUnicode_CheckExact(data))
         PyObject_GC_Track(self);
     return (PyObject *)self;
@@ -70,12 +70,12 @@ sse_fast_drop_event(sse_fast_event *self)
     PyObject_GC_Del(self);
 }
 
-/* An empty list with room: to grow one by appending took 1 to 4 % of the time of 64 KiB. (CPython
- * 3.10 takes the room away again.) */
+/* Make an empty list with capacity: growing by appending took 1 to 4 % of the time of 64 KiB.
+ * CPython 3.10 gives the capacity up again. */
 static inline PyObject *
-sse_fast_new_list(Py_ssize_t room)
+sse_fast_new_list(Py_ssize_t capacity)
 {
-    PyObject *list = PyList_New(room);
+    PyObject *list = PyList_New(capacity);
 
     if (list != NULL)
         Py_SET_SIZE((PyVarObject *)list, 0);
@@ -94,8 +94,7 @@ sse_fast_free_event(PyObject *object)
         sse_fast_drop_event(self);
         return;
     }
-    /* Data may hold an event, whose data holds another (and retry, of events that a program makes):
-     * a million of them is no reason to run out of stack. */
+    /* Events can nest without limit through data and retry; the trashcan bounds the recursion. */
     Py_TRASHCAN_BEGIN(object, sse_fast_free_event)
     sse_fast_drop_event(self);
     Py_TRASHCAN_END

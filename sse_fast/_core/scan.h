@@ -1,5 +1,4 @@
-/* The ends of the lines of an event stream, one after the other, and whether what lies before each
- * is ASCII.
+/* Finds the line ends of an event stream, and whether each line is ASCII.
  *
  *     sse_fast_start(&scan, at, end)
  *
@@ -7,28 +6,26 @@
  *
  *     sse_fast_next_end_of_line(&scan, &non_ascii)
  *
- * returns the next CR or LF in them, or `end` if there is none, and sets `non_ascii` to 1 if a byte
- * of 0x80 or more lies between the one before and this one (it never sets it to 0). It may also set
- * it for one that lies less than 128 bytes from there: who cares looks again. Nothing is read
- * outside [at, end).
+ * returns the next CR or LF in them, or `end` after the last. It sets `non_ascii` to 1 if a byte
+ * of 0x80 or more lies between the previous line end and this one, and never sets it to 0. A byte
+ * up to 128 bytes further on may set it too: callers that need certainty check again. Nothing
+ * outside [at, end) is read.
  *
- * How it goes about it, for every instruction set alike:
+ * The algorithm, for every instruction set:
  *
- *   1. A window is 64 bytes, a mask of 64 bits for those that end a line, and whether one of them
- *      has its top bit set. While the mask has a bit left, the next end of line is its lowest: a
- *      few instructions, however short the lines are. (With a mask for the top bits too, typed
- *      events took 5 % longer.)
- *   2. `sse_fast_refill` makes the mask of the next window that has an end of line. Over those that
- *      have none `sse_fast_skip` goes without making any: a long line of JSON takes this road.
- *   3. The last window begins as far before `end` as it has to, and the bits of what was seen
- *      already are shifted out. If there are less than 64 bytes at all, they are read in blocks
- *      that overlap.
+ *   1. A window is 64 bytes, a mask of 64 bits for its line ends, and whether any byte has its top
+ *      bit set. While the mask has a bit left, its lowest bit is the next line end: a few
+ *      instructions, however short the lines are. A second mask for the top bits would cost typed
+ *      events 5 %.
+ *   2. `sse_fast_refill` makes the mask of the next window that has a line end. `sse_fast_skip`
+ *      skips windows without one, and makes no mask of them.
+ *   3. The last window ends at `end`, and the bits of bytes seen already are shifted out. If there
+ *      are fewer than 64 bytes in total, they are read in overlapping blocks.
  *
  * SSE2 and NEON are chosen at compile time, as every x86-64 and every AArch64 has them;
- * -DSSE_FAST_PLAIN_C forces the portable body, eight bytes at a time. With -DSSE_FAST_BULK, for whole
- * captures, the windows without an end of line are passed over with AVX2 where the processor has it
- * (`sse_fast_choose`): events of 330 bytes and more take a sixth less time. `feed` gained nothing by
- * it: -2 to +4 % on every stream but one (a line of 1 MiB: -7 %).
+ * -DSSE_FAST_PLAIN_C forces the portable code, eight bytes at a time. With -DSSE_FAST_BULK, for
+ * whole captures, windows without a line end are skipped with AVX2 if the processor has it
+ * (`sse_fast_choose`): events of 330 bytes take a sixth less time. `feed` gains nothing from it.
  */
 #ifndef SSE_FAST_SCAN_H
 #define SSE_FAST_SCAN_H
@@ -50,8 +47,8 @@
 #  include <intrin.h>
 #endif
 
-/* Captures come from memory, page by page, and processors do not look ahead over the end of one: to
- * do so here makes columns a quarter faster. The chunks of `feed` lie in the cache. */
+/* Captures come from memory, and processors do not prefetch over the end of a page: doing so here
+ * makes columns a quarter faster. The chunks of `feed` are in the cache. */
 #if defined(SSE_FAST_BULK) && defined(__GNUC__)
 #  define SSE_FAST_PREFETCH(at) __builtin_prefetch((at) + 4096)
 #else
@@ -59,10 +56,10 @@
 #endif
 
 typedef struct {
-    const uint8_t *window;  /* what the mask is about: bit i is for window[i] */
-    uint64_t line_ends;     /* less those that were returned already */
+    const uint8_t *window;  /* bit i of the mask is for window[i] */
+    uint64_t line_ends;     /* the mask, without the line ends returned already */
     int high;               /* whether a byte of the window has its top bit set */
-    const uint8_t *start, *next, *end;  /* [start, next) is done with, or in the mask */
+    const uint8_t *start, *next, *end;  /* [start, next) is scanned, or in the mask */
 } sse_fast_scan;
 
 static inline unsigned
@@ -82,9 +79,9 @@ sse_fast_lowest_bit(uint64_t mask)
 #endif
 }
 
-/* Each instruction set gives the masks of 8 bytes and of 64, with whether one of them has its top
- * bit set, and a way past the windows of 64 bytes, from `at` to `last`, that have no end of line, to
- * the first that has one: its mask, and whether one of its bytes has its top bit set.
+/* Each instruction set defines three functions. `sse_fast_look_8` and `sse_fast_look_64` return the
+ * mask of 8 or 64 bytes, and set `high` if a byte has its top bit set. `sse_fast_skip` skips windows
+ * without a line end, from `at` to `last`, and returns the first that has one, with its mask.
  */
 
 #if defined(SSE_FAST_SSE2)
@@ -131,9 +128,8 @@ sse_fast_look_64(const uint8_t *at, int *high)
     return sse_fast_masks(a, b, c, d);
 }
 
-/* LF is 10 and CR 13: less 10, they and what lies between are the numbers up to 3, and the least of
- * all bytes tells whether there is one. Two instructions a block instead of four; VT and FF, which
- * nobody sends, are looked at twice. */
+/* LF is 10 and CR is 13, so a byte minus 10 is at most 3 for these two, and for VT and FF, which the
+ * exact mask rejects. The minimum of all bytes needs two instructions a block instead of four. */
 static inline const uint8_t *
 sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
               int *high)
@@ -218,8 +214,8 @@ sse_fast_line_ends(uint8x16_t block)
     return vorrq_u8(vceqq_u8(block, vdupq_n_u8('\n')), vceqq_u8(block, vdupq_n_u8('\r')));
 }
 
-/* NEON has no movemask: of each byte, all ones or all zeros, one bit is kept, and pairs are added
- * until the bits of eight bytes are one byte. */
+/* NEON has no movemask: each byte, all ones or all zeros, keeps one bit, and pairs are added until
+ * the bits of eight bytes are one byte. */
 static inline uint64_t
 sse_fast_mask(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d)
 {
@@ -297,7 +293,7 @@ sse_fast_line_ends(uint64_t word)
     return sse_fast_zeros(word ^ SSE_FAST_EACH('\n')) | sse_fast_zeros(word ^ SSE_FAST_EACH('\r'));
 }
 
-/* The top bits of the eight bytes, side by side: a product that carries nothing. */
+/* The top bits of the eight bytes, side by side: the product has no carries. */
 static inline uint64_t
 sse_fast_mask(uint64_t word)
 {
@@ -364,7 +360,7 @@ sse_fast_start(sse_fast_scan *scan, const uint8_t *at, const uint8_t *end)
     scan->high = 0;
 }
 
-/* The mask of less than 64 bytes, which are all that there were. */
+/* The mask of fewer than 64 bytes, if there are no others. */
 static inline uint64_t
 sse_fast_look_short(const uint8_t *at, size_t length, int *high)
 {
@@ -383,8 +379,8 @@ sse_fast_look_short(const uint8_t *at, size_t length, int *high)
     return line_ends | (sse_fast_look_8(at + length - 8, high) & 0xFF) << (length - 8);
 }
 
-/* The mask of the next window that has an end of line, or of the last one. `non_ascii` is about the
- * windows passed over. */
+/* Make the mask of the next window that has a line end, or of the last window. `non_ascii` is set
+ * for the windows skipped. */
 static inline void
 sse_fast_refill(sse_fast_scan *scan, int *non_ascii)
 {
@@ -435,7 +431,7 @@ sse_fast_next_end_of_line(sse_fast_scan *scan, int *non_ascii)
     return scan->window + sse_fast_lowest_bit(line_ends);
 }
 
-/* Passes over the byte behind the end of line that was returned last: it is one, too. */
+/* Skip the byte after the line end returned last, which is a line end too. */
 static inline void
 sse_fast_pass_end_of_line(sse_fast_scan *scan)
 {
@@ -445,7 +441,7 @@ sse_fast_pass_end_of_line(sse_fast_scan *scan)
         scan->next++;
 }
 
-/* Whether there is no end of line in them: without masks, as nobody asks where. */
+/* Tell whether the bytes have no line end, without making masks. */
 static inline int
 sse_fast_is_line(const uint8_t *at, const uint8_t *end, int *high)
 {

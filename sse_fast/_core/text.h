@@ -1,10 +1,9 @@
-/* Text that is not all ASCII: UTF-8 to a str.
+/* Decodes UTF-8 that is not all ASCII to a str.
  *
- * Two passes: which is the widest character, and how many are there; then fill a str of just that
- * width. The codec of CPython guesses, and copies what it has when it was wrong: for events of 330
- * bytes it takes 1.5 to 1.9 times as long where one byte in twenty is not ASCII, and 1.0 to 1.6
- * times where most are not. What is not valid is left to it, as it knows where the replacement
- * characters go (as the WHATWG decoder has them); so is all text where there is no SSE2.
+ * The first pass finds the widest character and the number of characters; the second fills a str of
+ * exactly that width. CPython's codec guesses the width, and copies when it was wrong: for events of
+ * 330 bytes it takes up to 1.9 times as long. Invalid text is left to CPython, which places the
+ * replacement characters as the WHATWG decoder does, and so is all text without SSE2.
  */
 #ifndef SSE_FAST_TEXT_H
 #define SSE_FAST_TEXT_H
@@ -15,7 +14,7 @@
 
 #if defined(SSE_FAST_SSE2)
 
-/* How many bytes continue a character, and the largest of all. */
+/* Count the bytes that continue a character, and find the largest byte. */
 static inline Py_ssize_t
 sse_fast_classify(const uint8_t *at, Py_ssize_t length, uint8_t *largest)
 {
@@ -29,7 +28,7 @@ sse_fast_classify(const uint8_t *at, Py_ssize_t length, uint8_t *largest)
         __m128i here = zero;
         for (i = 0; i < 64; i += 16) {
             __m128i block = _mm_loadu_si128((const __m128i *)(at + i));
-            /* As signed numbers, 0x80 to 0xBF are the least; what is true counts as -1. */
+            /* 0x80 to 0xBF are the smallest signed numbers; a true comparison is -1. */
             here = _mm_sub_epi8(here, _mm_cmplt_epi8(block, _mm_set1_epi8(-64)));
             tops = _mm_max_epu8(tops, block);
         }
@@ -70,8 +69,8 @@ sse_fast_widen(__m128i block, void *out, size_t width)
     }
 }
 
-/* Returns whether all of it is valid. No more characters are written than there are bytes that do
- * not continue one, and for so many there is room. */
+/* Fill the str, and return whether all bytes are valid. It has room for one character for each byte
+ * that does not continue one, and no more are written. */
 #  define SSE_FAST_FILL(name, type)                                                     \
     static int name(type *out, const uint8_t *at, const uint8_t *end)                   \
     {                                                                                   \
@@ -112,7 +111,7 @@ sse_fast_decode(const uint8_t *at, Py_ssize_t length)
     int valid;
 
     if (largest < 0x80 && length > 1) {
-        /* Its neighbour was not ASCII. */
+        /* `non_ascii` was set by a byte after this text. */
         text = PyUnicode_New(length, 127);
         if (text != NULL)
             memcpy(PyUnicode_1BYTE_DATA(text), at, (size_t)length);

@@ -1,22 +1,19 @@
-/* Whether bytes are UTF-8, and what they become where they are not.
+/* Validates UTF-8, and replaces invalid UTF-8.
  *
- * How `sse_fast_is_utf8` goes about it, where there is SSE2 or NEON:
+ * The algorithm of `sse_fast_is_utf8`, with SSE2 or NEON:
  *
- *   1. Windows of 64 bytes that are ASCII are passed at once.
- *   2. Of the others each block of 16 is held against the three that begin 1, 2 and 3 bytes
- *      earlier, loaded from there: nothing is carried from one block to the next. A byte has to
- *      continue a character if the one before is 0xC0 or more, the second before 0xE0 or more, or
- *      the third before 0xF0 or more, and must not otherwise. What is wrong is gathered, and looked
- *      at once, at the end.
- *   3. The last block ends at `end`, whatever it has in common with the one before. Less than 32
- *      bytes are put together in registers, or in a copy with zeros behind.
+ *   1. Windows of 64 bytes that are ASCII are skipped.
+ *   2. Each block of 16 in the other windows is compared with the three that begin 1, 2 and 3 bytes
+ *      earlier, loaded from memory, so that no state is carried between blocks. A byte must continue
+ *      a character if and only if the byte before is 0xC0 or more, the second before 0xE0 or more,
+ *      or the third before 0xF0 or more. Errors are collected, and checked once at the end.
+ *   3. The last block ends at `end`, and may overlap the one before. Fewer than 32 bytes are
+ *      assembled in registers, or in a copy followed by zeros.
  *
- * Of values of 330 bytes, in cache on Zen 3, it takes a third of what one character after the other
- * takes (the plain C below) if they are ASCII, and a fifth to a third if they are Chinese, Russian
- * or emoji; of 4 to 40 bytes, 0.6 and 0.3. Masks of 64 bits, as `scan.h` makes them, took 1.3
- * times as long for Chinese and twice as long for emoji; a table of states took nine times as long
- * for both. To look at the limits of second bytes only where a window has such a lead saved 15 %
- * for Chinese, and cost 25 % for emoji and Korean. NEON's body is not measured.
+ * For values of 330 bytes in cache on Zen 3, this takes a third of the time of the plain C below for
+ * ASCII, and a fifth to a third for Chinese, Russian and emoji. Slower alternatives: masks of 64
+ * bits, as in `scan.h` (1.3 times the time for Chinese, twice for emoji), and a table of states
+ * (nine times). The code for NEON is not measured.
  */
 #ifndef SSE_FAST_UTF8_H
 #define SSE_FAST_UTF8_H
@@ -29,8 +26,8 @@ sse_fast_continues(const uint8_t *at, const uint8_t *end, uint8_t low, uint8_t h
     return at < end && *at >= low && *at <= high;
 }
 
-/* One character of two bytes or more, and its length. Where it is not valid (Unicode, table 3-7),
- * less the length of what one U+FFFD stands for: as much as could have begun a character. */
+/* Decode one character of two bytes or more, and return its length. If it is invalid (Unicode, table
+ * 3-7), return minus the length that one U+FFFD replaces: the longest start of a valid character. */
 static inline int
 sse_fast_decode_character(const uint8_t *at, const uint8_t *end, uint32_t *character)
 {
@@ -62,7 +59,7 @@ sse_fast_decode_character(const uint8_t *at, const uint8_t *end, uint32_t *chara
     return 4;
 }
 
-/* The first byte of 0x80 or more. */
+/* Return the first byte of 0x80 or more. */
 static inline const uint8_t *
 sse_fast_skip_ascii(const uint8_t *at, const uint8_t *end)
 {
@@ -78,7 +75,7 @@ sse_fast_skip_ascii(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* Each instruction set gives blocks of 16 bytes, and what is wrong in one: some bits, or none. */
+/* Each instruction set defines blocks of 16 bytes; `sse_fast_wrong` has bits set if one is invalid. */
 
 #if defined(SSE_FAST_SSE2)
 
@@ -124,7 +121,7 @@ sse_fast_is_zero(sse_fast_block block)
     return _mm_movemask_epi8(_mm_cmpeq_epi8(block, _mm_setzero_si128())) == 0xFFFF;
 }
 
-/* `byte`, where that is what there is. */
+/* `byte` in each place where the block has `lead`. */
 static inline sse_fast_block
 sse_fast_where(sse_fast_block block, int lead, int byte)
 {
@@ -135,15 +132,15 @@ static inline sse_fast_block
 sse_fast_wrong(sse_fast_block block, sse_fast_block before, sse_fast_block before_2,
                sse_fast_block before_3)
 {
-    /* As signed numbers, 0x80 to 0xBF are the least. */
+    /* 0x80 to 0xBF are the smallest signed numbers. */
     __m128i continues = _mm_cmplt_epi8(block, _mm_set1_epi8(-64));
-    /* Saturating: what is left of a lead less what is just below it is not zero. */
+    /* The saturating difference is not zero if the byte is such a lead. */
     __m128i has_to = _mm_or_si128(_mm_subs_epu8(before, SSE_FAST_ALL(0xBF)),
                                   _mm_or_si128(_mm_subs_epu8(before_2, SSE_FAST_ALL(0xDF)),
                                                _mm_subs_epu8(before_3, SSE_FAST_ALL(0xEF))));
     __m128i has_not = _mm_cmpeq_epi8(has_to, _mm_setzero_si128());
-    /* The second byte is at least 0xA0 after 0xE0, 0x90 after 0xF0; and without these bits, as at
-     * most 0x9F after 0xED, 0x8F after 0xF4. */
+    /* The second byte is at least 0xA0 after 0xE0 and 0x90 after 0xF0; and at most 0x9F after 0xED
+     * and 0x8F after 0xF4, so that it has none of these bits. */
     __m128i least = _mm_or_si128(sse_fast_where(before, 0xE0, 0xA0),
                                  sse_fast_where(before, 0xF0, 0x90));
     __m128i without = _mm_or_si128(sse_fast_where(before, 0xED, 0x20),
@@ -158,7 +155,7 @@ sse_fast_wrong(sse_fast_block block, sse_fast_block before, sse_fast_block befor
         _mm_or_si128(_mm_subs_epu8(least, block), _mm_and_si128(without, block)));
 }
 
-/* The same for a block that nothing comes before. */
+/* The same for the first block. */
 static inline sse_fast_block
 sse_fast_wrong_first(sse_fast_block block)
 {
@@ -245,7 +242,7 @@ sse_fast_wrong_first(sse_fast_block block)
 
 #if defined(SSE_FAST_SSE2) || defined(SSE_FAST_NEON)
 
-/* What is wrong in these 16 bytes; the three before them are read, too. */
+/* The errors in 16 bytes; the three bytes before them are read too. */
 static inline sse_fast_block
 sse_fast_wrong_at(const uint8_t *at)
 {
@@ -253,7 +250,8 @@ sse_fast_wrong_at(const uint8_t *at)
                           sse_fast_load_16(at - 2), sse_fast_load_16(at - 3));
 }
 
-/* Less than 32 bytes: what is read twice lies where it was, and zeros behind end what is open. */
+/* Fewer than 32 bytes: overlapping loads are put in their places, and the zeros after them end an
+ * incomplete character. */
 static inline int
 sse_fast_is_utf8_short(const uint8_t *at, size_t length)
 {
@@ -277,7 +275,7 @@ sse_fast_is_utf8_short(const uint8_t *at, size_t length)
     if (length >= 8) {
         memcpy(&low, at, 8);
         memcpy(&high, end - 8, 8);
-        /* In two steps, as 64 places in one are undefined. */
+        /* Two shifts, as one by 64 is undefined. */
         high = high >> 8 >> 8 * (15 - length);
     }
     else if (length >= 4) {
@@ -293,7 +291,7 @@ sse_fast_is_utf8_short(const uint8_t *at, size_t length)
     return !sse_fast_has_high(block) || sse_fast_is_zero(sse_fast_wrong_first(block));
 }
 
-/* Whether all of it is valid (Unicode, table 3-7). Nothing is read outside [at, at + length). */
+/* Tell whether all bytes are valid (Unicode, table 3-7). Nothing outside of them is read. */
 static inline int
 sse_fast_is_utf8(const uint8_t *at, size_t length)
 {
@@ -306,7 +304,7 @@ sse_fast_is_utf8(const uint8_t *at, size_t length)
 
     any = sse_fast_load_16(at);
     wrong = sse_fast_wrong_first(any);
-    /* Whether a character may go on in what comes next. */
+    /* Whether a character may continue in the next window. */
     open = sse_fast_has_high(any);
     for (at += 16; end - at >= 64; at += 64) {
         any = sse_fast_or(sse_fast_or(sse_fast_load_16(at), sse_fast_load_16(at + 16)),
@@ -356,9 +354,8 @@ sse_fast_is_utf8(const uint8_t *at, size_t length)
 
 #endif
 
-/* Copies them to `to`, with U+FFFD for what is not valid, as the WHATWG decoder and CPython's have
- * it, and returns how many bytes that takes: at most three times as many. Only counts if `to` is
- * NULL. */
+/* Copy the bytes to `to`, with U+FFFD in place of invalid ones, as the WHATWG decoder and CPython place
+ * it, and return the length of the copy: at most three times as many bytes. */
 static inline size_t
 sse_fast_replace(uint8_t *to, const uint8_t *at, size_t length)
 {
@@ -374,13 +371,12 @@ sse_fast_replace(uint8_t *to, const uint8_t *at, size_t length)
             at += size;
             continue;
         }
-        if (to != NULL && valid < at)
+        if (valid < at)
             memcpy(to + taken, valid, (size_t)(at - valid));
         taken += (size_t)(at - valid);
         if (size == 0)
             return taken;
-        if (to != NULL)
-            memcpy(to + taken, "\xEF\xBF\xBD", 3);
+        memcpy(to + taken, "\xEF\xBF\xBD", 3);
         taken += 3;
         valid = at -= size;
     }

@@ -15,9 +15,9 @@ from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from sse_fast._core.lines cimport (
-    DISPATCH, EVENT, NEED_INPUT, TOO_LARGE, Scan, Step, Stream, Text,
-    _begin_skipping, _end_block, _find_block_end, _is_at_rest, _read_block, _refer, _skip_block,
-    _split_lines,
+    DISPATCH, NEED_INPUT, TOO_LARGE, LineState, Scan, Step, Text,
+    _begin_skipping, _borrow, _find_block_end, _is_between_blocks, _next_step, _read_block,
+    _skip_block, _take_block,
 )
 from sse_fast.columns._batch cimport Batch, Memory, Strings, View, _copy, _grow, _reserve, _set_view
 from sse_fast.columns._interner cimport Interner, _intern_next
@@ -44,7 +44,7 @@ cdef enum State:
 
 
 cdef struct BatchBuilder:
-    Stream stream
+    LineState stream
     Scan scan
     Interner interner
     int64_t message             # number of the type "message"; -1: not interned yet
@@ -332,7 +332,7 @@ cdef inline State _add_row(
         return OUT_OF_MEMORY
     if event_type.length or number < 0:
         if not event_type.length:
-            _refer(event_type, <const uint8_t*>b"message", 7, 0)
+            _borrow(event_type, <const uint8_t*>b"message", 7, 0)
         elif not _is_valid(event_type) and not _replace(b, event_type):
             return OUT_OF_MEMORY
         number = _intern_next(&b.interner, event_type.at, event_type.length)
@@ -364,7 +364,7 @@ cdef inline State _add_row(
 
 cdef inline State _add_rows(BatchBuilder* b, const uint8_t** cursor) noexcept nogil:
     """Add events from `cursor` on until the chunk is used up or the batch is full."""
-    cdef Stream* stream = &b.stream
+    cdef LineState* stream = &b.stream
     cdef Scan scan = b.scan
     cdef const uint8_t* at = cursor[0]
     cdef const uint8_t* end = b.end
@@ -383,9 +383,9 @@ cdef inline State _add_rows(BatchBuilder* b, const uint8_t** cursor) noexcept no
                 break
             b.is_skipping = False
             b.block_offset = b.chunk_offset + (at - b.chunk)
-        if not _is_at_rest(stream) or not _read_block(
+        if not _is_between_blocks(stream) or not _read_block(
                 stream, &scan, &at, end, &event_type, &id, &data):
-            step = _split_lines(stream, &scan, &at, end)
+            step = _next_step(stream, &scan, &at, end)
             if step == NEED_INPUT:
                 break
             if step == TOO_LARGE and b.skips:
@@ -393,20 +393,11 @@ cdef inline State _add_rows(BatchBuilder* b, const uint8_t** cursor) noexcept no
                 b.is_skipping = True
                 _begin_skipping(stream, b.chunk, at)
                 continue
-            if step != EVENT and step != DISPATCH:
+            if step != DISPATCH:
                 state = OVER_LIMIT if step == TOO_LARGE else OUT_OF_MEMORY
                 break
-            data = stream.handed_out
-            event_type = stream.event_type
-            id = stream.id
-            if not stream.has_id:
-                id.at = NULL
-            elif id.at == NULL:
-                id.at = b.chunk
-            retry = stream.block_retry
-            # It resets lengths only, so the bytes of these values stay valid.
-            _end_block(stream)
-            if step == DISPATCH:
+            _take_block(stream, &event_type, &id, &data, &retry)
+            if data.at == NULL:
                 if id.at != NULL and not _set_id(b, &id):
                     state = OUT_OF_MEMORY
                     break

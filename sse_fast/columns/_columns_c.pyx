@@ -293,8 +293,7 @@ cdef class Reader:
         self.b.stream.retry = -1
         self.b.stream.block_retry = -1
         self.b.stream.max_size = max_event_size
-        self.b.stream.hand_out_data = True
-        self.b.stream.every_block = True
+        self.b.stream.emit_blocks = True
         self.b.message = -1
         self.b.views = views
         self.b.has_offsets = offsets

@@ -1,4 +1,4 @@
-"""What other parsers do otherwise than the standard, as flags: for `compat` alone."""
+"""The deviations of other parsers from the standard, as flags."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ __all__ = ["Dialect"]
 
 
 class Dialect(NamedTuple):
-    """How `DialectParser` differs from `Parser`. Without arguments: not at all.
+    """How `DialectParser` deviates from `Parser`; by default, it does not.
 
-    `default_event` and six flags, which say when a blank line completes an event, and what it
-    holds. Private: programs get them by the names that `compat` lends.
+    The flags say when a blank line completes an event, and what the event holds.
     """
 
     event_class: type | None = None
     """The class of the events, made without its constructor; None: `sse_fast.Event`."""
 
     attributes: tuple[str, ...] = ("event", "data", "id", "retry")
-    """Where an event of `event_class` holds them; with `keep_lines`, of the lines too."""
+    """The attributes of `event_class` for type, data, id, retry and, with `keep_lines`, lines."""
 
     default_event: str | None = "message"
-    """The event type of a block that names none."""
+    """The event type of a block without one."""
 
     dispatch_fields: bool = False
-    """A block with an `event`, `id` or `retry` line is an event without a data line too."""
+    """Whether a block with an `event`, `id` or `retry` line is an event even without data."""
 
     dispatch_values: bool = False
-    """A blank line is an event whenever an event type, a `retry` or a last event ID is set: so
-    every one is, once an id came."""
+    """Whether a blank line is an event if an event type, a `retry` or a last event ID is set; so
+    every blank line is one after the first id."""
 
     none_before_id: bool = False
-    """`id` is None until the stream has set one, if only to ""."""
+    """Whether `id` is None until the stream sets one, even to ""."""
 
     forget_id: bool = False
-    """`id` is that of the block's own lines, else None."""
+    """Whether `id` is None if the block's own lines do not set it."""
 
     read_retry: Callable[[str], Any] | None = None
-    """Makes `retry` of the value of each such line; one it raises ValueError at does not count."""
+    """Makes `retry` of the value of each such line; ValueError drops the line."""
 
     keep_lines: bool = False
-    """The text of each of the block's lines too, comments and unknown fields included;
-    `max_event_size` does not count it."""
+    """Whether events have the text of all lines of their block, comments and unknown fields
+    included; `max_event_size` does not count it."""
 
     def check(self) -> None:
-        """Refuse what would break at the first event.
+        """Check the class and its attributes before the first event needs them.
 
         Raises:
-            TypeError: `event_class` is not like those that `class` makes.
-            ValueError: too few or too many `attributes`.
+            TypeError: instances of `event_class` cannot be made without its constructor.
+            ValueError: there are too few or too many `attributes`.
         """
         if self.event_class is None:
             return

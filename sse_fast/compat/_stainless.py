@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
-from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._dialect_parser import DialectParser
 from sse_fast.compat._hooks import Hook, Library
 from sse_fast.compat._strict_utf8 import StrictFeeder
 

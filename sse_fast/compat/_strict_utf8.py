@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sse_fast._core.parser import DialectParser
+from sse_fast.compat._dialect_parser import DialectParser
 
 __all__ = ["StrictFeeder"]
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sse_fast._core.parser import DialectParser
 from sse_fast._errors import EventTooLarge
 from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._dialect_parser import DialectParser
 from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__: list[str] = []

@@ -20,8 +20,8 @@ except ModuleNotFoundError:
         "The library 'httpx' is not installed: pip install 'sse-fast[httpx]'"
     ) from None
 
-from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._dialect_parser import DialectParser
 from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__ = [

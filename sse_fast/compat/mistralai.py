@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._dialect_parser import DialectParser
 from sse_fast.compat._hooks import LIBRARIES, Hook, UnknownLayout
 from sse_fast.compat._strict_utf8 import StrictFeeder
 

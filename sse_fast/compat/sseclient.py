@@ -9,8 +9,8 @@ import sys
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from sse_fast._core.parser import DialectParser
 from sse_fast.compat._dialect import Dialect
+from sse_fast.compat._dialect_parser import DialectParser
 from sse_fast.compat._strict_utf8 import StrictFeeder
 
 __all__ = ["Event", "SSEClient"]

@@ -1,4 +1,4 @@
-"""The gate on instructions per event: what it says of which figures, and that they can be had."""
+"""The gate on instructions per event: its verdicts, and that figures can be measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = {
 }
 FIGURES = {"a, one event": 1000.0, "d, 64 KiB": 500.0}
 
-# Whose figures say nothing about those of HERE, and whose do.
+# Environments of another kind than HERE, and of the same.
 OTHERS = [
     {"python": "3.12.7"},
     {"python": "3.11.7t"},
@@ -48,13 +48,13 @@ ALIKE = [
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A record of HERE."""
+    """Write a record of HERE."""
     path = tmp_path / "instructions.json"
     instructions.record(path, HERE, FIGURES)
     return path
 
 
-def test_the_same_passes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_figures_pass(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert instructions.check(path, HERE, FIGURES, required=True) == 0
     assert capsys.readouterr().out.splitlines() == [
         "a, one event      1000.0  +0.0%",
@@ -70,10 +70,10 @@ def test_the_same_passes(path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (1.101, 1, "+10.1%: expected at most +10%"),
         (1.099, 0, "+9.9%"),
         (0.901, 0, "-9.9%"),
-        (0.899, 0, "-10.1%: so much less that the record should be renewed, with --record"),
+        (0.899, 0, "-10.1%: renew the record, with --record"),
     ],
 )
-def test_ten_per_cent_of_any_figure(
+def test_figure_ten_per_cent_above_fails(
     path: Path,
     capsys: pytest.CaptureFixture[str],
     factor: float,
@@ -90,13 +90,13 @@ def test_ten_per_cent_of_any_figure(
         assert line.endswith(said if line.startswith(name) else "+0.0%")
 
 
-def test_one_faster_does_not_make_up_for_one_slower(path: Path) -> None:
+def test_slower_figure_fails_despite_faster_one(path: Path) -> None:
     assert instructions.check(path, HERE, {"a, one event": 1200.0, "d, 64 KiB": 100.0}) == 1
     assert instructions.check(path, HERE, {"a, one event": 100.0, "d, 64 KiB": 600.0}) == 1
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=str)
-def test_figures_of_another_kind_of_environment_are_not_compared(
+def test_other_kind_of_environment_has_no_record(
     path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, str]
 ) -> None:
     there = HERE | other
@@ -105,13 +105,13 @@ def test_figures_of_another_kind_of_environment_are_not_compared(
     said = capsys.readouterr().out
     assert said.count("no record") == len(FIGURES)
     assert "%" not in said
-    assert f"for {instructions.kind(there)!r}, got records for {instructions.kind(HERE)!r}" in said
+    assert f"for {instructions.kind(there)!r}, only for {instructions.kind(HERE)!r}" in said
     assert "--record" in said
     assert instructions.check(path, there, measured, required=True) == 2
 
 
 @pytest.mark.parametrize("other", ALIKE, ids=str)
-def test_those_of_the_same_kind_are_and_the_difference_is_named(
+def test_same_kind_is_compared_and_differences_named(
     path: Path, capsys: pytest.CaptureFixture[str], other: dict[str, str]
 ) -> None:
     ((name, value),) = other.items()
@@ -122,34 +122,36 @@ def test_those_of_the_same_kind_are_and_the_difference_is_named(
     assert instructions.check(path, HERE | other, slower) == 1
 
 
-def test_without_any_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_without_record_exits_by_required(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "none.json"
     assert instructions.check(path, HERE, FIGURES) == 0
-    assert "got records for nothing" in capsys.readouterr().out
+    assert "only for nothing" in capsys.readouterr().out
     assert instructions.check(path, HERE, FIGURES, required=True) == 2
     assert not path.exists()
 
 
-def test_a_figure_that_the_record_does_not_have(
+def test_figure_without_record_exits_by_required(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {"b, one event": 1.0} | FIGURES
     assert instructions.check(path, HERE, more) == 0
     assert "b, one event         1.0  no record" in capsys.readouterr().out
     assert instructions.check(path, HERE, more, required=True) == 2
-    # Whatever is missing, what is there and slower counts.
+    # A slower figure fails even if another is missing.
     slower = more | {"d, 64 KiB": 1000.0}
     assert instructions.check(path, HERE, slower) == 1
     assert instructions.check(path, HERE, slower, required=True) == 1
 
 
-def test_a_record_for_each_kind_of_environment(path: Path) -> None:
+def test_record_keeps_other_kinds(path: Path) -> None:
     there = HERE | {"python": "3.13.0"}
     instructions.record(path, there, {name: count * 2 for name, count in FIGURES.items()})
     assert instructions.check(path, HERE, FIGURES, required=True) == 0
     assert instructions.check(path, there, FIGURES, required=True) == 0
     assert instructions.check(path, HERE, dict.fromkeys(FIGURES, 1001.0)) == 1
-    # One is renewed, by an environment of the same kind, and the other stays.
+    # A new record replaces the one of its kind only.
     newer = HERE | {"python": "3.11.9", "cython": "3.4.0"}
     instructions.record(path, newer, dict.fromkeys(FIGURES, 2000.04))
     records = json.loads(path.read_text())
@@ -165,7 +167,7 @@ def test_a_record_for_each_kind_of_environment(path: Path) -> None:
     }
 
 
-def test_the_record_in_the_repository() -> None:
+def test_record_in_repository_is_complete() -> None:
     records = json.loads(instructions.RECORD.read_text())
     assert records
     for name, record in records.items():
@@ -184,7 +186,7 @@ needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="no
 
 
 @needs_valgrind
-def test_counting(extension: Path, tmp_path: Path) -> None:
+def test_measure_counts_instructions(extension: Path, tmp_path: Path) -> None:
     environment = instructions.describe(extension)
     assert environment.keys() == HERE.keys()
     version = ".".join(map(str, sys.version_info[:3]))
@@ -193,7 +195,7 @@ def test_counting(extension: Path, tmp_path: Path) -> None:
     assert environment["valgrind"].startswith("valgrind-3.")
 
     count = instructions.measure(extension, ("a", "one event"), 3)
-    # 330 bytes that are looked at and copied, and an event of them.
+    # 330 bytes are read and copied, and an event is made.
     assert 330 < count < 10_000
 
     path = tmp_path / "instructions.json"
@@ -201,7 +203,7 @@ def test_counting(extension: Path, tmp_path: Path) -> None:
     assert instructions.check(path, environment, {"a, one event": count}) == 1
 
 
-def test_without_valgrind(extension: Path, tmp_path: Path) -> None:
+def test_check_without_valgrind_exits_with_2(extension: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, instructions.__file__, "--check"],
         env={**os.environ, "PATH": str(tmp_path)},
@@ -209,14 +211,16 @@ def test_without_valgrind(extension: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Expected valgrind, got none: install it\n"
+    assert done.stderr == "valgrind is not installed\n"
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["--required"], ["--check", "--record"], ["HEAD", "--check"]], ids=str
 )
-def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_exit_with_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         instructions.main(arguments)
     assert caught.value.code == 2
-    assert "error: expected " in capsys.readouterr().err
+    assert "error: " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The flags of `Dialect`, on both cores: each by example, what raises, and what stays."""
+"""The flags of `Dialect` on both cores: examples, errors and memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,34 @@ import pytest
 
 from sse_fast import EventTooLarge
 from sse_fast.compat._dialect import Dialect
-from tests.support.dialects import BOM, CLASSES, NAMES, Fault, Plain, dialect, odd, values
+from tests.support.dialects import (
+    BOM,
+    CLASSES,
+    NAMES,
+    Fault,
+    Plain,
+    dialect,
+    dialect_parser,
+    odd,
+    values,
+)
 from tests.support.reference import cut
 
 
 def parse(core: Any, settings: Dialect, *chunks: bytes, **options: Any) -> list[tuple[Any, ...]]:
-    parser = core.DialectParser(settings, **options)
+    parser = dialect_parser(core)(settings, **options)
     has_lines = settings.keep_lines and settings.event_class is not None
     return [values(event, has_lines) for chunk in chunks for event in parser.feed(chunk)]
 
 
 def run(core: Any, code: str) -> str:
-    """In a process of its own, which may crash."""
+    """Run code in a process of its own, as it may crash."""
     begin = (
-        f"from {core.__name__} import *; from {core.__name__} import DialectParser\n"
+        f"from {core.__name__} import *\n"
+        f"from {dialect_parser(core).__module__} import DialectParser\n"
         "from sse_fast.compat._dialect import Dialect\n"
     )
-    # Away from the source tree, in which nothing may have been built.
+    # Outside of the source tree, which may have no extension.
     folder = tempfile.gettempdir()
     command = [sys.executable, "-c", begin + code]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -39,10 +50,10 @@ def run(core: Any, code: str) -> str:
     return done.stdout
 
 
-# -- One by one ------------------------------------------------------------------------------------
+# -- Each flag -------------------------------------------------------------------------------------
 
 
-def test_six_flags_and_a_default() -> None:
+def test_dialect_has_six_flags_and_a_default() -> None:
     settings = Dialect()
     assert Dialect._fields == (
         *("event_class", "attributes", "default_event"),
@@ -53,31 +64,31 @@ def test_six_flags_and_a_default() -> None:
 
 
 @pytest.mark.parametrize("event_class", [each for each in CLASSES if each is not None])
-def test_the_class_of_the_events(core: Any, event_class: type) -> None:
+def test_events_are_of_the_given_class(core: Any, event_class: type) -> None:
     settings = dialect(event_class, keep_lines=True)
     stream = b"event: a\nid: \xc3\xa9\nretry: 7\ndata: x\ndata: y\n\n"
-    parser = core.DialectParser(settings)
+    parser = dialect_parser(core)(settings)
     (event,) = parser.feed(stream)
     lines = ["event: a", "id: é", "retry: 7", "data: x", "data: y"]
     assert type(event) is event_class
     assert values(event, True) == ("a", "x\ny", "é", 7, lines)
     if hasattr(event, "__dict__"):
-        # All there is, in the order that a constructor would set it.
+        # All attributes, in the order of the constructor.
         assert list(vars(event)) == list(settings.attributes)
 
 
-def test_without_a_class_they_are_our_own(core: Any) -> None:
-    (event,) = core.DialectParser(Dialect()).feed(b"data: a\n\n")
+def test_events_without_class_are_sse_fast_events(core: Any) -> None:
+    (event,) = dialect_parser(core)(Dialect()).feed(b"data: a\n\n")
     assert type(event) is core.Event
     assert event == core.Event("message", "a")
-    # Whose lines have no place.
+    # This event has no attribute for lines.
     assert parse(core, dialect(None, keep_lines=True), b"data: a\n\n") == [
         ("message", "a", "", None)
     ]
 
 
-def test_a_class_that_takes_no_attribute(core: Any) -> None:
-    parser = core.DialectParser(Dialect(object))
+def test_class_without_attributes_raises(core: Any) -> None:
+    parser = dialect_parser(core)(Dialect(object))
     with pytest.raises(AttributeError):
         parser.feed(b"data: a\n\ndata: b\n\n")
     with pytest.raises(AttributeError):
@@ -85,21 +96,21 @@ def test_a_class_that_takes_no_attribute(core: Any) -> None:
     assert parser.feed(b"") == []
 
 
-def test_properties_that_are_set(core: Any) -> None:
-    """What libraries keep is plain, but a setter is what it is."""
+def test_property_setters_are_called(core: Any) -> None:
+    """Attributes are set as by `object.__setattr__`, which calls setters of properties."""
     seen = []
 
     class Counted:
         data: Any = property(lambda self: "", lambda self, value: seen.append(value))
 
-    parser = core.DialectParser(Dialect(Counted))
+    parser = dialect_parser(core)(Dialect(Counted))
     (event,) = parser.feed(b"data: a\n\n")
     assert seen == ["a"]
     assert vars(event) == {"event": "message", "id": "", "retry": None}
 
 
 @pytest.mark.parametrize("default", [None, "", "message", "é"])
-def test_default_event(core: Any, default: str | None) -> None:
+def test_default_event_is_type_without_event_line(core: Any, default: str | None) -> None:
     stream = b"data: 1\n\nevent: a\ndata: 2\n\nevent:\ndata: 3\n\nevent: a\nevent\ndata: 4\n\n"
     for event_class in (Plain, None):
         events = parse(core, dialect(event_class, default_event=default), stream)
@@ -122,7 +133,7 @@ BLOCKS = {
 
 
 def dispatched(core: Any, settings: Dialect, before: bytes = b"") -> set[str]:
-    """Which blocks, each the first or behind one that sets an ID, are events."""
+    """Name the blocks that are events after `before`."""
     whole = {name: before + block + b"\n" for name, block in BLOCKS.items()}
     start = parse(core, settings, before) if before else []
     return {
@@ -142,7 +153,7 @@ def dispatched(core: Any, settings: Dialect, before: bytes = b"") -> set[str]:
             {"data", "event", "no event", "id", "no id", "retry"},
         ),
         ({"dispatch_values": True}, {"data", "event", "id", "retry"}, set(BLOCKS) - {"no id"}),
-        # The second asks less of the first block, and more of what has no value.
+        # `dispatch_values` needs a value, and counts an earlier id as one.
         (
             {"dispatch_fields": True, "dispatch_values": True},
             {"data", "event", "id", "retry"},
@@ -151,17 +162,17 @@ def dispatched(core: Any, settings: Dialect, before: bytes = b"") -> set[str]:
     ],
     ids=["neither", "dispatch_fields", "dispatch_values", "both"],
 )
-def test_what_a_blank_line_completes(
+def test_flags_decide_when_blank_line_dispatches(
     core: Any, flags: dict[str, bool], first: set[str], later: set[str]
 ) -> None:
     assert dispatched(core, dialect(**flags)) == first
     assert dispatched(core, dialect(**flags), b"id: 1\ndata: a\n\n") == later
-    # An id to begin with is a value as well.
+    # The initial id counts as a value too.
     with_id = parse(core, dialect(**flags), b"\n", last_event_id="7")
     assert with_id == ([("message", "", "7", None)] if "blank" in later else [])
 
 
-def test_an_event_without_data(core: Any) -> None:
+def test_event_without_data_has_empty_text(core: Any) -> None:
     stream = b"event: e\nretry: 5\n\n\nid: 1\n\n\ndata: a\n\nid\n\n\n"
     assert parse(core, dialect(dispatch_fields=True), stream) == [
         ("e", "", "", 5),
@@ -177,7 +188,7 @@ def test_an_event_without_data(core: Any) -> None:
     ]
 
 
-def test_none_before_id(core: Any) -> None:
+def test_none_before_id_gives_none_until_first_id(core: Any) -> None:
     stream = b"data: 1\n\nid: a\0\ndata: 2\n\nid\n\ndata: 3\n\nid: b\ndata: 4\n\n"
 
     def ids(*, last_event_id: str | None = None, **flags: bool) -> list[Any]:
@@ -186,13 +197,13 @@ def test_none_before_id(core: Any) -> None:
 
     assert ids() == ["", "", "", "b"]
     assert ids(none_before_id=True) == [None, None, "", "b"]
-    # One to begin with is one.
+    # An initial id is an id.
     assert ids(none_before_id=True, last_event_id="") == ["", "", "", "b"]
     assert ids(none_before_id=True, last_event_id="0") == ["0", "0", "", "b"]
 
 
-def test_last_event_id_none(core: Any) -> None:
-    parser = core.DialectParser(dialect(none_before_id=True))
+def test_last_event_id_is_none_before_first_id(core: Any) -> None:
+    parser = dialect_parser(core)(dialect(none_before_id=True))
     assert parser.last_event_id is None
     parser.feed(b"id: a\0\ndata: 1\n\nid")
     assert parser.last_event_id is None
@@ -201,19 +212,19 @@ def test_last_event_id_none(core: Any) -> None:
     parser.feed(b"\n")
     assert parser.last_event_id == ""
     parser.reset()
-    # As it does with Parser, it stays.
+    # It stays, as with Parser.
     assert parser.last_event_id == ""
-    assert core.DialectParser(dialect()).last_event_id == ""
-    assert core.DialectParser(dialect(none_before_id=True), last_event_id="").last_event_id == ""
+    assert dialect_parser(core)(dialect()).last_event_id == ""
+    assert dialect_parser(core)(dialect(none_before_id=True), last_event_id="").last_event_id == ""
 
 
-def test_forget_id(core: Any) -> None:
+def test_forget_id_gives_none_without_id_line(core: Any) -> None:
     stream = b"id: 1\ndata: a\n\ndata: b\n\nid\ndata: c\n\nid: 2\n\ndata: d\n\nid: \0\ndata: e\n\n"
     settings = dialect(forget_id=True)
     assert [event[2] for event in parse(core, settings, stream)] == ["1", None, "", None, None]
-    parser = core.DialectParser(settings, last_event_id="0")
+    parser = dialect_parser(core)(settings, last_event_id="0")
     assert [event.id for event in parser.feed(b"data: a\n\n")] == [None]
-    # Only the events do.
+    # Only the events forget it.
     assert parser.last_event_id == "0"
     parser.feed(b"id: 1\n\n")
     assert parser.last_event_id == "1"
@@ -225,12 +236,12 @@ def test_forget_id(core: Any) -> None:
         (None, [5, 0, None, None, None, None, None, 2**63 - 1, 7]),
         (int, [5, 0, 7, -1, 10, 3, None, int("9" * 30), 7]),
         (str, ["5", "0", "+7", "-1", " 1_0", "٣", "x\ufffd", "9" * 30, "x"]),
-        # Of ValueError the subclasses too, and None is no value.
+        # Subclasses of ValueError count too, and None is no value.
         (odd, [None, None, None, None, 10, None, None, None, None]),
     ],
     ids=["none", "int", "str", "odd"],
 )
-def test_read_retry(core: Any, read_retry: Any, expected: list[Any]) -> None:
+def test_read_retry_makes_the_retry(core: Any, read_retry: Any, expected: list[Any]) -> None:
     lines = ["5", "0", "+7", "-1", " 1_0", "٣", b"x\xff", "9" * 30, "7\nretry: x"]
     blocks = [
         b"retry: %b\ndata: a\n\n" % (line if isinstance(line, bytes) else line.encode())
@@ -240,28 +251,28 @@ def test_read_retry(core: Any, read_retry: Any, expected: list[Any]) -> None:
     stream = b"".join(blocks)
     for chunks in ([stream], blocks, cut(stream, range(1, len(stream)))):
         assert [event[3] for event in parse(core, settings, *chunks)] == expected
-    # Each block has its own.
+    # Each block has its own retry.
     assert parse(core, settings, b"retry: 2\n\ndata: a\n\n") == [("message", "a", "", None)]
 
 
-def test_retry_is_of_the_standard_alone(core: Any) -> None:
-    """Nobody who reads it otherwise asks for it."""
-    parser = core.DialectParser(dialect(read_retry=int))
+def test_parser_retry_ignores_read_retry(core: Any) -> None:
+    """With `read_retry`, the parser does not interpret the value itself."""
+    parser = dialect_parser(core)(dialect(read_retry=int))
     parser.feed(b"retry: 5\n")
     assert parser.retry is None
-    parser = core.DialectParser(dialect())
+    parser = dialect_parser(core)(dialect())
     parser.feed(b"retry: 5\n")
     assert parser.retry == 5
 
 
-def test_what_counts_is_what_read_retry_returns(core: Any) -> None:
+def test_retry_of_none_does_not_dispatch(core: Any) -> None:
     stream = b"retry: 0\n\nretry: x\n\nretry: 4\n\n"
     for flag in ("dispatch_fields", "dispatch_values"):
         events = parse(core, dialect(read_retry=odd, **{flag: True}), stream)
         assert [event[3] for event in events] == [4]
 
 
-def test_keep_lines(core: Any) -> None:
+def test_keep_lines_gives_all_lines_of_block(core: Any) -> None:
     stream = (
         b": c\r\nunknown: \xc3\xa9\r\ndata: a\rid: \xff\n:\nno colon\n\n"
         b"data: b\r\rdata\n\r\ndata: \0\r\n\r\n: lost\n\n: kept\ndata: c\n\n"
@@ -297,7 +308,7 @@ def test_keep_lines(core: Any) -> None:
         *("a blank line", "a blank line with CRLF"),
     ],
 )
-def test_keep_lines_and_the_byte_order_mark(core: Any, stream: bytes, lines: list[str]) -> None:
+def test_keep_lines_drops_byte_order_mark(core: Any, stream: bytes, lines: list[str]) -> None:
     settings = dialect(keep_lines=True, dispatch_fields=True)
     for chunks in ([stream], cut(stream, range(1, len(stream)))):
         assert [event[4] for event in parse(core, settings, *chunks)] == [lines]
@@ -305,16 +316,16 @@ def test_keep_lines_and_the_byte_order_mark(core: Any, stream: bytes, lines: lis
         assert [event[4] for event in parse(core, settings, *cut(stream, [at]))] == [lines]
 
 
-def test_a_list_of_lines_of_its_own(core: Any) -> None:
+def test_each_event_has_its_own_list_of_lines(core: Any) -> None:
     settings = dialect(keep_lines=True)
-    one, two = core.DialectParser(settings).feed(b"data: a\n\ndata: b\n\n")
+    one, two = dialect_parser(core)(settings).feed(b"data: a\n\ndata: b\n\n")
     one.lines.append("more")
     assert two.lines == ["data: b"]
 
 
-def test_data_lines_after_a_refusal(core: Any) -> None:
-    """The chunk that they lay in is gone: read from it, they would be junk, or the end."""
-    parser = core.DialectParser(dialect(), max_event_size=301_000)
+def test_data_lines_are_empty_after_too_large(core: Any) -> None:
+    """Their chunk is gone: reading from it would give garbage or crash."""
+    parser = dialect_parser(core)(dialect(), max_event_size=301_000)
     with pytest.raises(EventTooLarge):
         parser.feed(b"data: " + b"a" * 300_000 + b"\ndata: " + b"b" * 300_000 + b"\n")
     assert parser.data_lines == []
@@ -323,21 +334,21 @@ def test_data_lines_after_a_refusal(core: Any) -> None:
     assert parser.data_lines == ["a"]
 
 
-def test_a_class_with_a_metaclass(core: Any) -> None:
+def test_class_with_metaclass_works(core: Any) -> None:
     class Meta(type):
         pass
 
     class Abstract(metaclass=Meta):
         pass
 
-    parser = core.DialectParser(Dialect(Abstract))
+    parser = dialect_parser(core)(Dialect(Abstract))
     (event,) = parser.feed(b"data: a\n\n")
     assert type(event) is Abstract
     assert event.data == "a"
 
 
 def test_data_lines_is_a_copy(core: Any) -> None:
-    parser = core.DialectParser(dialect())
+    parser = dialect_parser(core)(dialect())
     parser.feed(b"data: a\ndata: b\ndata: c")
     parser.data_lines.append("x")
     assert parser.data_lines == ["a", "b"]
@@ -346,13 +357,13 @@ def test_data_lines_is_a_copy(core: Any) -> None:
     assert parser.data_lines == []
 
 
-# -- What raises -----------------------------------------------------------------------------------
+# -- Errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep_lines", [False, True])
-def test_an_event_that_is_too_large(core: Any, keep_lines: bool) -> None:
+def test_event_too_large_raises_until_reset(core: Any, keep_lines: bool) -> None:
     settings = dialect(keep_lines=keep_lines, none_before_id=True, read_retry=int)
-    parser = core.DialectParser(settings, max_event_size=20)
+    parser = dialect_parser(core)(settings, max_event_size=20)
     with pytest.raises(EventTooLarge) as caught:
         parser.feed(b"id: 1\ndata: a\n\nretry: 5\n: c\ndata: 123456\nid: 2\ndata: 1234567890\n\n")
     assert (caught.value.size, caught.value.limit) == (24, 20)
@@ -361,7 +372,7 @@ def test_an_event_that_is_too_large(core: Any, keep_lines: bool) -> None:
         parser.feed(b"")
     assert (again.value.size, again.value.events) == (24, [])
     parser.reset()
-    # Nothing is left of the block, its retry and its lines; the id in force is.
+    # The block, its retry and its lines are gone; the last event ID stays.
     assert (parser.pending, parser.data_lines, parser.last_event_id) == (False, [], "1")
     (event,) = parser.feed(BOM + b"data: b\n\n")
     assert values(event, keep_lines) == (
@@ -372,8 +383,8 @@ def test_an_event_that_is_too_large(core: Any, keep_lines: bool) -> None:
 
 @pytest.mark.parametrize("keep_lines", [False, True])
 @pytest.mark.parametrize("ignored", [b": c", b"unknown: ", b"unknown", b"dat", b"data "])
-def test_what_is_not_counted(core: Any, ignored: bytes, keep_lines: bool) -> None:
-    """Neither comments nor unknown fields, whole or cut: kept lines are not bounded."""
+def test_limit_ignores_kept_lines(core: Any, ignored: bytes, keep_lines: bool) -> None:
+    """Comments and unknown fields do not count, even if their lines are kept."""
     settings = dialect(keep_lines=keep_lines)
     long = ignored + b"x" * 100
     stream = long + b"\ndata: a\n" + long + b"\n\n"
@@ -384,12 +395,12 @@ def test_what_is_not_counted(core: Any, ignored: bytes, keep_lines: bool) -> Non
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_reset_within_a_block(core: Any, size: int) -> None:
+def test_reset_within_block_drops_it(core: Any, size: int) -> None:
     settings = dialect(keep_lines=True, dispatch_fields=True, read_retry=str)
     begun = b"event: e\nretry: 5\nid: 2\n: c\nany: x\ndata: a\ndata: b"
     stream = BOM + b"data: c\n\n"
     for length in range(len(begun) + 1):
-        parser = core.DialectParser(settings, last_event_id="1")
+        parser = dialect_parser(core)(settings, last_event_id="1")
         assert parser.feed(begun[:length]) == []
         parser.reset()
         assert (parser.data_lines, parser.pending) == ([], False)
@@ -400,7 +411,7 @@ def test_reset_within_a_block(core: Any, size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize("error", [Fault, KeyboardInterrupt, TypeError])
-def test_reading_a_retry_raises(core: Any, error: type[BaseException], size: int) -> None:
+def test_read_retry_error_loses_no_event(core: Any, error: type[BaseException], size: int) -> None:
     def read(value: str) -> str:
         if value == "x":
             raise error
@@ -408,7 +419,7 @@ def test_reading_a_retry_raises(core: Any, error: type[BaseException], size: int
 
     settings = dialect(keep_lines=True, read_retry=read)
     stream = b"data: 1\n\nretry: 5\ndata: 2\nretry: x\ndata: 3\n\nretry: x\nid: 1\ndata: 4\n\n"
-    parser = core.DialectParser(settings)
+    parser = dialect_parser(core)(settings)
     events, raised = [], 0
     for chunk in [*cut(stream, range(size, len(stream), size)), b"", b""]:
         try:
@@ -426,11 +437,11 @@ def test_reading_a_retry_raises(core: Any, error: type[BaseException], size: int
 @pytest.mark.parametrize(
     "wrong", [{"last_event_id": "a\n"}, {"max_event_size": 0}, {"last_event_id": "\0"}]
 )
-def test_options_are_checked(core: Any, wrong: dict[str, Any]) -> None:
+def test_dialect_parser_checks_options(core: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        core.DialectParser(Dialect(), **wrong)
+        dialect_parser(core)(Dialect(), **wrong)
     with pytest.raises(TypeError):
-        core.DialectParser(Dialect(), on_comment=print)
+        dialect_parser(core)(Dialect(), on_comment=print)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +451,7 @@ def test_options_are_checked(core: Any, wrong: dict[str, Any]) -> None:
         *(((), True), (NAMES[:4], True), ((*NAMES, "more"), True)),
     ],
 )
-def test_as_many_attributes_as_values(
+def test_wrong_number_of_attributes_raises(
     core: Any, attributes: tuple[str, ...], keep_lines: bool
 ) -> None:
     code = f"""
@@ -454,7 +465,7 @@ except ValueError:
 
 
 @pytest.mark.parametrize("kind", ["int", "dict", "type(iter([]))", "type(None)", "type(print)"])
-def test_a_class_that_is_no_ordinary_one(core: Any, kind: str) -> None:
+def test_class_that_cannot_be_instantiated_raises(core: Any, kind: str) -> None:
     code = f"""
 try:
     DialectParser(Dialect({kind})).feed(b"data: a\\n\\n")
@@ -464,21 +475,21 @@ except (TypeError, AttributeError):
     assert run(core, code) == "refused\n"
 
 
-def test_a_class_with_a_new_of_its_own(core: Any) -> None:
-    """No constructor is called, neither of the two."""
+def test_class_with_new_is_made_without_it(core: Any) -> None:
+    """Neither `__new__` nor `__init__` is called."""
 
     class Strict:
         def __new__(cls, value: object) -> Any:
             raise AssertionError
 
-    (event,) = core.DialectParser(Dialect(Strict)).feed(b"data: a\n\n")
+    (event,) = dialect_parser(core)(Dialect(Strict)).feed(b"data: a\n\n")
     assert vars(event) == {"event": "message", "data": "a", "id": "", "retry": None}
 
 
-# -- Called from within ----------------------------------------------------------------------------
+# -- Reentrant calls -------------------------------------------------------------------------------
 
 
-def test_reading_a_retry_calls_the_parser(core: Any) -> None:
+def test_feed_and_reset_within_read_retry_raise(core: Any) -> None:
     refused = []
 
     def read(value: str) -> int:
@@ -493,7 +504,7 @@ def test_reading_a_retry_calls_the_parser(core: Any) -> None:
         assert parser.pending
         return 1
 
-    parser = core.DialectParser(dialect(keep_lines=True, read_retry=read))
+    parser = dialect_parser(core)(dialect(keep_lines=True, read_retry=read))
     stream = b"data: a\ndata: b\nretry: 1\ndata: c\n\n"
     for chunks in ([stream], cut(stream, range(1, len(stream))), cut(stream, [20])):
         events = [event for chunk in chunks for event in parser.feed(chunk)]
@@ -503,13 +514,13 @@ def test_reading_a_retry_calls_the_parser(core: Any) -> None:
     assert len(refused) == 6
 
 
-def test_a_refused_init_changes_nothing(core: Any) -> None:
+def test_init_within_read_retry_changes_nothing(core: Any) -> None:
     def read(value: str) -> int:
         with pytest.raises(RuntimeError):
             parser.__init__(Dialect(default_event="other", none_before_id=True))
         return 1
 
-    parser = core.DialectParser(Dialect(read_retry=read))
+    parser = dialect_parser(core)(Dialect(read_retry=read))
     events = parser.feed(b"retry: 1\ndata: a\n\nretry: 2\ndata: b\n\n")
     assert [values(event) for event in events] == [
         ("message", "a", "", 1),
@@ -517,15 +528,15 @@ def test_a_refused_init_changes_nothing(core: Any) -> None:
     ]
 
 
-def test_a_feed_within_comes_out(core: Any) -> None:
-    parser = core.DialectParser(dialect(read_retry=lambda value: parser.feed(b"data: x\n\n")))
-    with pytest.raises(RuntimeError, match="one feed"):
+def test_error_of_nested_feed_is_raised(core: Any) -> None:
+    parser = dialect_parser(core)(dialect(read_retry=lambda value: parser.feed(b"data: x\n\n")))
+    with pytest.raises(RuntimeError, match=r"feed\(\) was called within feed"):
         parser.feed(b"data: a\nretry: 1\n\n")
     (event,) = parser.feed(b"")
     assert values(event) == ("message", "a", "", None)
 
 
-def test_an_attribute_that_feeds(core: Any) -> None:
+def test_feed_within_attribute_setter_raises(core: Any) -> None:
     class Nosy:
         @property
         def data(self) -> str:
@@ -541,7 +552,7 @@ def test_an_attribute_that_feeds(core: Any) -> None:
                 raise Fault
 
     seen: list[Any] = []
-    parser = core.DialectParser(Dialect(Nosy, NAMES, keep_lines=True))
+    parser = dialect_parser(core)(Dialect(Nosy, NAMES, keep_lines=True))
     with pytest.raises(Fault):
         parser.feed(b"data: a\n\ndata: b\n\ndata: c\n\n")
     first, second = parser.feed(b"")
@@ -549,7 +560,7 @@ def test_an_attribute_that_feeds(core: Any) -> None:
     assert (first.lines, second.lines) == (["data: a"], ["data: c"])
 
 
-def test_a_buffer_that_is_written_to_meanwhile(core: Any) -> None:
+def test_buffer_changed_by_callback_is_safe(core: Any) -> None:
     code = """
 buffer = bytearray(b"data: aaaa\\nid: bb\\nretry: 1\\n\\n")
 
@@ -564,10 +575,10 @@ assert (event.data, event.id) == ("aaaa", "bb"), ascii(event)
     run(core, code)
 
 
-# -- What stays ------------------------------------------------------------------------------------
+# -- Memory ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_held(core: Any) -> None:
+def test_parser_holds_no_reference_to_events(core: Any) -> None:
     class Local:
         pass
 
@@ -580,7 +591,7 @@ def test_nothing_is_held(core: Any) -> None:
 
     def feed() -> None:
         settings = Dialect(Local, tuple(names), read_retry=read, keep_lines=True)
-        parser = core.DialectParser(settings, max_event_size=1000)
+        parser = dialect_parser(core)(settings, max_event_size=1000)
         for chunk in (b"retry: 1\nid: 5\nda", b"ta: a\n\nretry: x\nevent: a\n", b"", b"\n\n"):
             with suppress(Fault):
                 parser.feed(chunk)
@@ -599,10 +610,10 @@ def test_nothing_is_held(core: Any) -> None:
     assert counts() == before
 
 
-def test_blocks_of_memory_are_given_back(core: Any) -> None:
+def test_allocated_blocks_do_not_grow(core: Any) -> None:
     settings = dialect(keep_lines=True, read_retry=int, dispatch_fields=True)
     stream = b": c\nretry: 5\nretry: x\nany: \xc3\xa9\nid: 1\nevent: e\ndata: a\ndata: b\n\n" * 20
-    parser = core.DialectParser(settings)
+    parser = dialect_parser(core)(settings)
 
     def feed() -> None:
         for chunk in cut(stream, range(7, len(stream), 7)):
@@ -615,12 +626,12 @@ def test_blocks_of_memory_are_given_back(core: Any) -> None:
     for _ in range(100):
         feed()
     gc.collect()
-    # Of 2000 events, that is less than one for each.
+    # 2000 events: less than one block for each.
     assert sys.getallocatedblocks() - before < 500
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc")
-def test_memory_is_flat(core: Any) -> None:
+def test_memory_does_not_grow_with_events(core: Any) -> None:
     settings = dialect(keep_lines=True, read_retry=int)
     large = b"data: " + b"x" * 2**18 + b"\n"
     chunks = cut(large + b": " + large + b"\n", [10, 2**17, 2**18 + 100])
@@ -629,7 +640,7 @@ def test_memory_is_flat(core: Any) -> None:
         return int(Path("/proc/self/statm").read_text().split()[1])
 
     def feed() -> None:
-        parser = core.DialectParser(settings)
+        parser = dialect_parser(core)(settings)
         assert len([event for chunk in chunks for event in parser.feed(chunk)]) == 1
         for chunk in chunks[:2]:
             parser.feed(chunk)
@@ -639,11 +650,11 @@ def test_memory_is_flat(core: Any) -> None:
     before = pages()
     for _ in range(200):
         feed()
-    # 50 MiB, if one of the buffers were left.
+    # A buffer that was not freed would take 50 MiB.
     assert (pages() - before) * 4096 < 20 * 2**20
 
 
-def test_a_parser_within_its_own_reader(core: Any) -> None:
+def test_cycle_through_read_retry_is_collected(core: Any) -> None:
     class Reader:
         parser: Any
 
@@ -651,7 +662,7 @@ def test_a_parser_within_its_own_reader(core: Any) -> None:
             return 1
 
     reader = Reader()
-    reader.parser = core.DialectParser(dialect(read_retry=reader, keep_lines=True))
+    reader.parser = dialect_parser(core)(dialect(read_retry=reader, keep_lines=True))
     reader.parser.feed(b"retry: 1\ndata: a\n\nretry: 2\n")
     seen = weakref.ref(reader)
     del reader
@@ -659,11 +670,11 @@ def test_a_parser_within_its_own_reader(core: Any) -> None:
     assert seen() is None
 
 
-def test_a_cycle_through_retry(core: Any) -> None:
+def test_cycle_through_retry_is_collected(core: Any) -> None:
     class Value(list[Any]):
         pass
 
-    parser = core.DialectParser(Dialect(read_retry=lambda value: Value()))
+    parser = dialect_parser(core)(Dialect(read_retry=lambda value: Value()))
     (event,) = parser.feed(b"retry: 1\ndata: a\n\n")
     event.retry.append(event)
     seen = weakref.ref(event.retry)

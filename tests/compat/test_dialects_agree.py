@@ -1,4 +1,4 @@
-"""The flags of `Dialect` at random: with none as `Parser`, with any as the model and both cores."""
+"""Random flags of `Dialect`: like `Parser` without flags, and like a model, in both cores."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from sse_fast import EventTooLarge
 from sse_fast.compat._dialect import Dialect
 from tests.support import DATA
-from tests.support.dialects import BOM, CLASSES, Fault, dialect, odd, values
+from tests.support.dialects import BOM, CLASSES, Fault, dialect, dialect_parser, odd, values
 from tests.support.examples import examples
 from tests.support.reference import cut
 
 VECTORS = json.loads((DATA / "vectors.json").read_bytes())
 
-# -- Without a flag --------------------------------------------------------------------------------
+# -- Without flags ---------------------------------------------------------------------------------
 
 
 def seen(parser: Any, chunk: Any) -> tuple[Any, ...]:
-    """What a feed shows; after EventTooLarge it begins anew."""
+    """Return the results of a feed; reset the parser after EventTooLarge."""
     error = None
     try:
         events = parser.feed(chunk)
@@ -39,7 +39,7 @@ def seen(parser: Any, chunk: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("run", ["as given", "whole", "byte by byte", "in threes"])
-def test_the_vectors_without_a_flag(core: Any, run: str) -> None:
+def test_vectors_without_flags_agree_with_parser(core: Any, run: str) -> None:
     assert len(VECTORS) == 397
     for vector in VECTORS:
         chunks = [base64.b64decode(chunk) for chunk in vector["chunks"]]
@@ -51,7 +51,7 @@ def test_the_vectors_without_a_flag(core: Any, run: str) -> None:
             if len(stream) > 20_000:
                 step = len(stream) // 1000
             chunks = cut(stream, range(step, len(stream), step))
-        ours, plain = core.DialectParser(Dialect()), core.Parser()
+        ours, plain = dialect_parser(core)(Dialect()), core.Parser()
         for chunk in chunks:
             assert seen(ours, chunk) == seen(plain, chunk), vector["name"]
 
@@ -90,17 +90,19 @@ def cut_streams(draw: st.DrawFn) -> list[bytes]:
     ),
     st.sampled_from([bytes, bytearray, memoryview]),
 )
-def test_without_a_flag(core: Any, chunks: list[bytes], options: Any, kind: Any) -> None:
-    ours, plain = core.DialectParser(Dialect(), **options), core.Parser(**options)
+def test_streams_without_flags_agree_with_parser(
+    core: Any, chunks: list[bytes], options: Any, kind: Any
+) -> None:
+    ours, plain = dialect_parser(core)(Dialect(), **options), core.Parser(**options)
     for chunk in chunks:
         assert seen(ours, kind(chunk)) == seen(plain, kind(chunk))
 
 
-# -- With any of them ------------------------------------------------------------------------------
+# -- With any flags --------------------------------------------------------------------------------
 
 
 def choosy(value: str) -> str | None:
-    """By what comes: a value, none, what does not count, what comes out."""
+    """Return a value or None, or raise an error that is dropped or raised, by the text."""
     if value.endswith("x"):
         raise Fault
     if not value:
@@ -124,8 +126,8 @@ def dialects(draw: st.DrawFn, readers: tuple[Any, ...] = (None, int, str, odd, c
 
 
 def trace(core: Any, settings: Dialect, chunks: list[Any], options: dict[str, Any]) -> list[Any]:
-    """Everything visible, in order."""
-    parser = core.DialectParser(settings, **options)
+    """Record all visible results, in order."""
+    parser = dialect_parser(core)(settings, **options)
     has_lines = settings.keep_lines and settings.event_class is not None
     found: list[Any] = []
     for chunk in chunks:
@@ -159,17 +161,17 @@ def trace(core: Any, settings: Dialect, chunks: list[Any], options: dict[str, An
 @example(dialect(keep_lines=True), [b"\xef", b"\xbbdata:\ndata\n\n"], {}, bytes)
 @example(dialect(keep_lines=True), [b": \xe2", b"\x82", b"\xac\ndat", b"a\r", b"\n\r"], {}, bytes)
 @example(dialect(keep_lines=True, read_retry=choosy), [b"data\nretry:x\nid\n", b"\n"], {}, bytes)
-def test_the_cores_agree(
+def test_cores_agree_on_any_dialect(
     both_cores: Any, settings: Dialect, chunks: list[bytes], options: Any, kind: Any
 ) -> None:
-    # Fed with nothing after each chunk, the parsers go on behind what raised.
+    # An empty chunk after each one continues after an exception.
     pieces = [kind(piece) for chunk in chunks for piece in (chunk, b"", b"")]
     cython, python = (trace(core, settings, pieces, options) for core in both_cores)
     assert cython == python
 
 
 class Model(NamedTuple):
-    """What can be seen of a parser that was fed with a stream."""
+    """The visible results of a parser after a stream."""
 
     events: list[tuple[Any, ...]]
     last_event_id: str | None
@@ -178,7 +180,7 @@ class Model(NamedTuple):
 
 
 def naive(stream: bytes, settings: Dialect, last_event_id: str | None = None) -> Model:
-    """The flags as `Dialect` explains them, of the whole stream at once."""
+    """Apply the flags, as `Dialect` documents them, to the whole stream."""
     text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
     *lines, unfinished = re.split("\r\n|\r|\n", text)
     events: list[tuple[Any, ...]] = []
@@ -222,7 +224,7 @@ def naive(stream: bytes, settings: Dialect, last_event_id: str | None = None) ->
         events,
         latest,
         [value.removeprefix(" ") for name, _, value in map(partition, block) if name == "data"],
-        # Of a byte order mark in pieces, each counts as content until it is whole.
+        # An incomplete byte order mark counts as content.
         any(names) or stream in (BOM[:1], BOM[:2]),
     )
 
@@ -246,10 +248,10 @@ READERS = (None, int, str, odd)
 
 @examples(500)
 @given(dialects(READERS), cut_streams(), st.sampled_from(["", "7", None]))
-def test_as_the_model_has_it(
+def test_dialect_agrees_with_model(
     core: Any, settings: Dialect, chunks: list[bytes], last_event_id: str | None
 ) -> None:
-    parser = core.DialectParser(settings, last_event_id=last_event_id)
+    parser = dialect_parser(core)(settings, last_event_id=last_event_id)
     has_lines = settings.keep_lines and settings.event_class is not None
     events = []
     fed = b""
@@ -268,10 +270,10 @@ ALL_KINDS = (
 
 @pytest.mark.parametrize("flags", [{}, {"keep_lines": True}, {"none_before_id": True}])
 @pytest.mark.parametrize("start", [0, 3], ids=["mark", "no mark"])
-def test_every_byte(core: Any, start: int, flags: dict[str, bool]) -> None:
+def test_dialect_agrees_after_every_byte(core: Any, start: int, flags: dict[str, bool]) -> None:
     stream = ALL_KINDS[start:]
     settings = dialect(**flags)
-    parser = core.DialectParser(settings)
+    parser = dialect_parser(core)(settings)
     events = []
     for at in range(len(stream)):
         events += [values(event, "keep_lines" in flags) for event in parser.feed(stream[at:][:1])]

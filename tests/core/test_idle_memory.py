@@ -1,4 +1,4 @@
-"""A parser that waits for its connection keeps little, whatever it has read."""
+"""An idle parser keeps little memory, whatever it has read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ pytestmark = [
     ),
 ]
 
-# Of the pure Python core, whose lists and texts are Python's own, there is no promise but this.
+# The limit of the Python core is only this test's.
 LIMITS = {"parser_c": idle_memory.LIMIT, "parser_py": 2 * idle_memory.LIMIT}
-# What is unfinished is kept, so this has to show; in the line buffer, and among the data.
+# Unfinished lines and events are kept: the measurement has to show them.
 UNFINISHED = {
     "a line": [b"data: " + b"x" * 4096],
     "a line in pieces": [b"data: ", *[b"x" * 16] * 256],
@@ -32,7 +32,7 @@ UNFINISHED = {
 }
 
 
-def test_less_than_the_limit(core: ModuleType) -> None:
+def test_idle_parser_keeps_less_than_limit(core: ModuleType) -> None:
     name = core.__name__.rpartition(".")[2]
     kept = idle_memory.measure(name, UNFINISHED, count=100)
     for what, size in kept.items():
@@ -44,7 +44,7 @@ def test_less_than_the_limit(core: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", idle_memory.cases())
-def test_the_cases_leave_nothing_unfinished(core: ModuleType, name: str) -> None:
+def test_idle_cases_end_between_events(core: ModuleType, name: str) -> None:
     parser = core.Parser()
     assert sum(len(parser.feed(chunk)) for chunk in idle_memory.cases()[name])
     assert not parser.pending

@@ -1,4 +1,4 @@
-"""What holds for any bytes in any pieces, found out with Hypothesis."""
+"""Properties of the parser for any bytes in any chunks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sse_fast import EventTooLarge
 from tests.support.examples import examples
 from tests.support.reference import cut, interpret, parse
 
-# Random bytes hardly ever make an event: mostly the pieces that streams are made of.
+# Random bytes hardly ever make an event, so most bytes are pieces of real streams.
 _PIECES = [
     *[b"\n", b"\r", b"\r\n", b"\n\n", b":", b": ", b" ", b"\0", b"x", b"0", b"12", b"9" * 20],
     *[b"data", b"data:", b"data: ", b"event:", b"id:", b"id: ", b"retry:", b"retry: "],
@@ -36,17 +36,15 @@ def cut_streams(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
 @given(cut_streams())
 @example((b"\xef\xbb", [b"\xef", b"\xbb"]))
 @example((b"\xef\xbb\xbf", [b"\xef", b"\xbb", b"\xbf"]))
-def test_every_chunking_gives_what_the_whole_gives(
-    core: Any, case: tuple[bytes, list[bytes]]
-) -> None:
+def test_every_chunking_gives_the_same_events(core: Any, case: tuple[bytes, list[bytes]]) -> None:
     stream, chunks = case
     expected = interpret(stream)
     assert parse(core, chunks) == expected
     assert parse(core, [stream]) == expected
 
 
-# Blocks as servers flush them, one in each chunk, and what differs from those by a byte or a line;
-# of lengths about those at which the scan goes another way.
+# Blocks as servers flush them, one in each chunk, and blocks that differ by a byte or a line; their
+# lengths are near those at which the scan takes another branch.
 _ENDS = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])
 _VALUES = st.builds(
     lambda size, byte, place: (b"x" * size)[:place] + byte + (b"x" * size)[place:],
@@ -84,11 +82,13 @@ _BLOCKS = st.builds(
 @example([b"", b"data: x\n\n", b"\xef\xbb\xbfdata: y\n\n"], 400)
 @example([b"data: x\n\n", b"data: x\nd", b"ata: y\n\n"], 400)
 @example([b"data: x\r\n\r\n", b"data:\r\n\r\n", b"data:\n\n"], 400)
-def test_blocks_one_in_each_chunk(both_cores: Any, blocks: list[bytes], limit: int) -> None:
+def test_one_block_per_chunk_gives_the_same_events(
+    both_cores: Any, blocks: list[bytes], limit: int
+) -> None:
     expected = interpret(b"".join(blocks))
     for core in both_cores:
         assert parse(core, blocks) == expected
-        # Not the first ones, and in turns with something else.
+        # The fast path needs an earlier chunk; other blocks alternate with it.
         parser = core.Parser()
         assert parser.feed(b"data: x\n\n") == [core.Event("message", "x", "", None)]
         events = [event for block in blocks for event in parser.feed(block)]
@@ -105,7 +105,7 @@ class _Fault(Exception):
 
 
 def _trace(core: Any, chunks: list[bytes], options: dict[str, Any], kind: Any) -> list[Any]:
-    """Everything visible, in order, while callbacks raise and limits are met."""
+    """Record all visible results, in order, while callbacks raise and limits are exceeded."""
     trace: list[Any] = []
 
     def on_comment(text: str) -> None:
@@ -161,10 +161,10 @@ def _trace(core: Any, chunks: list[bytes], options: dict[str, Any], kind: Any) -
     ),
     st.sampled_from([bytes, bytearray, memoryview]),
 )
-def test_the_cores_agree_in_everything_visible(
+def test_cores_agree_on_all_visible_results(
     both_cores: Any, case: tuple[bytes, list[bytes]], options: dict[str, Any], kind: Any
 ) -> None:
-    # Fed with nothing after each chunk, the parsers go on behind whatever raised.
+    # An empty chunk after each one continues after an exception.
     chunks = [piece for chunk in case[1] for piece in (chunk, b"", b"")]
     cython, python = (_trace(core, chunks, options, kind) for core in both_cores)
     assert cython == python
@@ -172,7 +172,7 @@ def test_the_cores_agree_in_everything_visible(
 
 @examples(1000)
 @given(cut_streams(), st.integers(1, 40), st.booleans())
-def test_the_limit_does_not_depend_on_the_chunking(
+def test_limit_is_independent_of_chunking(
     core: Any, case: tuple[bytes, list[bytes]], limit: int, with_comments: bool
 ) -> None:
     def run(chunks: list[bytes]) -> Any:
@@ -204,7 +204,7 @@ _one_line = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=
     _one_line.map(lambda text: text.replace("\0", "")),
     st.none() | st.integers(0, 2**63 - 1),
 )
-def test_encode_round_trips(
+def test_encode_round_trips_any_event(
     core: Any, event_type: str, data: str, id: str, retry: int | None
 ) -> None:
     event = core.Event(event_type, data, id, retry)
@@ -215,6 +215,6 @@ def test_encode_round_trips(
 
 @examples(300)
 @given(streams)
-def test_what_was_parsed_can_be_sent_on(core: Any, stream: bytes) -> None:
+def test_parsed_events_can_be_encoded(core: Any, stream: bytes) -> None:
     for event in core.Parser().feed(stream):
         assert core.Parser().feed(event.encode()) == [event]

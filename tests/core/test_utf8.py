@@ -1,4 +1,4 @@
-"""The C header about UTF-8, against all encodings and Python's codec, as each of its bodies."""
+"""The C header for UTF-8, against all encodings and Python's codec, with each instruction set."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tests.support.compiling import ELSEWHERE, compare_elsewhere, compare_here
+from tests.support.compiling import BUILDS, OTHER_MACHINES, compare_elsewhere, compare_here
 
 HARNESS = ROOT / "tests" / "support" / "utf8_harness.c"
 
-# What lies on both sides of each limit.
+# The bytes on both sides of each limit.
 LEADS = bytes.fromhex("41 7F 80 BF C0 C1 C2 DF E0 E1 EC ED EE EF F0 F1 F3 F4 F5 FF")
 OTHERS = bytes.fromhex("41 80 8F 90 9F A0 BF C2 E1 F1")
 
@@ -46,9 +46,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("sanitize", [False, True], ids=["plain", "sanitized"])
-@pytest.mark.parametrize("portable", [False, True], ids=["native", "portable"])
-def test_agrees_with_all_encodings(
+@pytest.mark.parametrize(("portable", "sanitize"), BUILDS)
+def test_utf8_agrees_with_all_encodings(
     tmp_path: Path, cases: Path, portable: bool, sanitize: bool
 ) -> None:
     flags = ["-DSTEP=31"] if sanitize else []
@@ -56,11 +55,12 @@ def test_agrees_with_all_encodings(
     assert comparisons > (500_000 if sanitize else 20_000_000)
 
 
-@pytest.mark.parametrize(("machine", "portable", "sanitize"), ELSEWHERE)
-def test_on_other_machines(
+@pytest.mark.sanitize
+@pytest.mark.parametrize(("machine", "portable", "sanitize"), OTHER_MACHINES)
+def test_utf8_on_other_machines(
     tmp_path: Path, cases: Path, machine: str, portable: bool, sanitize: bool
 ) -> None:
-    # One window, and a sequence in so many: emulators take as long for them.
+    # Shorter texts and fewer encodings, as emulators are slow.
     flags = ["-DLONG=100", "-DSTEP=201"] if sanitize else ["-DLONG=130", "-DSTEP=53"]
     comparisons = compare_elsewhere(HARNESS, tmp_path, machine, portable, sanitize, flags, cases)
     assert comparisons > (100_000 if sanitize else 300_000)

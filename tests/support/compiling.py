@@ -1,6 +1,6 @@
-"""C harnesses of the headers, built as each of their bodies, and run.
+"""Builds and runs the C harnesses of the headers, with each instruction set that they have.
 
-Those of other machines run in QEMU, where it and their compilers are installed.
+Harnesses for other machines run in QEMU, if it and their compilers are installed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 FLAGS = ["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-std=c99"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 BODIES = {"x86_64": "SSE2", "amd64": "SSE2", "aarch64": "NEON", "arm64": "NEON"}
-# What compiles for another machine, what runs that, and the body chosen there. On the last one the
-# bytes of a word lie the other way round.
+# Machine -> its compiler, its emulator, and the instruction set chosen there. s390x is big-endian.
 MACHINES = {
     "aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64", "NEON"),
     "s390x": ("s390x-linux-gnu-gcc", "qemu-s390x", "plain C"),
@@ -31,7 +30,7 @@ MACHINES = {
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    # Leaks are not in question, and the search for them fails under a debugger.
+    # The search for leaks fails under a debugger, and the harnesses have none.
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
     return subprocess.run(
         command,
@@ -55,13 +54,13 @@ def require_sanitizers(directory: Path, compiler: str, runner: list[str]) -> Non
     source.write_text("int main(void) { return 0; }\n")
     if build(compiler, source, program, SANITIZE).returncode:
         pytest.skip("the compiler has no sanitizers to link with")
-    # They reserve address space at the start, which some systems refuse.
+    # Sanitizers reserve address space at the start, which some systems refuse.
     if run(*runner, program).returncode:
         pytest.skip("programs with sanitizers do not run here")
 
 
 def native_body() -> str | None:
-    """None where it is up to the compiler's target, as on 32-bit systems."""
+    """Return the instruction set chosen here; None if it depends on the compiler's target."""
     return BODIES.get(platform.machine().lower()) if sys.maxsize > 2**32 else None
 
 
@@ -74,10 +73,10 @@ def compare(
     runner: list[str],
     *arguments: Path,
 ) -> int:
-    """Build the harness, run it, and hold the body that it names against the expected one.
+    """Build and run the harness, and check which instruction set it used.
 
     Returns:
-        the number of comparisons.
+        The number of comparisons that it made.
     """
     program = directory / "harness.exe"
     built = build(compiler, harness, program, flags)
@@ -115,11 +114,19 @@ def _has_avx2() -> bool:
     try:
         return " avx2 " in Path("/proc/cpuinfo").read_text()
     except OSError:
-        pytest.skip("nothing tells what the processor has")
+        pytest.skip("/proc/cpuinfo is needed to know the processor")
 
 
-# As (machine, portable, sanitize).
-ELSEWHERE = [
+# (portable, sanitize); the default run has one plain native build.
+BUILDS = [
+    pytest.param(False, False, id="native-plain"),
+    pytest.param(True, False, id="portable-plain", marks=pytest.mark.sanitize),
+    pytest.param(False, True, id="native-sanitized", marks=pytest.mark.sanitize),
+    pytest.param(True, True, id="portable-sanitized", marks=pytest.mark.sanitize),
+]
+
+# (machine, portable, sanitize)
+OTHER_MACHINES = [
     pytest.param("aarch64", False, False, id="aarch64"),
     pytest.param("aarch64", False, True, id="aarch64-sanitized"),
     pytest.param("aarch64", True, False, id="aarch64-portable"),
@@ -142,7 +149,7 @@ def compare_elsewhere(
             pytest.skip(f"no {tool}")
     runner = [emulator]
     if sanitize:
-        # Sanitizers do not link statically, so that machine's libraries are needed.
+        # Sanitizers do not link statically, so the machine's own libraries are needed.
         runner += ["-L", f"/usr/{machine}-linux-gnu"]
         require_sanitizers(directory, compiler, runner)
         flags = [*flags, *SANITIZE]

@@ -1,8 +1,10 @@
-"""What the tests of the dialects have in common: classes of events, and what is seen of one."""
+"""Classes of events, and helpers, for the tests of the dialects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from sse_fast.compat._dialect import Dialect
@@ -11,7 +13,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Plain:
-    """Attributes in a dict, and a constructor that is not to be called."""
+    """Attributes in a dict, and a constructor that must not be called."""
 
     def __init__(self, no_default: object) -> None:
         raise AssertionError
@@ -44,7 +46,7 @@ class Slotted:
 
 
 class Stubborn:
-    """Nobody sets an attribute of it."""
+    """A class whose attributes cannot be set."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AssertionError
@@ -64,14 +66,20 @@ CLASSES: dict[type | None, tuple[str, ...]] = {
 }
 
 
+def dialect_parser(core: ModuleType) -> Any:
+    """Return the class DialectParser that belongs to a core of the parser."""
+    name = core.__name__.rpartition("_")[2]
+    return import_module(f"sse_fast.compat._dialect_{name}").DialectParser
+
+
 def dialect(event_class: type | None = Plain, **flags: Any) -> Dialect:
-    """One that names as many attributes as it has."""
+    """Make a dialect that names the attributes of the class."""
     attributes = CLASSES[event_class][: 5 if flags.get("keep_lines") else 4]
     return Dialect(event_class, attributes, **flags)
 
 
 def values(event: Any, keep_lines: bool = False) -> tuple[Any, ...]:
-    """Of an event, in the order of `attributes`."""
+    """Return the values of an event, in the order of `attributes`."""
     found = (event.event, event.data, event.id, event.retry)
     return (*found, event.lines) if keep_lines else found
 

@@ -1,4 +1,4 @@
-"""A naive reading of sections 9.2.5 and 9.2.6, of the whole stream at once: the third opinion."""
+"""A naive implementation of sections 9.2.5 and 9.2.6 over a whole stream, to compare cores with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
-    """Everything that can be seen of a parser once a stream was fed to it."""
+    """All visible results of a parser after a stream was fed to it."""
 
     events: list[tuple[str, Any, str, int | None]]
     last_event_id: str
@@ -51,7 +51,7 @@ def interpret(stream: bytes) -> Outcome:
 
 
 def parse(core: Any, chunks: Any) -> Outcome:
-    """What a core makes of the chunks."""
+    """Feed the chunks to a parser of a core."""
     comments: list[str] = []
     parser = core.Parser(on_comment=comments.append)
     events = [event for chunk in chunks for event in parser.feed(chunk)]
@@ -65,13 +65,15 @@ def parse(core: Any, chunks: Any) -> Outcome:
 
 
 def cut(stream: bytes, places: Any) -> list[bytes]:
-    """The stream cut at the given places."""
+    """Cut the stream at the given places."""
     bounds = [0, *sorted(places), len(stream)]
     return [stream[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def chunkings(stream: bytes) -> Iterator[list[bytes]]:
-    """Whole, byte by byte, in threes, and every two-way split (of long streams, 64 of them)."""
+    """Cut the stream in all ways: whole, in single bytes, in threes, and every split in two (of long
+    streams, 64 splits).
+    """
     yield [stream]
     yield cut(stream, range(1, len(stream)))
     yield cut(stream, range(3, len(stream), 3))

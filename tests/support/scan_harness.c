@@ -1,5 +1,5 @@
-/* Holds the scan of `scan.h` against a loop too plain to be wrong; test_scan.py builds it for each
- * body, with and without sanitizers. */
+/* Compares `scan.h` with a naive loop; test_scan.py builds it with each instruction set, with and
+ * without sanitizers. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,15 +15,15 @@
 #  define BODY "plain C"
 #endif
 
-/* Three windows, and then some for the roads after them. */
+/* Three windows, and the code for the bytes after them. */
 #ifndef LONGEST
 #  define LONGEST 200
 #endif
 #define MARGIN 16
 #define NOWHERE (-1)
 
-/* Beside a letter and the extremes: the neighbours of LF and CR, whose difference from
- * them is what a careless comparison loses, and both with their top bit set. */
+/* A letter, the extremes, the neighbours of LF and CR, and both with their top bit set: bytes that a
+ * careless comparison takes for a line end. */
 static const uint8_t FILLERS[] = {
     'a', 0x00, 0x09, 0x0B, 0x0C, 0x0E, 0x7F, 0x80, 0x8A, 0x8D, 0xFF,
 };
@@ -44,7 +44,7 @@ static const uint8_t *naive(const uint8_t *at, const uint8_t *end, int *non_asci
     return at;
 }
 
-/* The flag may also tell of bytes that are less than two windows away, from `start` to `end`. */
+/* The flag may also be set by bytes less than two windows away, from `start` to `end`. */
 static int right_flag(int flag, int expected, const uint8_t *start, const uint8_t *at,
                       const uint8_t *found, const uint8_t *end)
 {
@@ -59,7 +59,7 @@ static int right_flag(int flag, int expected, const uint8_t *start, const uint8_
     return flag == nearby;
 }
 
-/* Whether there is an end of line at all; VT and FF may be taken for one. */
+/* Tell whether there is a line end; VT and FF may count as one. */
 static void compare_line(const uint8_t *at, const uint8_t *end)
 {
     int expected_flag = 0, flag = 0;
@@ -87,7 +87,7 @@ static void put(uint8_t *at, int length, int place, uint8_t byte)
         at[place] = byte;
 }
 
-/* `high` is written last: where it meets the end-of-line, there is no end-of-line. */
+/* `high` is written last, so it replaces a line end at the same place. */
 static void compare(uint8_t *at, int length, uint8_t filler, uint8_t line_end, int place,
                     uint8_t high, int high_place)
 {
@@ -123,11 +123,11 @@ static uint8_t *allocate(int size)
     return start;
 }
 
-/* The range is all of its allocation, so that a sanitizer sees a read of one byte outside. */
+/* An allocation of exactly this size lets a sanitizer see a read of one byte outside. */
 static void whole_allocation(int length)
 {
     uint8_t *at = allocate(length);
-    /* Of long ones, a place in five: from one length and place to the next, all of them. */
+    /* Long ranges take one place in five; consecutive lengths cover all places. */
     int place, other, step = length > 80 ? 5 : 1;
     size_t e, f;
 
@@ -141,7 +141,7 @@ static void whole_allocation(int length)
                 compare_line(at, at + length);
                 for (other = place - 1; other <= place + 1; other++)
                     compare(at, length, FILLERS[f], line_end, place, high, other);
-                /* Of two ends of line the first counts, be they neighbours or far apart. */
+                /* The first of two line ends counts, near or far apart. */
                 compare(at, length, FILLERS[f], line_end, place, '\n', place + 1);
                 compare(at, length, FILLERS[f], line_end, place, '\r', length - 1);
             }
@@ -150,9 +150,8 @@ static void whole_allocation(int length)
     free(at);
 }
 
-/* Every alignment, amid bytes that change the answer if they are taken for the range's.
- * The last one ends with its allocation, which guards the empty range too: an allocation
- * of no bytes may really have one. */
+/* Try every alignment, with bytes around the range that change the result if they are read. The last
+ * range ends with its allocation, as does the empty one: an allocation of no bytes may have one. */
 static void every_alignment(int length)
 {
     uint8_t *start = allocate(MARGIN + length);
@@ -174,7 +173,7 @@ static void every_alignment(int length)
     free(start);
 }
 
-/* The same sequence in each run, on every machine. */
+/* Random numbers: the same sequence in each run, on every machine. */
 static uint32_t dice(void)
 {
     static uint32_t state = 1;
@@ -183,8 +182,8 @@ static uint32_t dice(void)
     return state ^= state << 5;
 }
 
-/* All the ends of line of a range, one after the other, of which some are passed over, as those of
- * blank lines are; in one and the same window, at its borders and far apart. */
+/* Find all line ends of a range, in one window, at its borders and far apart, and skip some, as those
+ * of blank lines are. */
 static void one_after_the_other(int length, int density)
 {
     uint8_t *start = allocate(length);

@@ -1,5 +1,5 @@
-/* Holds `utf8.h` against all that can be encoded, and against what Python made of the cases in a
- * file; test_utf8.py builds it for each body, with and without sanitizers. */
+/* Compares `utf8.h` with a table of all encodings, and with the results of Python in a file of cases;
+ * test_utf8.py builds it with each instruction set, with and without sanitizers. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,11 +13,11 @@
 #  define BODY "plain C"
 #endif
 
-/* Of what is slow: a sequence in so many. */
+/* Slow comparisons take one sequence in STEP. */
 #ifndef STEP
 #  define STEP 1
 #endif
-/* The first block, two windows, and the most that can come after them. */
+/* The first block, two windows, and the longest end after them. */
 #ifndef LONG
 #  define LONG 207
 #endif
@@ -36,7 +36,7 @@ static uint8_t *allocate(size_t size)
     return start;
 }
 
-/* The same sequence in each run, on every machine. */
+/* Random numbers: the same sequence in each run, on every machine. */
 static uint32_t dice(void)
 {
     static uint32_t state = 1;
@@ -45,9 +45,8 @@ static uint32_t dice(void)
     return state ^= state << 5;
 }
 
-/* What is expected knows no limits: it has the encoding of every character, and every beginning of
- * one, a bit for each. By their number of bytes; of those of four, the lead's last three bits are
- * enough. */
+/* The table of expected results: one bit for the encoding of every character, and one for every
+ * beginning of one, by their number of bytes. For four bytes, the lead's last three bits suffice. */
 static uint8_t *whole[5], *begun[4];
 
 static size_t number(const uint8_t *at, int size)
@@ -102,7 +101,7 @@ static void encode_all(void)
     }
 }
 
-/* What becomes of them in `to`, and whether nothing was replaced. */
+/* Write the expected replacement to `to`, and return whether nothing was replaced. */
 static size_t expect(uint8_t *to, const uint8_t *at, const uint8_t *end, int *valid)
 {
     uint8_t *start = to;
@@ -154,7 +153,7 @@ static void compare_with(const uint8_t *at, size_t length, const uint8_t *expect
 
     compare_validity(at, length, valid);
     memset(result, 0x5A, size + 1);
-    if (sse_fast_replace(NULL, at, length) != size || sse_fast_replace(result, at, length) != size
+    if (sse_fast_replace(result, at, length) != size
         || memcmp(result, expected, size) != 0 || result[size] != 0x5A)
         fail("wrong replacement", at, length);
 }
@@ -168,11 +167,11 @@ static void compare(const uint8_t *at, size_t length)
     compare_with(at, length, expected, size, valid);
 }
 
-/* One to three bytes of all kinds, and those that begin as characters of four do. */
+/* All sequences of one to three bytes, and those that begin like characters of four. */
 static void every_sequence(void)
 {
     static const uint8_t BYTES[] = {0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xF4};
-    /* All of its allocation, so that a sanitizer sees a read of one byte outside. */
+    /* An allocation of exactly this size lets a sanitizer see a read of one byte outside. */
     uint8_t *at;
     size_t size;
     uint32_t n;
@@ -197,7 +196,7 @@ static void every_sequence(void)
     free(at);
 }
 
-/* ASCII, or characters of two to four bytes, as many as there is room for. */
+/* Fill with ASCII, or with characters of two to four bytes. */
 static void fill(uint8_t *at, size_t length, size_t width, int from_the_end)
 {
     static const char *const CHARACTERS[] = {"a", "\xDF\xBF", "\xEF\xBF\xBF", "\xF3\xBF\xBF\xBF"};
@@ -226,7 +225,7 @@ static void add(uint8_t a, uint8_t b, uint8_t c, uint8_t d, int size)
     sequences[count++] = added;
 }
 
-/* What lies on both sides of each limit. */
+/* The bytes on both sides of each limit. */
 static void make_sequences(void)
 {
     static const uint8_t BYTES[] = {0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0,
@@ -257,8 +256,7 @@ static void make_sequences(void)
     }
 }
 
-/* Some at every place of a text of any length, more where it is long; it goes on whole before and
- * behind. */
+/* Put invalid sequences at every place of valid texts of all lengths. */
 static void every_place(void)
 {
     size_t length, place, width, i;
@@ -286,7 +284,7 @@ static void every_place(void)
     }
 }
 
-/* Amid bytes that change the answer if they are taken for the text's. */
+/* Surround texts with bytes that change the result if they are read. */
 static void every_mixture(void)
 {
     static uint8_t text[LONGEST + 32];
@@ -307,7 +305,7 @@ static void every_mixture(void)
                 bytes[0] = dice() % 2 ? (uint8_t)dice() : 0x80;
             else if (character <= 0x10FFFF && character >> 11 != 0x1B)
                 size = (size_t)encode(character, bytes);
-            /* The last may be cut off. */
+            /* The last character may be cut off. */
             size = size < length - i ? size : length - i;
             memcpy(at + i, bytes, size);
             i += size;
@@ -335,7 +333,7 @@ static void read_exactly(void *to, size_t size, FILE *file)
     }
 }
 
-/* Each case: whether it is valid, the text, and what it becomes, with their lengths before. */
+/* A case is a flag for validity, then the text and its replacement, each after its length. */
 static void every_case_of(const char *path)
 {
     uint8_t expected[3 * LONGEST];

@@ -1,23 +1,50 @@
-# What the Python objects of a stream cost alone: the floor that the benchmarks measure `feed` by.
-# A part of `parser_c.pyx`, so that both make them by the same code.
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: binding=False, auto_pickle=False
+"""The cost of a stream's Python objects alone, by which the benchmarks judge `feed`.
+
+Events and lists are made as the parser makes them. `floor.py` compiles this file when a benchmark
+asks for it.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from sse_fast._core.lines cimport Scan, next_end_of_line, start_scan
+from sse_fast._core.parser_c cimport Event, new_event
+
+
+cdef extern from "Python.h":
+    list PyList_New(Py_ssize_t size)
+    void PyList_SET_ITEM(object items, Py_ssize_t at, object item)
+    Py_UCS4 PyUnicode_MAX_CHAR_VALUE(object text)
+    str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
+    void* PyUnicode_DATA(object text)
+
+
+cdef str _MESSAGE = "message"
+
 
 cdef struct Span:
     const void* at
     uint32_t length         # characters
-    uint32_t max_char       # with _HAS_MORE: the next `More` is about this event
+    uint32_t max_char       # with _HAS_MORE: the next `More` belongs to this event
 
 
-cdef struct More:           # what events of plain data do not have
+cdef struct More:           # the parts that events of plain data do not have
     void* event_type
     void* retry
-    Span id                 # at NULL: that of the event before
+    Span id                 # at NULL: the id of the event before
 
 
 cdef enum:
     _HAS_MORE = 0x80000000
 
 
-cdef inline str _text_of(const Span* span):
+cdef inline str _new_text(const Span* span):
     cdef Py_UCS4 max_char = span.max_char & ~<uint32_t>_HAS_MORE
     cdef Py_ssize_t size = span.length
     cdef str text = PyUnicode_New(size, max_char)
@@ -28,10 +55,7 @@ cdef inline str _text_of(const Span* span):
 
 @cython.final
 cdef class Floor:
-    """Floor(chunks, events)
---
-
-Makes the lists, events and texts that `feed` makes of a stream, of spans that are known already.
+    """Makes the lists, events and texts that `feed` makes of a stream, from known spans.
 
     Args:
         chunks: the chunks of the stream, `bytes` each.
@@ -40,7 +64,7 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
 
     cdef list _chunks
     cdef list _events
-    # Small, so that reading them costs little beside what is made: d has 16 bytes an event.
+    # Compact, so that reading them costs little beside the objects: d has 16 bytes an event.
     cdef Py_ssize_t* _counts
     cdef Span* _data
     cdef More* _more
@@ -56,7 +80,7 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
         cdef str id = ""
         if len(chunks) != len(events):
             raise ValueError(f"Expected {len(chunks)} lists of events, got {len(events)}")
-        # The spans refer to them.
+        # The spans point into them.
         self._chunks = chunks
         self._events = events
         self._counts = <Py_ssize_t*>PyMem_Malloc(len(events) * sizeof(Py_ssize_t))
@@ -73,7 +97,7 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
                     data.max_char |= _HAS_MORE
                     more.event_type = <void*>event.event
                     more.retry = <void*>event.retry
-                    # What `feed` makes anew: an id that the event's own lines set.
+                    # `feed` makes a new text for an id only if the event's own lines set it.
                     more.id.at = NULL
                     if event.id != id:
                         id = event.id
@@ -87,7 +111,7 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
         PyMem_Free(self._more)
 
     def objects(self):
-        """Make them all, a chunk at a time, and drop them; return how many events it were."""
+        """Make all objects, a chunk at a time, and drop them; return the number of events."""
         cdef const Span* data = self._data
         cdef const More* more = self._more
         cdef Py_ssize_t number
@@ -105,23 +129,22 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
                     event_type = <str>more.event_type
                     retry = <object>more.retry
                     if more.id.at != NULL:
-                        id = _text_of(&more.id)
+                        id = _new_text(&more.id)
                     more += 1
-                    event = _new_event(
-                        <PyTypeObject*>Event, event_type, _text_of(data), id, retry)
+                    event = new_event(event_type, _new_text(data), id, retry)
                 else:
-                    event = _new_event(<PyTypeObject*>Event, _MESSAGE, _text_of(data), id, None)
+                    event = new_event(_MESSAGE, _new_text(data), id, None)
                 Py_INCREF(event)
                 PyList_SET_ITEM(made, at, event)
                 data += 1
             count += self._counts[number]
-            # Gone before the next ones are made, as those of `feed` are.
+            # Drop them before the next ones are made, as the loop around `feed` does.
             event = None
             made = None
         return count
 
     def lines(self):
-        """Find the end of every line, as `feed` does, and do nothing with it; return how many."""
+        """Find the end of every line, as `feed` does, and return the number of lines."""
         cdef Scan scan
         cdef const uint8_t* end
         cdef int non_ascii = 0
@@ -135,11 +158,11 @@ Makes the lists, events and texts that `feed` makes of a stream, of spans that a
         return count
 
     def feed(self, chunk, /):
-        """Take a chunk and do nothing: what the calls cost alone."""
+        """Take a chunk and do nothing: the cost of the calls alone."""
 
 
 cdef int _find(Span* span, bytes chunk, str text) except -1:
-    """Where a text lies in its chunk; in itself, if it is not ASCII or not there in one piece."""
+    """Find a text in its chunk; use the text itself if it is not ASCII or not contiguous there."""
     cdef Py_ssize_t at = chunk.find(text.encode()) if text.isascii() else -1
     span.length = len(text)
     span.max_char = PyUnicode_MAX_CHAR_VALUE(text)

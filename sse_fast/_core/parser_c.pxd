@@ -1,0 +1,57 @@
+"""The native interface of the parser: what other extensions may cimport."""
+
+cimport cython
+from libc.stdint cimport uint8_t
+
+from sse_fast._core.lines cimport LineState, Step, Text
+
+
+@cython.final
+cdef class Event:
+    cdef readonly str event
+    cdef readonly object data
+    cdef readonly str id
+    cdef readonly object retry
+
+
+cdef class Parser:
+    cdef object __weakref__
+    cdef LineState _state
+    cdef str _last_event_id
+    cdef str _event_type        # the latest one made, as streams repeat theirs
+    cdef object _on_comment
+    cdef object _decode
+    cdef dict _decode_types
+    cdef object _until
+    cdef bytes _until_data
+    cdef list _events           # not delivered yet; None: none
+    # Number of events -> id of a block without data after them, in the latest feed; None: none.
+    cdef readonly dict _lone_ids
+    cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
+    cdef bint _is_initialized
+    cdef bint _is_feeding
+    cdef bint _has_options      # `decode` or `until`
+    cdef bint _has_callbacks    # parsing may run code that could change the chunk
+    cdef bint _done
+    cdef Step _refusal          # why input is refused until reset(), or NEED_INPUT
+    cdef bint _can_skip_checks  # nothing of the earlier chunks matters but `_state`
+    cdef Py_ssize_t _bytes_per_event    # of the latest large chunk; 0: not known
+    cdef Py_ssize_t _capacity   # of the next list of events
+
+    # The loop over a chunk, from `cursor` to `end`: the one method that DialectParser overrides.
+    cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
+    # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
+    cdef int _raise_refusal(self, Step step) except -1
+    cdef int _add_lone_id(self, const Text* id) except -1
+    cdef int _dispatch_by_options(
+        self, const Text* raw_data, str event_type, object retry) except -1
+
+
+# `Parser.feed` for the bytes of an object that the caller holds.
+cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length)
+
+cdef object new_event(object event_type, object data, object id, object retry)
+cdef str new_text(const Text* text)
+# The event type as text; the latest one is made once.
+cdef str new_event_type(Parser parser, const Text* text)
+cdef int add_event(Parser parser, object event) except -1
