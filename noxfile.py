@@ -1,4 +1,4 @@
-"""What a contributor runs: `nox -l` lists the sessions, `nox -s tests` runs one.
+"""Sessions for contributors: `nox -l` lists them, `nox -s tests` runs one.
 
 `nox --no-venv -s NAME` runs a session in the current environment instead of one of its own, as
 `.ci/run` does.

@@ -2,12 +2,13 @@
 
     pytest bench/bench_bars.py --node-modules FOLDER
 
-The chunks are in the cache. The parsers of a row take turns at two times of the run (Node's parsers
-after the others), and the least time of each counts. The floor is the time of making the same
-lists, events and texts ("objects only"); an empty call is a native method that takes the chunk and
-does nothing. In "61% of 71%", 71 % is the share that a parser would reach if finding the ends of
-the lines ("lines only") were all it did besides. The shares of the floor are binding, and 80 % of
-each ratio to another parser, since their own times vary.
+The chunks are in the cache. The parsers of a row take turns twice in the run, early and late
+(Node's parsers after the others), and the least time of each counts. The floor ("objects only") is
+the time of making the same lists, events and texts. An "empty call" is a native method that takes
+the chunk and does nothing. "61% of 71%" means: the floor is 61 % of the parser's time, and would be
+71 % if the parser only made objects and found line ends ("lines only"). A share of the floor must
+reach its whole target. A ratio to another parser must reach 80 % of it, since that parser's time
+varies.
 
 The table is in the summary. A slow result is marked and does not fail, as a busy machine is slow.
 A parser of sse_fast that returns wrong events fails.
@@ -60,7 +61,7 @@ class Bar(NamedTuple):
     target: str
     binding: str
     value: Callable[[Cells], tuple[str, float]]
-    """Returns the result as text and as a part of the target (1: reached).
+    """Return the result as text, and as a fraction of the target (1 or more: reached).
 
     Raises KeyError if it was not measured."""
     least: float = 1.0
@@ -119,7 +120,7 @@ BARS = [
     ratio(HTTPX, 14, "a", "1 byte"),
     ratio(HTTPX, 20, "e2", "whole"),
     ratio(SSECLIENT, 500, "e2", "whole"),
-    Bar("e1, 16 bytes: extra time over 64 KiB, in empty calls", "1.20", "1.20", _small_chunks),
+    Bar("e1, 16 bytes: overhead per chunk, in empty calls", "1.20", "1.20", _small_chunks),
     share(0.75, "a", "64 KiB"),
     share(0.75, "b", "64 KiB"),
     share(0.85, "c", "64 KiB"),
@@ -151,7 +152,7 @@ def table(cells: Cells) -> Iterator[str]:
         if part >= 1:
             verdict = "reached"
         elif part >= bar.least:
-            verdict = "binding part only"
+            verdict = "binding target only"
         elif measured == "-":
             verdict = "not measured"
         else:
@@ -163,7 +164,7 @@ def table(cells: Cells) -> Iterator[str]:
     for (stream, chunking), cell in cells.items():
         if cell.size:
             times = (f"{name} {cell.per_event(name):,.1f}" for name in cell.times)
-            yield f"ns an event, {stream}, {chunking}: {'; '.join(times)}"
+            yield f"ns per event, {stream}, {chunking}: {'; '.join(times)}"
     missing = {who: why for cell in cells.values() for who, why in cell.missing.items()}
     for who, why in missing.items():
         yield f"not measured: {who}: {why}"

@@ -116,7 +116,7 @@ def test_compat(
             pytest.skip(str(error))
         if given != made.events:
             what = difference(made.events, given)
-            wrong = f"{way}, {parser}, stream {stream}, {chunking} a chunk: {what}"
+            wrong = f"{way}, {parser}, stream {stream}, {chunking} per chunk: {what}"
             no_number.append(wrong)
             end = pytest.fail if parser == "ours" else pytest.xfail
             end(f"no number: {wrong}")
@@ -124,8 +124,8 @@ def test_compat(
         def work() -> None:
             deque(read(chunks), maxlen=0)
 
-        group = f"compat: {way}, stream {stream}, {chunking} a chunk"
+        group = f"compat: {way}, stream {stream}, {chunking} per chunk"
         seconds = timed(group, len(made.events), chunks, work)
     if seconds is not None:
-        cells = speeds.setdefault(f"compat: us an event, {chunking} a chunk", {})
+        cells = speeds.setdefault(f"compat: us per event, {chunking} per chunk", {})
         cells[way, f"{stream} {parser}"] = f"{seconds / len(made.events) * 1e6:.2f}"

@@ -134,13 +134,13 @@ def test_decode(
     given = msgspec.to_builtins(read(chunks, True))
     expected = [json.loads(data) for _, data, _ in made.events]
     if given != expected:
-        wrong = f"{way}, stream {stream}, {chunking} a chunk: {difference(expected, given)}"
+        wrong = f"{way}, stream {stream}, {chunking} per chunk: {difference(expected, given)}"
         no_number.append(wrong)
         end = pytest.fail if way.startswith("sse_fast") else pytest.xfail
         end(f"no number: {wrong}")
 
-    group = f"decode: stream {stream}, {chunking} a chunk"
+    group = f"decode: stream {stream}, {chunking} per chunk"
     seconds = timed(group, len(made.events), chunks, partial(read, chunks, False))
     if seconds is not None:
-        cells = speeds.setdefault(f"decode: us an event, {chunking} a chunk", {})
+        cells = speeds.setdefault(f"decode: us per event, {chunking} per chunk", {})
         cells[way, stream] = f"{seconds / len(made.events) * 1e6:.2f}"

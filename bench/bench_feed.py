@@ -3,9 +3,9 @@
     pytest bench/bench_feed.py
     pytest bench/bench_feed.py -k 'one and event and not cold' --node-modules FOLDER
 
-Hot: the chunks fit the cache and are read repeatedly. Cold: each chunk is read once a pass, and all
-of them have four times the size of the last-level cache (at most 1 GiB). With small chunks (16
-bytes, 1 byte) a pass has an eighth of the bytes, as most rivals take long.
+Hot: the chunks fit the cache and are read repeatedly. Cold: each chunk is read once per pass, and
+together they are four times as large as the last-level cache (at most 1 GiB). With small chunks (16
+bytes, 1 byte) a pass has an eighth of the bytes, since most rivals are slow there.
 
 A parser that returns wrong events, or takes too long for a pass (quadratic work), gets no number,
 and the summary says why. For a rival this is not a failure of the run; for sse_fast it is. The
@@ -42,7 +42,7 @@ PATIENCE = 5.0  # seconds
 
 
 class ImpatienceError(Exception):
-    """A pass took too long."""
+    """A parser took too long for one pass, so it gets no number."""
 
 
 @contextmanager
@@ -116,14 +116,14 @@ def test_parser(
     chunks = made.chunks(chunking)
     if parser in RIVALS:
         parse = load(parser)
-        where = f"stream {stream}, {chunking} a chunk"
+        where = f"stream {stream}, {chunking} per chunk"
         check(parser, lambda: parse(chunks, True), made.events, where, no_number)
         work = partial(parse, chunks, False)
     else:
         pytest.importorskip("sse_fast._core.parser_c", exc_type=ImportError)
         work = floors(chunks)[parser]
 
-    group = f"parser: stream {stream}, {chunking} a chunk"
+    group = f"parser: stream {stream}, {chunking} per chunk"
     seconds = timed(group, len(made.events), chunks, work)
     if seconds is not None:
         note(speeds, chunking, parser, stream, sum(map(len, chunks)) / seconds)
@@ -134,7 +134,7 @@ def note(speeds: Speeds, chunking: str, parser: str, stream: str, speed: float) 
     megabytes = speed / 1e6
     digits = ".0e" if megabytes >= 1e5 else ",.0f" if megabytes >= 10 else ".1f"
     cell = f"{megabytes:{digits}}"
-    speeds.setdefault(f"parser: MB/s, {chunking} a chunk", {})[parser, stream] = cell
+    speeds.setdefault(f"parser: MB/s, {chunking} per chunk", {})[parser, stream] = cell
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_parser_in_javascript(
     made = sample(stream, chunking, measuring)
     chunks = made.chunks(chunking)
     read = partial(javascript.read, parser, chunks, node_modules)
-    check(parser, read, made.events, f"stream {stream}, {chunking} a chunk", no_number)
+    check(parser, read, made.events, f"stream {stream}, {chunking} per chunk", no_number)
     if measuring:
         time = javascript.time(parser, chunks, len(made.events), 0.2, node_modules)
         note(speeds, chunking, parser, stream, sum(map(len, chunks)) / time * 1e9)
@@ -208,11 +208,11 @@ def test_parser_cold(
     # Two repetitions are checked; the others are the same.
     made = streams.make(stream)
     twice = cold_chunks.__wrapped__(stream, chunking, 2 * sum(map(len, made.blocks)))
-    where = f"stream {stream}, {chunking} a chunk, cold"
+    where = f"stream {stream}, {chunking} per chunk, cold"
     check(parser, lambda: parse(twice, True), made.events * 2, where, no_number)
     chunks = cold_chunks(stream, chunking, min(4 * last_cache(), 2**30)) if measuring else twice
 
-    group = f"parser, cold: stream {stream}, {chunking} a chunk"
+    group = f"parser, cold: stream {stream}, {chunking} per chunk"
     size = sum(map(len, chunks))
     events = len(made.events) * size // sum(map(len, made.blocks))
     seconds = timed(group, events, chunks, partial(parse, chunks, False), rounds=3)

@@ -2,10 +2,10 @@
 
     pytest bench/bench_latency.py
 
-A server in a process of its own sends one event every 20 ms over loopback; its data is the clock
-when it was made, before compression and framing. There is a cell for each library, framing and
-content coding, flushed after every event; the first events of each are dropped. Slow medians are
-marked; wrong or missing events fail. In pytest-benchmark's tables a round is an event.
+A server in a process of its own sends one event every 20 ms over loopback. The data of an event is
+the time at which it was made, before compression and framing. There is a cell for each library,
+framing and content coding, flushed after every event; the first events of each are dropped. Slow
+medians are marked; wrong or missing events fail. In pytest-benchmark's tables a round is an event.
 """
 
 from __future__ import annotations

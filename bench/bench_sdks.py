@@ -468,7 +468,7 @@ def explain(row: Row, cost: Cost) -> str:
     shares = [part / cost.after * 100 for part in (cost.rest, cost.http, cost.ours)]
     return (
         f"   {row.name}: {cost.before - cost.after:.2f} less (the parsers alone: "
-        f"{cost.theirs - cost.ours:.2f}). The rest is {shares[0]:.0f} % JSON and models, "
+        f"{cost.theirs - cost.ours:.2f}). The time after is {shares[0]:.0f} % JSON and models, "
         f"{shares[1]:.0f} % {row.library}, {shares[2]:.0f} % parser: an infinitely fast parser "
         f"would make it {cost.before / (cost.after - cost.ours):.2f} times as fast"
     )

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--node-modules",
         type=Path,
         metavar="FOLDER",
-        help="where npm installed the parsers of JavaScript; default: here, or in a folder above",
+        help="folder in which npm installed the JavaScript parsers (default: this one or a parent)",
     )
 
 

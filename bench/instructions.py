@@ -34,8 +34,7 @@ from typing import Any, NoReturn
 
 from sse_fast._bench import streams
 
-# Events for a figure: so many that the start does not matter, which depends a little on the path
-# and the environment.
+# Events of a measurement, enough to hide the start, which depends on the path and the environment.
 EVENTS = 100_000
 CASES = (
     ("a", "one event"),
@@ -233,7 +232,7 @@ def compare(revisions: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Instructions that feed takes for an event.")
+    parser = argparse.ArgumentParser(description="Count the instructions of Parser.feed per event.")
     parser.add_argument("revisions", nargs="*", help="revisions to build and compare")
     parser.add_argument("--check", action="store_true", help="compare with the record")
     parser.add_argument(

@@ -2,10 +2,11 @@
 
 `start(folder)` runs this file and yields the `Loopback`. Its paths:
 
-- `/paced?count=&interval=&coding=&framing=`: one small event each `interval` seconds, in a write of
-  its own; its data is its number and the clock when it was made. HTTP/2 has its own framing.
-- `/flood?count=&write=`: `count` events of stream a, one a chunk, as fast as the client reads,
-  either many of them a write ("block") or one ("event").
+- `/paced?count=&interval=&coding=&framing=`: one small event every `interval` seconds, each in a
+  write of its own. The data is the event's number and the time at which it was made. HTTP/2 ignores
+  `framing`.
+- `/flood?count=&write=`: `count` events of stream a, one per chunk, as fast as the client reads, in
+  writes of many chunks ("block") or of one ("event").
 
 The clock is `time.perf_counter_ns()`, which all processes of a machine share.
 """

@@ -1,6 +1,6 @@
 """Reports times that a benchmark measured itself through pytest-benchmark's tables and files.
 
-Its own clock would include other work, and cannot time benchmarks that take turns.
+pytest-benchmark's own clock would include other work, and cannot time benchmarks that take turns.
 """
 
 from __future__ import annotations

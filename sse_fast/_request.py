@@ -1,4 +1,4 @@
-"""A request before anybody sends it: its URL, header fields and body, checked."""
+"""Requests, independent of any library: URL, header fields and body are checked and encoded."""
 
 from __future__ import annotations
 
@@ -314,9 +314,9 @@ def _is_of_first_request(name: str) -> bool:
 
 
 def strip_credentials(request: Request) -> Request:
-    """Return the request as another origin may see it.
+    """Return the request without its body and the caller's fields, for another origin.
 
-    Of the caller's fields, it keeps Accept, Cache-Control, User-Agent and Last-Event-ID.
+    Accept, Cache-Control, User-Agent and Last-Event-ID are kept.
     """
     kept = [each for each in request.fields if each[0].lower() in _CROSS_ORIGIN_FIELDS]
     encoding = ("Accept-Encoding", DEFAULT_FIELDS["Accept-Encoding"])

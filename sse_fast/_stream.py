@@ -75,7 +75,7 @@ class _Stream(Generic[T]):
     _on_chunk: Callable[[bytes], object] | None
     # The events of the latest slice, and the number of them that were delivered.
     _batch: list[Event[T]]
-    _handed_over: int
+    _delivered: int
     _id_before_batch: str
     # The compiled fast path feeds chunks of at most this many bytes.
     _slice_size: int
@@ -86,7 +86,7 @@ class _Stream(Generic[T]):
     # True if the last read was left by an exception that did not come from the source.
     _interrupted: bool
     # True while the parser holds events that it has not returned: `feed` is running, or raised.
-    _kept_back: bool
+    _feed_incomplete: bool
     # Received bytes that were not fed yet.
     _unfed: bytes | memoryview | None
     # Raised once the current batch has been delivered.
@@ -108,13 +108,13 @@ class _Stream(Generic[T]):
         self._parser = parser
         self._on_chunk = on_chunk
         self._batch = []
-        self._handed_over = 0
+        self._delivered = 0
         self._id_before_batch = parser.last_event_id
         self._slice_size = READ_SIZE
         self._read_is_due = True
         self._reading = False
         self._interrupted = False
-        self._kept_back = False
+        self._feed_incomplete = False
         self._unfed = None
         self._error = None
         self._error_raised = False
@@ -134,13 +134,13 @@ class _Stream(Generic[T]):
         """The last event ID in force after the last event that was delivered."""
         if self._ids_when_closed is not None:
             return self._ids_when_closed[1]
-        if self._error_raised and self._handed_over == len(self._batch):
+        if self._error_raised and self._delivered == len(self._batch):
             return self._parser.last_event_id
-        return self._id_after(self._batch, self._handed_over)
+        return self._id_after(self._batch, self._delivered)
 
     def take(self) -> None:
         """Mark every delivered event as taken: the consumer has finished with it."""
-        self._taken = self._batch, self._handed_over
+        self._taken = self._batch, self._delivered
 
     @property
     def taken_id(self) -> str:
@@ -162,7 +162,7 @@ class _Stream(Generic[T]):
 
         Blocks without data that follow them count as well.
         """
-        if count >= len(batch) and self._error is None and not self._kept_back:
+        if count >= len(batch) and self._error is None and not self._feed_incomplete:
             return self._parser.last_event_id
         lone_ids = self._parser._lone_ids
         if lone_ids is not None and count in lone_ids:
@@ -222,7 +222,7 @@ class _Stream(Generic[T]):
         if self.end_reason is not None:
             return False
         unfed, self._unfed = self._unfed, None
-        if unfed is None and self._kept_back:
+        if unfed is None and self._feed_incomplete:
             raise RuntimeError(
                 "A callback of this stream asked it for the next event: let the callback return "
                 "first"
@@ -239,16 +239,16 @@ class _Stream(Generic[T]):
     def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
         """Feed one slice, and keep the rest for later."""
         self._id_before_batch = (
-            self.last_event_id if self._kept_back else self._parser.last_event_id
+            self.last_event_id if self._feed_incomplete else self._parser.last_event_id
         )
         self._batch = []
-        self._handed_over = 0
-        self._kept_back = True
+        self._delivered = 0
+        self._feed_incomplete = True
         self._read_is_due = False
         try:
             batch = self._parser.feed(chunk)
         except BaseException as error:
-            self._not_fed(error, rest)
+            self._on_feed_error(error, rest)
             return
         self._unfed = rest
         read_is_due = rest is None and not self._parser.done
@@ -257,9 +257,9 @@ class _Stream(Generic[T]):
             self._batch = batch
             self._read_is_due = read_is_due
         # Last, because other threads may read last_event_id.
-        self._kept_back = False
+        self._feed_incomplete = False
 
-    def _not_fed(self, error: BaseException, rest: memoryview | None) -> None:
+    def _on_feed_error(self, error: BaseException, rest: memoryview | None) -> None:
         """Handle an exception of `feed`: the parser must be fed again, possibly with b""."""
         self._unfed = b"" if rest is None else rest
         self._read_is_due = False
@@ -269,19 +269,19 @@ class _Stream(Generic[T]):
             # The events before the error are delivered first.
             self._error = error
             self._batch, error.events = error.events, []
-        self._kept_back = False
+        self._feed_incomplete = False
 
     def _on_read_error(self, error: BaseException) -> None:
         """Handle a read that raised instead of returning a chunk."""
         if isinstance(error, (StopIteration, StopAsyncIteration)):
-            self._ended()
+            self._on_source_end()
         elif isinstance(error, Exception):
             self._raise_transport_error(error)
         else:
             self._interrupted = True
             raise error
 
-    def _ended(self) -> None:
+    def _on_source_end(self) -> None:
         if self._interrupted and self.end_reason is None:
             self._end(EndReason.ERROR)
             raise TransportError(
@@ -290,7 +290,7 @@ class _Stream(Generic[T]):
             )
         self._end(EndReason.END)
 
-    def _arrived(self, chunk: bytes) -> None:
+    def _on_chunk_read(self, chunk: bytes) -> None:
         """Feed a chunk that was read, or store it if it needs more than that."""
         if self.end_reason is not None:
             return
@@ -434,9 +434,9 @@ class EventStream(_Stream[T], _FastNext, Iterator["Event[T]"]):
                 self._on_read_error(error)
             while True:
                 # Another thread may close the stream between any two of these lines.
-                at, batch = self._handed_over, self._batch
+                at, batch = self._delivered, self._batch
                 if at < len(batch):
-                    self._handed_over = at + 1
+                    self._delivered = at + 1
                     return batch[at]
                 if self._read_is_due:
                     self._read()
@@ -474,7 +474,7 @@ class EventStream(_Stream[T], _FastNext, Iterator["Event[T]"]):
             return
         finally:
             self._reading = False
-        self._arrived(chunk)
+        self._on_chunk_read(chunk)
 
     def _release(self) -> None:
         """Close the source after the end of the stream."""
@@ -573,16 +573,16 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
     async def __anext__(self) -> Event[T]:
         while True:
             # Another thread may close the stream between any two of these lines.
-            at, batch = self._handed_over, self._batch
+            at, batch = self._delivered, self._batch
             if at < len(batch):
-                self._handed_over = at + 1
+                self._delivered = at + 1
                 return batch[at]
             await self._fill()
 
     async def _fill(self) -> None:
         """Read and parse until there is a new batch; raise `StopAsyncIteration` at the end."""
         try:
-            while self._handed_over >= len(self._batch):
+            while self._delivered >= len(self._batch):
                 if self._begin is not None and self.end_reason is None:
                     await self._start(self._begin)
                 elif self._read_is_due:
@@ -644,7 +644,7 @@ class AsyncEventStream(_Stream[T], AsyncIterator["Event[T]"]):
             return
         finally:
             self._reading = False
-        self._arrived(chunk)
+        self._on_chunk_read(chunk)
 
     async def _release(self) -> None:
         """Close the source after the end of the stream."""

@@ -21,14 +21,14 @@ cdef class _FastNext:
     cdef public Parser _parser
     cdef public object _chunks
     cdef public list _batch
-    cdef public Py_ssize_t _handed_over
+    cdef public Py_ssize_t _delivered
     cdef public str _id_before_batch
     cdef public object _on_chunk
     cdef public Py_ssize_t _slice_size
     cdef public bint _read_is_due
     cdef public bint _reading
     cdef public bint _interrupted
-    cdef public bint _kept_back
+    cdef public bint _feed_incomplete
     cdef public object end_reason
 
     def __next__(self):
@@ -38,9 +38,9 @@ cdef class _FastNext:
         cdef Parser parser
         while True:
             batch = self._batch
-            at = self._handed_over
+            at = self._delivered
             if at < len(batch):
-                self._handed_over = at + 1
+                self._delivered = at + 1
                 return batch[at]
             if not self._read_is_due or self._reading or self._on_chunk is not None:
                 return self._next()
@@ -54,23 +54,23 @@ cdef class _FastNext:
             # Another thread closed the stream, or the chunk has to be converted or sliced.
             if (not self._read_is_due or type(chunk) is not bytes
                     or PyBytes_GET_SIZE(chunk) > self._slice_size):
-                self._arrived(chunk)
+                self._on_chunk_read(chunk)
                 continue
             self._interrupted = False
             # A callback may replace `_parser` while this one runs.
             parser = self._parser
             self._id_before_batch = parser._last_event_id
             self._batch = _NO_EVENTS
-            self._handed_over = 0
-            self._kept_back = True
+            self._delivered = 0
+            self._feed_incomplete = True
             self._read_is_due = False
             try:
                 batch = feed_bytes(
                     parser, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
             except BaseException as error:
-                self._not_fed(error, None)
+                self._on_feed_error(error, None)
                 continue
-            self._kept_back = False
+            self._feed_incomplete = False
             if self.end_reason is not None:
                 # A callback closed the stream.
                 continue

@@ -1,4 +1,4 @@
-"""Who may import whom: inward only. Held against each file's syntax tree, and at run time."""
+"""The rooms import inward only: checked on the syntax tree of each file, and at run time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a type checker has to make of the interface: checked by mypy, not run."""
+"""Types that a checker has to infer for the interface: checked by mypy, not run."""
 
 import json
 from typing import Any

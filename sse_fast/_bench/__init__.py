@@ -1,1 +1,1 @@
-"""Shared by `sse-fast bench` and the benchmarks of the repository: streams, rivals, timing."""
+"""Streams, rivals and timing for `sse-fast bench` and for the benchmarks in `bench/`."""

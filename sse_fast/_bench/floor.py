@@ -1,4 +1,4 @@
-"""Compiles `floor_c.pyx`, the floor that the benchmarks judge `feed` by.
+"""Compilation of `floor_c.pyx`, which measures the least time that any parser needs.
 
 It is compiled when a benchmark asks for it, so that no wheel has code of the benchmarks in its
 extensions. This takes a few seconds, a C compiler, and Cython and setuptools from sse-fast[bench].
@@ -38,7 +38,7 @@ def load() -> ModuleType:
 
 
 def _compile(directory: Path) -> Path:
-    # setuptools first, as it provides distutils to Cython.
+    # Import setuptools first, since it provides distutils to Cython.
     import setuptools  # type: ignore[import-untyped]
     from Cython.Build import cythonize
     from setuptools.errors import BaseError  # type: ignore[import-untyped]

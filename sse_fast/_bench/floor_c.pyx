@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 # cython: binding=False, auto_pickle=False
-"""The cost of a stream's Python objects alone, by which the benchmarks judge `feed`.
+"""The cost of making a stream's Python objects, with which the benchmarks compare `feed`.
 
 Events and lists are made as the parser makes them. `floor.py` compiles this file when a benchmark
 asks for it.

@@ -43,7 +43,7 @@ _SCRIPT = Path(__file__).with_name("javascript.mjs")
 
 
 def find(name: str, folder: Path | None = None) -> Found:
-    """Look a parser up.
+    """Find the versions of a parser and of Node.
 
     Args:
         name: one of `JAVASCRIPT`.
@@ -104,9 +104,7 @@ def _run(
         raise ValueError(f"Expected a parser of {', '.join(map(repr, JAVASCRIPT))}, got {name!r}")
     node = shutil.which("node")
     if node is None:
-        raise ImportError(
-            "Node (node) is not on the PATH: JavaScript parsers are not measured without it"
-        )
+        raise ImportError("node is not on the PATH: install Node to measure JavaScript parsers")
     requirement = JAVASCRIPT[name]
     package = re.sub(r"(?<=.)@.*", "", requirement)
     where = (folder or Path()).resolve()

@@ -1,4 +1,4 @@
-"""Times parsers over chunks in memory: they take turns in one process, and the least time counts.
+"""Timing of parsers over chunks in memory. They take turns, and the least time of each counts.
 
 A parser that returns wrong events gets no time; its first wrong event is reported instead.
 """
@@ -19,7 +19,7 @@ from sse_fast._bench.rivals import RIVALS, Event, Events
 from sse_fast._bench.streams import Stream
 
 FLOOR = "objects only"
-"""The row of the native function that makes the same lists, events and texts from known spans."""
+"""The name of the row that only makes the lists, events and texts, from spans found before."""
 LINES = "lines only"
 """The row of the native function that finds the end of every line."""
 CALLS = "empty calls"
@@ -31,8 +31,8 @@ _TURN = 0.01
 _NODE = 0.5
 """Seconds after which Node has compiled hot code."""
 _NODE_TURNS = 5
-"""How often a Node process is started: every second one compiles some parsers to code that is 1.6
-times slower."""
+"""The number of Node processes: about half of them compile some parsers to code that is 1.6 times
+slower."""
 _EXCERPT = 40
 """The most characters of a text that a report shows."""
 
@@ -84,14 +84,14 @@ def measure(
     folder: Path | None = None,
     progress: Callable[[float], object] = _ignore,
 ) -> Cell:
-    """Let parsers read a stream, check their events, and time those that are right.
+    """Check the events of each parser, and time the parsers whose events are right.
 
     Args:
         stream: the stream.
         chunking: how it is cut, one of `CHUNKINGS`.
         names: names of `RIVALS` and `JAVASCRIPT`.
-        seconds: the minimum time of each parser; at least three turns, and for Node's parsers five
-            times half a second, as their code is slower before.
+        seconds: the minimum time of each parser. Each parser gets at least three turns. Each of
+            Node's gets five processes of half a second or more, which it takes to compile hot code.
         floor: whether `FLOOR`, `LINES` and `CALLS` are measured too; needs the extension.
         folder: where npm installed the JavaScript parsers, or a folder below that; None: the
             current folder.
@@ -147,7 +147,7 @@ def measure(
 
 
 def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
-    """Return the work that every parser has to do: making objects, finding lines, being called."""
+    """Return functions that do only what every parser must: make objects, find lines, be called."""
     from sse_fast._bench.floor import load
     from sse_fast._core import parser_c  # type: ignore[attr-defined]
 

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from sse_fast._bench.javascript import JAVASCRIPT
 from sse_fast._bench.measure import FLOOR, Cell
 
-# An opaque card, which looks the same on dark pages. The bars differ in lightness or hatching, so
-# that they can be told apart in print.
+# The background is opaque, so that the plot looks the same on dark pages. The bars differ in
+# lightness or hatching, so that they can be told apart in print.
 _PAPER, _LINE, _INK, _FAINT = "#fcfcfb", "#d8d8d3", "#1c1c1c", "#5f5f5f"
 _OURS = {"facecolor": "#0b4fb3", "edgecolor": "#0b4fb3"}
 _OTHER = {"facecolor": "#b9bfc9", "edgecolor": "#b9bfc9"}
 _SCRIPT = {"facecolor": "#eceef1", "edgecolor": "#8d95a3", "hatch": "////"}
 _FLOOR = {"facecolor": _PAPER, "edgecolor": _INK}
 
-# Text stays text, and the same numbers give the same bytes.
+# An SVG keeps text as text, and the same numbers give the same bytes.
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
@@ -30,7 +30,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sse_fast",
     "hatch.linewidth": 0.6,
 }
-_CHUNKS = {"whole": "everything"}
+_CHUNKS = {"whole": "the whole stream"}
 # In inches.
 _LABELS, _BARS, _NUMBERS, _EDGE = 2.2, 2.85, 1.25, 0.2
 _TITLE, _ROW, _SCALE = 0.62, 0.19, 0.3
@@ -79,14 +79,14 @@ def draw(
             figure.text(x / width, y / height, text, **{"size": 9, "color": _FAINT, **style})
 
         strong = {"color": _INK, "weight": "bold"}
-        write(_EDGE, height - 0.4, "Nanoseconds an event", **{**strong, "size": 15})
+        write(_EDGE, height - 0.4, "Nanoseconds per event", **{**strong, "size": 15})
         write(_EDGE, height - 0.65, "\n".join([*legend, "", *notes]), va="top", linespacing=1.5)
         # The title takes the place of the first panel.
         for place, cell in enumerate(cells, 1):
             x = place % 2 * width / 2
             top = height - place // 2 * down
             write(x + _EDGE, top - 0.32, f"{cell.stream}: {streams[cell.stream]}", **strong)
-            write(x + _EDGE, top - 0.52, f"{_CHUNKS.get(cell.chunking, cell.chunking)} a chunk")
+            write(x + _EDGE, top - 0.52, f"{_CHUNKS.get(cell.chunking, cell.chunking)} per chunk")
             bottom = top - _TITLE - panel
             axes = figure.add_axes(
                 ((x + _LABELS) / width, bottom / height, _BARS / width, panel / height),

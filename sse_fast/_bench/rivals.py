@@ -1,4 +1,4 @@
-"""The Python parsers under comparison, each as a function that takes chunks and makes every event.
+"""The Python parsers under comparison, each as a function from chunks to events.
 
 Each parser is driven as its own client drives it, without the client's generators, checks and
 exceptions where possible. If a parser takes text, decoding counts as part of it. Private names are
@@ -114,7 +114,7 @@ def _launchdarkly() -> Parse:
 
 
 def _httpx_sse() -> Parse:
-    # As EventSource.iter_sse() does: httpx decodes text, these two lines and events.
+    # EventSource.iter_sse() does the same: httpx decodes the text, and httpx-sse lines and events.
     line_decoder = _part("httpx_sse._decoders", "SSELineDecoder")
     event_decoder = _part("httpx_sse._decoders", "SSEDecoder")
 
@@ -152,12 +152,12 @@ def _sseclient() -> Parse:
 
 
 def _httpx2() -> Parse:
-    # As EventSource.__iter__() does with the decoded text of a response.
+    # EventSource.__iter__() does the same with the decoded text of a response.
     parser = _part("httpx2._sse", "_SSEParser")
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         decode_text = _text_decoder()
-        # With a limit, as by default, but one that the longest events fit.
+        # The parser has a limit by default; this one fits the longest events.
         decode = parser(16 * 2**20).decode
         kept = []
         for chunk in chunks:

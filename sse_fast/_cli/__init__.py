@@ -1,7 +1,7 @@
 """The command `sse-fast`: one file per subcommand.
 
-Exit codes: 0 success, 1 failure (one line on standard error says why), 2 wrong command line,
-130 interrupted, 141 the reader of the output is gone.
+Exit codes: 0 success, 1 failure (standard error says why, with the body of a refused response), 2
+wrong command line, 130 interrupted, 141 the output pipe was closed.
 """
 
 from __future__ import annotations

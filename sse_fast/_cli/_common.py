@@ -1,4 +1,4 @@
-"""Parts of several commands: request options, output files, lines of JSON."""
+"""Functions that several commands share: request options, output files, lines of JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         "several bodies are joined with &",
     )
     parser.add_argument(
-        "--last-event-id", metavar="ID", default="", help="ask for the events after this one"
+        "--last-event-id", metavar="ID", default="", help="resume after the event with this id"
     )
     parser.add_argument(
         "--until", metavar="DATA", help="stop at an event with this data, for example '[DONE]'"
@@ -135,7 +135,7 @@ def try_to_write(path: Path) -> None:
     exists = path.exists()
     path.open("ab").close()
     if not exists:
-        # A link to the file stays.
+        # If the path is a dangling link, remove its new target and not the link.
         path.resolve().unlink()
 
 

@@ -1,4 +1,4 @@
-"""An HTTP server of event streams on loopback, for the commands that serve."""
+"""An HTTP server of event streams on loopback, for `demo` and `replay`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     @property
     def port(self) -> int:
-        """The port that it listens at."""
+        """The port that the server listens on."""
         port: int = self.server_address[1]
         return port
 

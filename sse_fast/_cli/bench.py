@@ -39,9 +39,9 @@ FLOORS = {
 }
 DOMINATES = """\
 In a real program the parser is a small part: the HTTP library takes
-1,000 to 10,000 ns an event, and decoding its JSON 500 to 7,000 ns.
+1,000 to 10,000 ns per event, and decoding the JSON 500 to 7,000 ns.
 """
-NOISE = "Compare ratios: on a busy machine single times vary by a third."
+NOISE = "Compare the ratios: on a busy machine, times vary by up to a third."
 
 
 class Report(NamedTuple):
@@ -50,7 +50,7 @@ class Report(NamedTuple):
     cells: list[Cell]
     """The columns of the table."""
     streams: dict[str, str]
-    """Name of a stream -> description."""
+    """Stream -> description."""
     versions: dict[str, str]
     """Parser -> version; the rows of the table."""
     missing: dict[str, str]
@@ -72,8 +72,8 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the command's parser."""
     parser = commands.add_parser(
         "bench",
-        help="time the parser beside others on this machine",
-        description="Time sse_fast beside the parsers of other libraries, on streams in memory. "
+        help="compare the speed of parsers on this machine",
+        description="Compare sse_fast with the parsers of other libraries, on streams in memory. "
         "A parser whose events are wrong gets no number. Needs the extra [bench]; JavaScript "
         "parsers take part if Node and their npm packages are installed.",
     )
@@ -149,7 +149,7 @@ def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
                 names = ", ".join(map(repr, known))
                 arguments.fail(f"--{option}: expected one of {names}, got {name!r}")
     if not 0 < arguments.seconds < math.inf:
-        arguments.fail(f"expected --seconds above 0, got {arguments.seconds:g}")
+        arguments.fail(f"--seconds must be above 0, not {arguments.seconds:g}")
     chosen = arguments.streams or arguments.chunks
     pairs = dict.fromkeys(product(streams, chunkings) if chosen else COLUMNS)
     made = {name: make(name, SIZES.get(name)) for name, _ in pairs}
@@ -174,7 +174,7 @@ def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -
 
     # sys.stderr is None in a process without one.
     stderr = sys.stderr or io.StringIO()
-    # Without a thread, which would disturb the measurement: drawn between the turns only.
+    # The bar is drawn between turns: a refresh thread would disturb the measurement.
     with Progress(
         console=Console(file=stderr),
         auto_refresh=False,
@@ -266,9 +266,9 @@ def _print(report: Report) -> None:
         return f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:,.0f}"
 
     labels = report.labels()
-    _print_table("Nanoseconds an event", report.cells, {**labels, **floors}, nanoseconds)
+    _print_table("Nanoseconds per event", report.cells, {**labels, **floors}, nanoseconds)
     print()
-    _print_table("Times as long as the first", report.cells, labels, times)
+    _print_table("Time relative to row 1", report.cells, labels, times)
     print()
     notes = {**report.streams, **{name: FLOORS[name] for name in floors}}
     width = max(map(len, notes))

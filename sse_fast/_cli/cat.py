@@ -26,12 +26,13 @@ def add_to(commands: Any) -> None:
         help="print events as they arrive",
         description="Print the events of a URL, a file or standard input as they arrive, "
         "in the form of an event stream. Connecting times out after 10 seconds, and a stream "
-        "after 300 seconds of silence. A stream that ends or breaks off is resumed after the last "
-        "event, as in browsers, until the server answers 204.",
+        "after 300 seconds of silence. A GET that ends or breaks off is resumed after the last "
+        "event, as in browsers, until --until is met or the server answers 204. A request with -d "
+        "ends with its stream, and is not sent again after a break.",
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--no-reconnect", action="store_true", help="send one request only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.add_argument("--no-reconnect", action="store_true", help="make one attempt, and stop")
     add_request_options(parser)
     parser.set_defaults(run=run)
 
@@ -40,9 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     is_request = is_url(arguments)
     if not is_request and (arguments.request or arguments.header or arguments.data):
-        arguments.fail("-X, -H and -d go with a URL")
+        arguments.fail("-X, -H and -d need a URL")
     if not is_request and (arguments.no_reconnect or arguments.last_event_id):
-        arguments.fail("--no-reconnect and --last-event-id go with a URL")
+        arguments.fail("--no-reconnect and --last-event-id need a URL")
     log_if_verbose(arguments)
     with ExitStack() as stack:
         events: EventSource | EventStream
@@ -67,9 +68,9 @@ def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
         if as_json:
             output.write(json_line(event.event, event.data, event.id, event.retry))
         else:
-            # encode() writes no line for an empty id, but here it resets the id before.
+            # encode() writes no line for an empty id, but the output needs one to reset the id.
             output.write(b"id\n" if last_id and not event.id else b"")
             output.write(event.encode())
             last_id = event.id
-        # Somebody may be watching.
+        # Flush each event: a person or a pipe may be waiting for it.
         output.flush()

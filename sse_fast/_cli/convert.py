@@ -41,7 +41,7 @@ GROUP_ROWS = 2**20
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser of arguments."""
+    """Add the command's parser."""
     parser = commands.add_parser(
         "convert",
         help="turn captures into Parquet, Arrow, JSON lines or CSV",
@@ -76,7 +76,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     oversize.add_argument(
         "--oversize",
         choices=("raise", "skip"),
-        help="stop at an event over the largest size, or skip it (default: raise)",
+        help="stop at an event over --max-event-size, or skip it (default: raise)",
     )
     oversize.add_argument(
         "--on-error",
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(note)
     if done.is_broken:
         if arguments.output != "-":
-            say(f"{arguments.output} has the {_count(done.events)} before it")
+            say(f"{arguments.output} contains the {_count(done.events)} before the error")
         return 1
     if not arguments.quiet:
         seconds = time.perf_counter() - started
@@ -192,7 +192,7 @@ def _examine(name: str) -> _Capture:
 
 
 def _check_output(captures: list[_Capture], arguments: argparse.Namespace) -> None:
-    """Refuse to write over a capture."""
+    """Refuse an output that is one of the captures, and standard input given twice."""
     if arguments.captures.count("-") > 1:
         arguments.fail("standard input (-) can be read only once")
     if arguments.output == "-":
@@ -228,7 +228,7 @@ def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> li
 
 
 class _Done:
-    """The result so far."""
+    """The counts of a conversion in progress."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -284,7 +284,7 @@ class _Writer:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write what is still buffered."""
 
 
 class _Parquet(_Writer):

@@ -1,6 +1,6 @@
 """sse-fast demo: a chat completion from a local server, read over every HTTP library.
 
-The server cuts its chunks at the hard places: within lines, between CR and LF, within UTF-8
+The server cuts its chunks where parsers tend to fail: within lines, between CR and LF, within UTF-8
 sequences.
 """
 
@@ -29,7 +29,7 @@ from sse_fast._cli._server import Handler, Server
 _PATH = "/v1/chat/completions"
 _TEXT = (
     "Server-Sent Events are lines of text: a field name, a colon, a value, and a blank line that "
-    "sends the event off. Every line end may be CR, LF or CRLF, every chunk may end anywhere, "
+    "ends the event. Every line end may be CR, LF or CRLF, every chunk may end anywhere, "
     "even within a character: na\u00efve caf\u00e9, \u6771\u4eac, \U0001f680. "
     "The parser delivers an event as soon as its last byte has arrived.\n"
 )
@@ -166,7 +166,7 @@ def _socket_reader(port: int, options: dict[str, float]) -> Iterator[EventStream
 def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
     requests = import_module("requests")
     with requests.Session() as session:
-        # No proxy and no .netrc for a server in the same process.
+        # Ignore proxies and .netrc: the server is in this process.
         session.trust_env = False
         response = session.post(f"http://127.0.0.1:{port}{_PATH}", json=options, stream=True)
         with _events_of(response) as events:
@@ -214,7 +214,7 @@ def _aiohttp_reader(port: int, options: dict[str, float]) -> Iterator[list[Event
 @contextmanager
 def _own_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
     before = os.environ.get("no_proxy")
-    # No proxy reaches a server in the same process.
+    # Bypass proxies: they cannot reach a server in this process.
     os.environ["no_proxy"] = "127.0.0.1"
     try:
         events = open_stream(

@@ -22,9 +22,9 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     """Add the command's parser."""
     parser = commands.add_parser(
         "doctor",
-        help="list the libraries that parse event streams, and what install() would gain",
-        description="List each library that sse_fast.compat.install() knows: whether and in which "
-        "version it is installed, and by how much its parsing can be sped up on this machine. "
+        help="list the libraries that install() supports, and the speed-up for each",
+        description="List each library that sse_fast.compat.install() supports, its installed "
+        "version, and the speed of its parsing before and after install(), on this machine. "
         "Nothing is changed.",
     )
     parser.set_defaults(run=run)
@@ -32,7 +32,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    core = "Cython core" if ACCELERATED else "plain Python core, which not every library gains by"
+    core = "Cython core" if ACCELERATED else "plain Python core, slower than some libraries"
     print(f"sse_fast {__version__}, {core}")
     rows = [("library", "version", "what install() would do to its parsing")]
     rows += [(name, *examine(name)) for name in LIBRARIES]
@@ -52,7 +52,7 @@ def examine(name: str) -> tuple[str, str]:
     except (ImportError, SSEError) as error:
         return version, f"nothing: {error}"
     except Exception as error:
-        # Most likely a fault of that library; the others still get their lines.
+        # The library is probably at fault. The others still get their lines.
         return version, f"nothing: it raised {error!r}"
     verb = "make it" if ours < theirs else "slow it down:"
     times = f"{theirs / ours:.1f} times as fast ({theirs:.2f} to {ours:.2f} us an event)"

@@ -24,7 +24,7 @@ from sse_fast._cli._common import (
     try_to_write,
 )
 
-# Events are only counted here, and an event that is too large elsewhere may be why one records.
+# `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
 _ENDS = {EndReason.END: "the stream ended", EndReason.UNTIL: "--until was met"}
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         on_chunk=recording.write,
         max_event_size=_MAX_EVENT_SIZE,
     )
-    # Before the request is sent, which may have side effects or cost money.
+    # Check the paths before sending the request, which may have side effects or cost money.
     recording.check_paths()
     with source:
         if source.end_reason is EndReason.NO_CONTENT:
@@ -136,7 +136,7 @@ class _Recording:
                 try_to_write(path)
 
     def begin(self, url: str) -> None:
-        """Open the files, as the head of the response has arrived."""
+        """Open the files; call it when the response head has arrived."""
         self._began = time.monotonic()
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
@@ -156,14 +156,14 @@ class _Recording:
         arrived = self._seconds()
         _write(self._file, chunk)
         self._size += len(chunk)
-        # After the chunk, so that the index never describes more than the capture holds.
+        # Write the index after the chunk, so that it never describes more than the capture holds.
         if self._index is not None:
             _write(self._index, _timing_index.line(arrived, len(chunk)))
 
     def end(self) -> None:
         """Write the index's last line and close the files."""
         if self._index is not None:
-            # The last line is dispensable, and a full disk was reported before.
+            # The index is valid without its last line, and a full disk was already reported.
             with suppress(OSError):
                 _write(self._index, _timing_index.line(self._seconds(), 0))
             self._index.close()
@@ -178,7 +178,7 @@ class _Recording:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether it is a device or pipe, where opening has effects but overwrites nothing."""
+    """Return whether the path is a device or a pipe, which writing cannot overwrite."""
     return path.is_char_device() or path.is_fifo()
 
 
@@ -195,7 +195,7 @@ def _write(file: FileIO, data: bytes) -> None:
 
 @contextmanager
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
-    """Show the size of the recording on a terminal that nothing else is written to."""
+    """Show progress on standard error, if it is a terminal with no other output."""
     stderr = sys.stderr
     busy = arguments.verbose or (arguments.output == "-" and sys.stdout.isatty())
     if busy or stderr is None or not stderr.isatty():

@@ -50,7 +50,7 @@ def add_to(commands: Any) -> None:
         "--rate",
         metavar="EVENTS",
         type=_positive,
-        help="this many events a second, one in each chunk; the index is ignored",
+        help="send this many events per second, one per chunk, and ignore the index",
     )
     parser.add_argument("--once", action="store_true", help="exit after answering one request")
     parser.set_defaults(run=run, fail=parser.error)
@@ -89,14 +89,14 @@ def _pieces(arguments: argparse.Namespace) -> Callable[[BinaryIO], Pieces]:
         rest = arguments.capture.stat().st_size - sum(timing.lengths)
         if rest > 0:
             # The recording was killed or is still running.
-            say(f"{index} does not cover the last {rest:,} bytes of the capture: sent at the end")
+            say(f"{index} has no times for the last {rest:,} bytes: they are sent at the end")
             timing.lengths.append(rest)
             timing.seconds.append(timing.seconds[-1] if timing.seconds else 0.0)
         return partial(_as_recorded, timing=timing, speed=arguments.speed or 1.0)
     if arguments.speed not in (None, math.inf):
         arguments.fail(
             f"--speed needs an index of arrival times, but there is no {index}: "
-            "`record --timing` writes one; --rate works without"
+            "`record --timing` writes one, and --rate does not need one"
         )
     if arguments.speed is None:
         say(f"there is no {index}: sending as fast as the client reads (see --rate)")

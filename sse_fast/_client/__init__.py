@@ -2,8 +2,8 @@
 
 - `reconnect` decides: a state machine that turns outcomes into verdicts, without a clock or a
   socket. Its settings are in `policy`.
-- `base` drives: it sends, checks responses, calls callbacks, and tells the state machine what
-  happened. The course from one connection to the next is written there once, for both clients.
+- `base` drives: it sends requests, checks responses, calls callbacks, and reports what happened to
+  the state machine. This code exists once, for both clients.
 - `sync` and `aio` wait: for a response, for the next event, for the next attempt; in threads, or in
   an event loop. `watchdog` ends a wait for an event that takes too long (`event_timeout`).
 """

@@ -49,14 +49,15 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     It is an async context manager as well. All of it runs on asyncio, and with a client of httpx or
     httpx2 also on trio.
 
-    It does what the EventSource of the HTML standard does (9.2), and what a server needs besides:
-    any method and body, header fields, callbacks, limits. An event counts as taken when the next
-    one is asked for. `last_event_id` is the id after the last event taken, from which the next
-    connection resumes. So no event is lost, but an event is delivered again if the program stopped
-    before it asked for the next one.
+    It implements the EventSource of the HTML standard (9.2), and adds any method and body, header
+    fields, callbacks and limits. An event counts as taken when the next one is asked for.
+    `last_event_id` is the id after the last event taken, from which the next connection resumes. So
+    no event is lost, but an event is delivered again if the program stopped before it asked for the
+    next one.
 
-    A cancelled wait for an event loses none: the next one reconnects and resumes after the last
-    event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of `run` may be async.
+    Cancelling a wait drops the connection, but loses no event: the next wait reconnects and resumes
+    after the last event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of `run`
+    may be async.
 
     Args:
         url: `http://` or `https://`; user and password in it are sent as basic authorization.
@@ -102,7 +103,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     Raises:
         ValueError: an invalid URL, method, header field or timeout.
-        TypeError: a wrong type; a body that could not be sent twice; a client of the other kind.
+        TypeError: a wrong type, a body that could not be sent twice, or a client that is not async.
         ImportError: the extra `client` is missing.
 
     Iterating raises the last failure when the policy allows no further attempt: `ResponseError`,
@@ -201,7 +202,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def open(self) -> Response:
         """Connect, if there is no connection, and return the response.
 
-        `async with` and the first event do the same. A server that has no events responds with a
+        `async with` and the first event do the same. If the server has no events, the response is a
         204.
         """
         await self._open()

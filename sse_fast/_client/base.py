@@ -1,4 +1,4 @@
-"""The course from one connection to the next, which the sync and the async client share.
+"""The sequence of connections, attempts and callbacks, shared by the sync and the async client.
 
 It is written once, as coroutines; those of the sync client block inside and never suspend. `sync`
 and `aio` implement what differs: waiting, calling callbacks and closing. `reconnect` decides what
@@ -213,7 +213,7 @@ class ClientBase(Generic[T]):
         return self._pending if self._stream is None else cast("bool", self._stream.pending)
 
     def reconnect(self, delay: float | None = None) -> None:
-        """Drop the connection and connect again. Thread-safe; also after the end or an error.
+        """Drop the connection and connect again. Thread-safe; works after the end or an error, too.
 
         It counts as consent to send the request again, whatever its method. It has no effect while
         an attempt is under way, or after `close()`.

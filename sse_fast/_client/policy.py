@@ -39,9 +39,9 @@ class ReconnectPolicy:
         max_attempts: attempts in a row to get the next response after there was a first one; an
             event, or `reset_after` seconds open, starts the count again. None: no limit; 0: never
             reconnect.
-        max_elapsed: the time after the first failure in a row after which no further attempt
-            begins; None: no limit.
-        retry_statuses: the statuses that are answered by another attempt, not by an error.
+        max_elapsed: how long after the first failure in a row further attempts may begin; None: no
+            limit.
+        retry_statuses: the statuses after which the client tries again instead of raising.
         initial_delay: the first backoff before reconnecting. The first attempt has no delay.
         multiplier: the factor by which the backoff grows after an attempt without an event.
         max_delay: the longest backoff.
@@ -73,7 +73,7 @@ class ReconnectPolicy:
     reconnect_on_end: bool | None = None
     max_redirects: int = 20
     max_id_size: int | None = 8192
-    # Set by `whatwg()`, for what no other field says: an end within an event is a clean end, the
+    # Set by `whatwg()` for rules that have no field: an end within an event is a clean end, the
     # server's `retry` replaces the backoff, and only the first member of a gzip body is read.
     _whatwg: bool = field(default=False, repr=False)
 
@@ -97,9 +97,9 @@ class ReconnectPolicy:
     def whatwg(cls, **changes: Any) -> Self:
         """Return the policy of browsers (HTML standard, 9.2.3).
 
-        Network errors and ends are followed by another attempt without any limit, after the
-        server's `retry` or 3 seconds; any status but 200 is an error. As with every policy, a
-        request other than GET is only sent again where that is safe.
+        After a network error or the end of a stream, the client reconnects without any limit, after
+        the server's `retry` or 3 seconds. Statuses other than 200 and 204 are errors. As with every
+        policy, a request other than GET or HEAD is only sent again if that is safe.
 
         Args:
             **changes: fields of the policy with other values.

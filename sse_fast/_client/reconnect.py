@@ -70,8 +70,8 @@ class Reconnection:
         policy: when to connect again.
         request: the request to send; its header fields are passed to each `begin`.
         resend: whether the request may be sent again whatever its method.
-        resume: how to ask for the rest after a first stream: "get", "call" (`begin` gets the
-            request), or None (by the same request).
+        resume: how to ask for the rest after a first stream: "get" (by a GET), "call" (`begin` is
+            passed the request), or None (by the same request).
         rng: returns a random number from 0.0 to 1.0, for the jitter.
 
     Attributes:
@@ -288,7 +288,7 @@ class Reconnection:
         return incomplete
 
     def check_complete(self, pending: bool, until_unmet: bool) -> StreamIncomplete | None:
-        """Return an error if a stream was cut off, although it came to a regular end.
+        """Return an error if a stream ended regularly, but within an event or before `until`.
 
         Args:
             pending: whether it ended within an event.
@@ -371,7 +371,7 @@ class Reconnection:
         return request
 
     def _is_repeatable(self, request: Request | None, error: Exception | None) -> bool:
-        """Return whether another attempt cannot make the server act on a request twice."""
+        """Return whether the next attempt is safe, or the program has consented to repeat it."""
         if self.resume_mode == "call" or (self.resume_mode == "get" and self.last_event_id):
             return True
         # From here on, the next attempt sends the first request again.

@@ -43,8 +43,8 @@ __all__ = ["EventSource", "fetch_event_source"]
 class EventSource(ClientBase[T], Iterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an iterator and a context manager.
 
-    It does what the EventSource of the HTML standard does (9.2), and what a server needs besides:
-    any method and body, header fields, callbacks, limits. An event counts as taken when the next
+    It implements the EventSource of the HTML standard (9.2), and adds any method and body, header
+    fields, callbacks and limits. An event counts as taken when the next
     one is asked for. `last_event_id` is the id after the last event taken, from which the next
     connection resumes. So no event is lost, but an event is delivered again if the program stopped
     before it asked for the next one.
@@ -58,8 +58,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         json: a body to be sent as JSON.
         data: a body of bytes, text (as UTF-8) or a mapping (as a form).
         client: a `requests.Session`, `urllib3.PoolManager`, `httpx.Client` or `httpx2.Client`,
-            whose cookies, auth, parameters and proxies are used, and which stays open. A request
-            that `close()` interrupts before its response continues in a thread, up to its timeout.
+            whose cookies, auth, parameters and proxies are used, and which stays open. If `close()`
+            is called before the response, the request continues in a thread until its timeout.
             None: our own HTTP/1.1 transport (extra `client`).
         uds: the path of a Unix socket to connect to; without `client` only.
         ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
@@ -95,7 +95,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     Raises:
         ValueError: an invalid URL, method, header field or timeout.
-        TypeError: a wrong type; a body that could not be sent twice; a client of the other kind.
+        TypeError: a wrong type, a body that could not be sent twice, or an async client.
         ImportError: the extra `client` is missing.
 
     Iterating raises the last failure when the policy allows no further attempt: `ResponseError`,
@@ -142,7 +142,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         caught: BaseException | None = None
         stream = self._stream
         if stream is not None and not self._is_reading:
-            # Asking for the next event takes the one before.
+            # Asking for the next event counts the previous one as taken.
             stream.take()
             try:
                 event: Event[T] = next(stream)
@@ -177,7 +177,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     def open(self) -> Response:
         """Connect, if there is no connection, and return the response.
 
-        `with` and the first event do the same. A server that has no events responds with a 204.
+        `with` and the first event do the same. If the server has no events, the response is a 204.
         """
         _run_sync(self._open())
         return self._latest_response()
@@ -229,8 +229,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     def _run_in_thread(self, work: Callable[[], R], discard: Callable[[R | None], object]) -> R:
         """Run `work` in a daemon thread and return its result, unless close() ends the wait.
 
-        If the wait ends early, `discard(None)` hurries the thread, and `discard(result)` cleans up
-        when it has finished.
+        If the wait ends early, `discard(None)` wakes the thread, and `discard(result)` releases the
+        result when the thread has finished.
         """
         done: list[tuple[R | None, BaseException | None]] = []
         abandoned = False

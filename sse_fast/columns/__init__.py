@@ -1,9 +1,9 @@
 """read_columns and iter_columns: events as Arrow record batches, whole captures at a time.
 
-A source that lies in memory, or in a file that is mapped into memory (`_captures.py`), is cut into
-segments at blank lines, where nothing but the last event ID is in force. Threads read one segment
-each (`_columns_c.pyx`), and their batches are put together in order. A source that arrives in
-chunks is read as it arrives. `_readers.py` has both.
+A source in memory, or in a file that is mapped into memory (`_captures.py`), is cut into segments
+at blank lines: the last event ID is the only state that continues after a blank line. Each thread
+reads one segment (`_columns_c.pyx`), and the batches are joined in order. A source that arrives in
+chunks is read as it arrives. `_readers.py` has both readers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_columns(
             change as long as the columns exist. (pyarrow 26 neither filters nor sorts by views.)
         batch_size: largest number of rows in a record batch, from 1 to 2**31 - 1.
         offset: add a column `offset`, the byte offset of the event's block in its source (if that
-            is compressed, in its content). Read from there, a stream begins with this event.
+            is compressed, in its content). A stream read from this offset begins with the event.
         max_event_size: largest event in bytes, as for `Parser`; at most 2**28 with "string_view".
         oversize: "raise" (the default) raises `EventTooLarge` for a larger event; "skip" drops it
             and counts it in `skipped`.
@@ -85,8 +85,8 @@ def read_columns(
         EventTooLarge: an event exceeded `max_event_size`; its `offset` is where the event begins.
         TransportError: compressed data is damaged or truncated.
         MemoryError: memory ran out; or, with "large_string", the copies of a long id, one for each
-            event, would take more than 16 times the memory of their source (a segment of some
-            8 MiB) and 16 MiB. "string_view" makes no such copies.
+            event, would take more than 16 times the bytes of their segment (some 8 MiB), plus
+            16 MiB. "string_view" makes no such copies.
 
     `EventTooLarge`, `TransportError` and `MemoryError` carry an attribute `columns`: the `Columns`
     of the events before the error. It is not pickled with them.
@@ -158,10 +158,10 @@ def iter_columns(
         threads: as in `read_columns`.
         data_type: as in `read_columns`. The text of chunks is copied in either case.
         batch_size: largest number of rows in a batch, from 1 to 2**31 - 1.
-        batch_bytes: a batch ends with the event that ends this number of bytes after the start of
-            the batch, or with which its texts reach this number of bytes.
+        batch_bytes: bytes of a batch. The batch ends after the event with which its input, or its
+            text, reaches this size.
         batch_seconds: a batch ends when its first event is this old, which is checked whenever
-            bytes arrive; None: age does not matter. It never does in memory and in mapped files.
+            bytes arrive; None: no limit. Sources in memory and mapped files ignore it.
         offset: as in `read_columns`.
         max_event_size: as in `read_columns`.
         oversize: as in `read_columns`.
@@ -220,7 +220,7 @@ def iter_columns(
 
 
 def _paths_of(source: Any) -> list[Any] | None:
-    """Return the paths that a source names, or None if it is not a path or a sequence of paths."""
+    """Return the paths in a source, or None if it is neither a path nor a sequence of paths."""
     if isinstance(source, (str, os.PathLike)):
         source = [source]
     elif not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray, memoryview)):
@@ -336,8 +336,8 @@ class ColumnStream(Iterator[Columns]):
     Attributes:
         last_event_id: the last event ID in force after the latest batch; after the end, the one in
             force there.
-        pending: after the end, whether the source, or one of several so far, ended within an event,
-            which is dropped.
+        pending: whether the source, or one of several sources so far, ended within an event, which
+            is dropped; known after the end.
         response: the `Response`; None for a source that is not a response.
     """
 
@@ -389,7 +389,7 @@ class ColumnStream(Iterator[Columns]):
         raise TypeError("cannot copy or pickle 'sse_fast.ColumnStream' object: it reads a source")
 
     def __del__(self) -> None:
-        # Only files are closed here: this stream opened them, and no other object does it.
+        # Close files only: this stream opened them, so no other object will close them.
         reading = getattr(self, "_reading", None)
         if reading is not None and reading.name is not None:
             with suppress(Exception):
@@ -444,7 +444,7 @@ class ColumnStream(Iterator[Columns]):
         reading.close()
 
     def flush(self) -> Columns | None:
-        """Return the events that have arrived and wait for their batch to be full.
+        """Return the events of the unfinished batch.
 
         Call it in the thread that reads.
 
@@ -458,9 +458,9 @@ class ColumnStream(Iterator[Columns]):
         return Columns._of(self._options, [batch], batch.id)
 
     def close(self) -> None:
-        """Release the source; from any thread, any number of times.
+        """Release the source. Thread-safe and idempotent.
 
-        Events that wait for their batch to be full are dropped: call `flush()` before.
+        Events of the unfinished batch are dropped: call `flush()` first.
         """
         self._is_closed = True
         reading = self._reading

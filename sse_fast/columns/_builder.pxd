@@ -199,7 +199,7 @@ cdef inline bint _replace(BatchBuilder* b, Text* text) noexcept nogil:
 
 
 cdef inline const uint8_t* _readable_end(const BatchBuilder* b, const Text* text) noexcept nogil:
-    """Return the end of the readable memory around `text`: short copies load past a value."""
+    """Return the end of the readable memory around `text`, since short copies read past its end."""
     if b.chunk <= text.at and text.at < b.end:
         return b.end
     return text.at + text.length
@@ -321,7 +321,7 @@ cdef inline State _add_row(
         BatchBuilder* b, Text* data, Text* event_type, Text* id, int64_t retry) noexcept nogil:
     """Add an event (9.2.6, "dispatch the event").
 
-    Without such a field in its block, `id.at` is NULL, `retry` -1.
+    `id.at` is NULL if the block has no id, `retry` is -1 if it has no retry.
     """
     cdef Batch* batch = b.batch
     cdef int64_t row = batch.rows

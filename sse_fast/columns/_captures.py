@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
-"""Coding -> its first bytes, with which no valid UTF-8 begins."""
+"""Coding -> its first bytes, which cannot begin valid UTF-8."""
 
 
 class Capture(NamedTuple):
@@ -65,7 +65,7 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
 
 
 def capture_of(buffer: Any) -> Capture:
-    """Return the capture of bytes in memory, decompressed while they are read if necessary."""
+    """Return a capture of bytes in memory, which are decompressed while they are read."""
     if _detect_coding(buffer):
         return Capture(chunks=Decompressed(iter([bytes(buffer)])))
     return Capture(content=buffer)

@@ -2,7 +2,7 @@
 # cython: binding=False, auto_pickle=False
 """Arrow output: parsed events become record batches instead of Python objects.
 
-What happens to the bytes, in files that need neither Python objects nor the GIL:
+These files process the bytes without Python objects and without the GIL:
 
 - `_core/lines.pxd` finds the values, as it does for `Parser`;
 - `_builder.pxd` appends them to the columns of a batch;
@@ -97,7 +97,7 @@ cdef class SourceBuffer:
         return self.buffer.view.len
 
     def find_block_end(self, Py_ssize_t at):
-        """Return the offset after the first blank line from `at` on, or the length without one."""
+        """Return the offset after the first blank line from `at` on, or the length if none."""
         cdef const uint8_t* start = <const uint8_t*>self.buffer.view.buf
         cdef const uint8_t* end = start + self.buffer.view.len
         cdef Py_ssize_t found
@@ -374,7 +374,7 @@ cdef class Reader:
         self.batch_offset = start
         self.start_offset = start
         if start > 0:
-            # A byte order mark is one only at the beginning.
+            # A byte order mark counts only at the beginning of the stream.
             b.stream.bom = 3
         with nogil:
             b.bytes_per_event = _estimate_bytes_per_event(at, b.end)
@@ -519,7 +519,7 @@ cdef class SegmentMerger:
     cdef readonly int64_t position      # up to where in the source segments were taken
     cdef readonly int64_t skipped
     cdef readonly bint pending
-    cdef readonly Reader failed         # the reader that had to stop, if one had to
+    cdef readonly Reader failed         # the reader that stopped with an error, or None
 
     def __cinit__(self, *, uint64_t seed, bint streaming):
         self.interner.seed = seed
@@ -571,7 +571,8 @@ cdef class SegmentMerger:
             reader.state = TOO_MANY_IDS
             reader.error_offset = reader.start_offset
         if reader.state == TOO_MANY_IDS:
-            # How many rows came before depends on when the id was known, so drop the whole segment.
+            # A reader that did not know the id counted fewer bytes, and stopped later. Drop the
+            # segment, so that the result does not depend on threads.
             reader.batches = []
         for record in reader.batches:
             count = min(unknown, record.batch.rows)
@@ -655,7 +656,8 @@ cdef class SegmentMerger:
 def concatenate(list batches, *, bint views, bint offsets):
     """Return one batch made of several that share a dictionary.
 
-    Text is copied. With views, only the views are, and the new batch holds the others.
+    With copies, the text is copied. With views, only the views are, and the new batch keeps the
+    other batches alive.
     """
     cdef RecordBatch result = RecordBatch.__new__(RecordBatch)
     cdef RecordBatch record

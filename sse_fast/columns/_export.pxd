@@ -127,7 +127,7 @@ cdef inline bint _make_null(
         ArrowArray* array, Held* held, int64_t rows, size_t slot_size) noexcept nogil:
     """Fill an array with nulls."""
     cdef size_t validity = ((rows + 7) // 8 + 63) & ~<size_t>63
-    # Nothing writes to it, so most of its pages are never there.
+    # No code writes to these zeros, so the system never maps most of their pages.
     cdef uint8_t* zeros = <uint8_t*>calloc(1, validity + (rows + 1) * slot_size)
     if zeros == NULL:
         return False
@@ -164,7 +164,7 @@ cdef inline bint _make_strings(
         held = _begin_array(array, batch, 3)
         if held == NULL:
             return False
-        # Empty text; of views, an empty list of the sizes of buffers.
+        # The text buffer is empty; for views, this is the (empty) list of buffer sizes.
         held.buffers[2] = held.empty
         return _make_null(
             array, held, batch.rows, sizeof(View) if batch.views else sizeof(int64_t))

@@ -1,4 +1,4 @@
-"""The record batches of one stream of bytes, in their order, and then its error.
+"""Iterators of the record batches of a stream of bytes, which raise its error after the batches.
 
 `BufferBatches` cuts a buffer into segments, which threads read; `ChunkBatches` reads chunks as
 they arrive. Both are iterators of `_columns_c.RecordBatch` with the same attributes.
@@ -36,7 +36,7 @@ finish at about the same time.
 """
 
 _MAX_THREADS = 8
-"""Default upper bound of threads: memory bandwidth is the limit before that."""
+"""Default maximum of threads: more would only wait for memory."""
 
 
 class Options(NamedTuple):
@@ -56,7 +56,7 @@ class Options(NamedTuple):
 
     @property
     def segment_size(self) -> int:
-        """Bytes of a segment: a whole number of batches, of which all exist at the same time."""
+        """Bytes of a segment: a multiple of `batch_bytes`, since its batches are made together."""
         size = self.batch_bytes * max(1, SEGMENT_SIZE // self.batch_bytes)
         return min(size, max(65536, 4096 * self.batch_size))
 
@@ -282,7 +282,7 @@ class BufferBatches:
         start, end = self._segment_at(self.position)
         if start == end:
             return None
-        # Often there is only one segment.
+        # A single segment needs no thread.
         if self._options.threads == 1 or (start == 0 and end == len(self._source)):
             return self._read_here(start, end)
         while self._waiting and self._waiting[0][0] < start:
@@ -315,8 +315,8 @@ class BufferBatches:
         return reader
 
     def _segment_at(self, start: int) -> tuple[int, int]:
-        # Two ends of line are at most four bytes. A blank line right before the target ends the
-        # segment too, because it would also fill the last batch.
+        # Search from four bytes (two CRLFs) before the target: a blank line that ends at the target
+        # fills the last batch, so the segment should end there, too.
         target = start + max(0, self._options.segment_size - 4)
         return start, self._source.find_block_end(target)
 
@@ -326,7 +326,7 @@ class BufferBatches:
         return reader
 
     def flush(self) -> None:
-        """Return None: nothing has to be waited for."""
+        """Return None: a source in memory has no unfinished batch."""
 
     def close(self) -> None:
         """Release the source; from any thread, and from a signal handler.
@@ -397,7 +397,7 @@ class ChunkBatches(EventStream[Any]):
             try:
                 return super().__next__()
             except (StopIteration, SSEError, MemoryError) as error:
-                # Raised after the rows that were read before it.
+                # Deliver the rows that were read before the error first.
                 self._ending = error
                 rest = self.flush()
                 self._rest = deque([] if rest is None else [rest])
@@ -412,10 +412,10 @@ class ChunkBatches(EventStream[Any]):
         ending, self._ending = self._ending, None
         raise StopIteration if ending is None else ending
 
-    def _arrived(self, chunk: bytes) -> None:
+    def _on_chunk_read(self, chunk: bytes) -> None:
         if type(chunk) is bytes:
             self._latest = chunk, self._reader.end_offset
-        super()._arrived(chunk)
+        super()._on_chunk_read(chunk)
 
     def _keep_unfed(self) -> None:
         """Feed the rest of the latest chunk next, if a signal handler raised before it was fed."""
@@ -429,15 +429,15 @@ class ChunkBatches(EventStream[Any]):
         file_position = self._file_position
         self.position = self._reader.end_offset if file_position is None else file_position()
 
-    def _ended(self) -> None:
-        # The file, which tells its position, is closed by what follows.
+    def _on_source_end(self) -> None:
+        # Read the position first: the next call closes the file.
         self._update_position()
-        super()._ended()
+        super()._on_source_end()
 
     def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
         # Set the state first, so that it is consistent if a signal handler raises below.
         self._batch = []
-        self._handed_over = 0
+        self._delivered = 0
         self._unfed = rest
         self._read_is_due = rest is None
         self._reader.feed(chunk, self._batch)

@@ -42,7 +42,7 @@ sse_fast_release_buffer(sse_fast_buffer *buffer)
 
     if (buffer == NULL || SSE_FAST_ADD(&buffer->references, -1) > 0 || !Py_IsInitialized())
         return;
-    /* With several interpreters, PyGILState_Check alone always says yes. */
+    /* With several interpreters, PyGILState_Check alone always returns 1. */
     if (PyGILState_GetThisThreadState() != NULL && PyGILState_Check()) {
         PyBuffer_Release(&buffer->view);
         free(buffer);

@@ -32,7 +32,7 @@ _PROBE = (
 
 _lock = threading.RLock()
 _installed: dict[str, dict[Hook, Any]] = {}
-"""By library: each hook with the object that it replaced."""
+"""Library -> hook -> the object that the hook replaced."""
 
 
 class Installation:
@@ -153,7 +153,7 @@ def _replace_parts(
     for hook in hooks:
         if not hook.is_in_place and not hook.is_original:
             raise UnknownLayout(
-                f"{hook} was replaced by {hook.current!r}, which is no part of "
+                f"{hook} was replaced by {hook.current!r}, which does not belong to "
                 f"{LIBRARIES[name].distribution}: undo that first, or leave {name!r} out"
             )
     before = _read_probe(name, module)

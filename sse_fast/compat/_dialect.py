@@ -15,7 +15,7 @@ class Dialect(NamedTuple):
     """
 
     event_class: type | None = None
-    """The class of the events, made without its constructor; None: `sse_fast.Event`."""
+    """The class of the events, which are made without calling it; None: `sse_fast.Event`."""
 
     attributes: tuple[str, ...] = ("event", "data", "id", "retry")
     """The attributes of `event_class` for type, data, id, retry and, with `keep_lines`, lines."""

@@ -31,7 +31,7 @@ cdef tuple _NO_ARGUMENTS = ()
 cdef class DialectParser(Parser):
     """A parser that deviates from the standard as its `Dialect` says.
 
-    `last_event_id` is None if the dialect has none before the first.
+    With `none_before_id`, `last_event_id` is None until the stream has set an id.
     """
 
     cdef object _event_class
@@ -74,7 +74,7 @@ cdef class DialectParser(Parser):
     def data_lines(self):
         """The values of the block's data lines so far, complete ones only."""
         cdef list lines
-        # After a refusal, the chunk that the values point into may be gone.
+        # After EventTooLarge, the chunk that the values point into may have been freed.
         if self._refusal != NEED_INPUT or not self._state.has_data:
             return []
         lines = new_text(&self._state.data).split("\n")

@@ -1,4 +1,4 @@
-"""The switch between the two cores of `DialectParser`; the parser's own core decides."""
+"""`DialectParser` in Cython or in plain Python, whichever core `Parser` uses."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class DialectParser(Parser[Any]):
     """A parser that deviates from the standard as its `Dialect` says.
 
-    `last_event_id` is None if the dialect has none before the first.
+    With `none_before_id`, `last_event_id` is None until the stream has set an id.
     """
 
     __slots__ = ("_block", "_dialect", "_has_no_id")
@@ -41,7 +41,7 @@ class DialectParser(Parser[Any]):
     def data_lines(self) -> list[str]:
         """The values of the block's data lines so far, complete ones only."""
         if self._size:
-            # After a refusal, the block is incomplete.
+            # After EventTooLarge, part of the block is missing.
             return []
         return [line.decode("utf-8", "replace") for line in self._data]
 
@@ -115,6 +115,6 @@ class DialectParser(Parser[Any]):
             values.append(lines)
         event: Any = object.__new__(dialect.event_class)
         for name, value in zip(dialect.attributes, values, strict=True):
-            # Sets them even if the class is immutable.
+            # object.__setattr__ also sets the attributes of immutable classes.
             object.__setattr__(event, name, value)
         self._events.append(event)

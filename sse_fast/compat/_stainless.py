@@ -51,10 +51,10 @@ class Sdk(NamedTuple):
 
 
 class BytesDecoder:
-    """Mixin for a subclass of the SDK's `SSEDecoder`: `iter_bytes` and `aiter_bytes` by our parser.
+    """Mixin for a subclass of the SDK's `SSEDecoder`, whose streams are parsed by sse_fast.
 
-    While one of the two runs, the SDK's private attributes for the data lines so far and for the
-    last event ID are read from the parser. As in the SDK, the size of an event is not limited.
+    While `iter_bytes` or `aiter_bytes` runs, `_data` and `_last_event_id` are read from the parser,
+    since subclasses may look at them. As in the SDK, the size of an event is not limited.
     """
 
     _dialect: ClassVar[Dialect]
@@ -119,7 +119,7 @@ class BytesDecoder:
         if reset is not None:
             reset()
 
-    # The inherited `decode(line)` still works: it uses these like plain variables.
+    # The inherited `decode(line)` uses the properties below like plain variables.
 
     @property
     def _data(self) -> list[str]:

@@ -53,7 +53,7 @@ class SSEParser:
             raise _SSEError(f"Server-sent event exceeded the {self._limit} byte limit.") from error
 
     def flush(self) -> Iterator[Any]:
-        """Yield the unfinished event at the end of a stream that ends with CR, as the original."""
+        """Yield the unfinished event if the stream ended with a CR, as the original does."""
         # The first LF belongs to that CR, the second one is the blank line.
         return self.decode("\n\n" if self._is_after_cr else "")
 

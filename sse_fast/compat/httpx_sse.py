@@ -115,9 +115,9 @@ def _parser(dialect: Dialect) -> DialectParser:
 
 
 def _has_bytes(response: Any, method: str) -> bool:
-    """Whether the bytes of a response may be parsed instead of the text that `method` would yield.
+    """Return whether to parse the bytes of a response instead of the text from `method`.
 
-    They may not if the response is a stand-in, overrides `method`, or has another charset.
+    The text is needed if the response is a stand-in, overrides `method`, or is not UTF-8.
     """
     defined_in = getattr(getattr(response, method, None), "__module__", None)
     if defined_in not in ("httpx._models", "httpx2._models"):
@@ -267,7 +267,7 @@ def find_hooks() -> list[Hook]:
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """Read a stream with the original library as it is now."""
+    """Read a stream with httpx-sse, with or without the hooks installed."""
     response = httpx.Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )

@@ -1,4 +1,4 @@
-"""The functions with which Mistral's SDK reads responses of its own service, Azure and GCP."""
+"""Replacements for the functions with which Mistral's SDK reads streams, also of Azure and GCP."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def stream_events(
     sentinel: str | None = None,
     data_required: bool = True,
 ) -> Iterator[Any]:
-    """Yield the results of `decoder` for each event that are not None, then close the response."""
+    """Yield what `decoder` returns for each event, except None; close the response at the end."""
     events = _EventDecoder(decoder, sentinel, data_required)
     try:
         for chunk in response.iter_bytes():
@@ -147,7 +147,7 @@ def find_hooks() -> list[Hook]:
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
-    """Read a stream with the function that is in place now, each event as the decoder gets it."""
+    """Read a stream with the SDK's current function, and yield the values that its decoder gets."""
     module = _modules[0]
     response = module.httpx.Response(200, content=iter(chunks))
     events: Iterator[Any] = module.stream_events(response, json.loads, data_required=False)

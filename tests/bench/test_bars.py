@@ -1,4 +1,4 @@
-"""The benchmarks: wrong parsers get no number, bars say what was reached, times are replayed."""
+"""bench/bench_feed.py, bench_bars.py and replayed.py: wrong parsers, verdicts, reported times."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_benchmark_run_with_changed_parser(
 
 
 def cells(**times: float) -> bench_bars.Cells:
-    """Return cells with 100 ns an event for each parser, 90 for the floor, 1 for a call."""
+    """Return cells with 100 ns per event for each parser, 90 for the floor, 1 for a call."""
     found = {}
     for at, names in bench_bars.CELLS.items():
         all_names = dict.fromkeys(names, 100.0) | {FLOOR: 90.0, LINES: 8.0, CALLS: 1.0}
@@ -158,13 +158,13 @@ def test_bars_say_reached_or_missed() -> None:
     said = verdicts(found)
     assert len(said) == len(bench_bars.BARS)
     assert said[f"a, one event: {HTTPX}"] == "reached"
-    assert said["a, one event: launchdarkly-eventsource"] == "binding part only"
+    assert said["a, one event: launchdarkly-eventsource"] == "binding target only"
     assert said[f"a, 64 KiB: {HTTPX}"] == "MISSED"
-    # A share of the floor is binding as a whole.
+    # A share of the floor has to reach its whole target.
     assert said["a, 64 KiB: share of the floor"] == "MISSED"
     assert said["b, 64 KiB: share of the floor"] == "reached"
     assert said["a, one event: share of the floor and empty calls"] == "reached"
-    assert said["e1, 16 bytes: extra time over 64 KiB, in empty calls"] == "MISSED"
+    assert said["e1, 16 bytes: overhead per chunk, in empty calls"] == "MISSED"
     assert said["memory of an idle parser"] == "reached"
     assert said[f"plain Python, b, 64 KiB: {HTTPX}"] == "reached"
 
@@ -207,7 +207,7 @@ def test_replayed(benchmark):
 
 
 @pytest.mark.bench
-def test_replayed_times_reach_the_report(tmp_path: Path) -> None:
+def test_record_reports_given_times(tmp_path: Path) -> None:
     test, file = tmp_path / "test_it.py", tmp_path / "it.json"
     test.write_text(REPLAYED.format(root=str(ROOT)))
     code, out = run(tmp_path, str(test), f"--benchmark-json={file}", f"--rootdir={tmp_path}")

@@ -44,7 +44,7 @@ def test_rival_gives_events_or_is_reported(name: str, stream: str, chunking: str
         assert right
 
 
-def test_most_rivals_are_right() -> None:
+def test_rivals_agree_on_ordinary_streams() -> None:
     names = [rival.name for rival in OTHERS if _is_there(rival)]
     for stream in ("a", "b", "c", "d"):
         cell = measure(make(stream, 20), "one event", names, 0.0001)

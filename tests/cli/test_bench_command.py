@@ -43,7 +43,7 @@ def nothing() -> Any:
 
 @pytest.fixture(autouse=True)
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few events, three rivals, no Node, and a command line that is the test's own."""
+    """Make `bench` small: few events, three rivals, no Node, and a fixed command line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(streams, "_SIZES", dict.fromkeys(streams.STREAMS, 20))
     monkeypatch.setattr(bench, "SIZES", {})
@@ -82,7 +82,7 @@ def rows(lines: list[str]) -> dict[str, list[str]]:
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A stand-in for Node with the first of the two packages; returns the folders looked in."""
+    """Fake Node with the first of the two packages; return the folders that are searched."""
     asked: list[Any] = []
 
     def find(name: str, folder: Path | None) -> javascript.Found:
@@ -109,7 +109,7 @@ def test_table_has_parsers_and_floors(capsys: pytest.CaptureFixture[str]) -> Non
     output, error = capsys.readouterr()
     assert error == ""
     nanoseconds, times, streams_, *_ = output.split("\n\n")
-    heads = {nanoseconds: "Nanoseconds an event", times: "Times as long as the first"}
+    heads = {nanoseconds: "Nanoseconds per event", times: "Time relative to row 1"}
     for table, title in heads.items():
         first, second, third, rule, *_ = table.splitlines()
         assert first.split() == ["a", "a", "b", "c", "d"]
@@ -146,7 +146,7 @@ def test_table_explains_wrong_and_missing_parsers(capsys: pytest.CaptureFixture[
     assert missing["absent"] == (
         "absent==1.0 is not available (No module named 'absent'): pip install 'sse-fast[bench]'"
     )
-    assert missing[SCRIPT].startswith("Node (node) is not on the PATH")
+    assert missing[SCRIPT].startswith("node is not on the PATH")
     about = machine.describe()
     for part in ("cpu", "os", "python"):
         assert about[part] in lines
@@ -302,11 +302,11 @@ def test_plot_svg_is_reproducible(node: list[Any]) -> None:
         "52",
         "250  (2.5 times)",
         "gives wrong events",
-        "Nanoseconds an event",
+        "Nanoseconds per event",
         "a note",
         "a date",
-        "one event a chunk",
-        "64 KiB a chunk",
+        "one event per chunk",
+        "64 KiB per chunk",
         FLOOR,
     ):
         assert texts.count(expected) == (2 if expected == FLOOR else 1), expected
@@ -352,8 +352,8 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
             "--streams: expected one of 'a', 'au', 'b', 'c', 'd', 'e1', 'e2', got 'z'",
         ),
         (("--chunks", "2 KiB"), "'16 bytes', '1 byte', got '2 KiB'"),
-        (("--seconds", "0"), "expected --seconds above 0, got 0"),
-        (("--seconds", "inf"), "expected --seconds above 0, got inf"),
+        (("--seconds", "0"), "--seconds must be above 0, not 0"),
+        (("--seconds", "inf"), "--seconds must be above 0, not inf"),
         (("--seconds", "x"), "invalid float value: 'x'"),
         (("any",), "unrecognized arguments: any"),
     ],
@@ -523,7 +523,7 @@ def test_real_npm_packages(
 # -- the machine --------------------------------------------------------------------------------
 
 
-def test_describe_machine() -> None:
+def test_machine_describe_has_all_keys() -> None:
     about = machine.describe()
     assert list(about) == ["cpu", "os", "python", "date"]
     assert re.fullmatch(r".+, \d+ logical cores, \S+", about["cpu"])

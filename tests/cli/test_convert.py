@@ -425,7 +425,7 @@ def test_truncated_capture_keeps_events_before_it(
     why, kept = capsys.readouterr().err.splitlines()
     assert why.startswith("sse-fast: cut: 'cut' (")
     assert " is truncated after " in why
-    assert kept == f"sse-fast: out.{suffix} has the {len(found):,} events before it"
+    assert kept == f"sse-fast: out.{suffix} contains the {len(found):,} events before the error"
 
 
 @EVERY
@@ -440,7 +440,7 @@ def test_oversize_event_stops_or_is_skipped(
     why, kept = capsys.readouterr().err.splitlines()
     assert why.startswith(f"sse-fast: capture: Event at offset {len(STREAM)} of 'capture' takes ")
     assert "over max_event_size (2000)" in why
-    assert kept == f"sse-fast: out.{suffix} has the 8 events before it"
+    assert kept == f"sse-fast: out.{suffix} contains the 8 events before the error"
 
     for option in ("--oversize", "--on-error"):
         assert run(*arguments, option, "skip") == 0

@@ -117,7 +117,7 @@ def test_doctor_measures_installed_libraries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pure", ["0", "1"])
 def test_doctor_names_the_core(tmp_path: Path, pure: str) -> None:
     (core, _), rows = doctor(tmp_path, blocked=all_but("httpx_sse"), pure=pure)
-    plain = "plain Python core, which not every library gains by"
+    plain = "plain Python core, slower than some libraries"
     names = {"1": {plain}, "0": {plain, "Cython core"}}[pure]
     assert core in {f"sse_fast {sse_fast.__version__}, {name}" for name in names}
     assert FASTER.match(rows["httpx_sse"][1])

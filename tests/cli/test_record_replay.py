@@ -698,8 +698,8 @@ def test_replay_truncated_index_sends_rest_at_end(capture: Path, lines: list[str
     INDEX.write_bytes(INDEX.read_bytes().removesuffix(b"1\n") + b"0.1\t1")
     missing = {0: 27, 1: 18, 3: 13}[len(lines)]
     said = (
-        b"sse-fast: capture.sse.timing does not cover the last %d bytes of the capture: "
-        b"sent at the end\n"
+        b"sse-fast: capture.sse.timing has no times for the last %d bytes: "
+        b"they are sent at the end\n"
     )
     with replaying("capture.sse", "--once", status=0, errors=said % missing) as (url, _):
         assert bytes_of(url).endswith(b"\r\n\r\n" + capture.read_bytes())

@@ -138,7 +138,7 @@ def test_events_reads_lazily() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 4, 1000])
-def test_char_enc_is_used(encoding: str, size: int) -> None:
+def test_events_decodes_with_char_enc(encoding: str, size: int) -> None:
     word = {"shift_jis": "日本", "euc_jp": "日本", "iso2022_jp": "日本", "big5": "中文"}.get(
         encoding, {"ascii": "a", "koi8-r": "да"}.get(encoding, "£é")
     )

@@ -49,7 +49,7 @@ def test_install_all_then_uninstall_restores(before: Before) -> None:
     assert not changed(before)
 
 
-def test_public_names(before: Before) -> None:
+def test_install_is_exported_at_top_level(before: Before) -> None:
     assert sse_fast.install is install
     assert sse_fast.uninstall is uninstall
     assert set(LIBRARIES) == set(REPLACED)

@@ -1,4 +1,4 @@
-"""The originals and sse_fast deliver the same events, except in streams that a row is about.
+"""The originals and sse_fast deliver the same events, except for the listed differences.
 
 Each library that `compat` can replace reads the same streams by its own code and by sse_fast:
 streams that Hypothesis makes of everything the libraries differ in, and those recorded from

@@ -76,7 +76,7 @@ def before_and_after(way: Way, *args: Any) -> tuple[Reading, Reading]:
     "wire_format", by_default("cut-crlf", [name for name in WITHOUT_BOM if name != "bytes"])
 )
 @pytest.mark.parametrize("way", sample(CREATE_WAYS))
-def test_objects_of_text_are_the_same(sdk_server: SdkServer, way: Way, wire_format: str) -> None:
+def test_text_objects_same_after_install(sdk_server: SdkServer, way: Way, wire_format: str) -> None:
     before, after = before_and_after(way, sdk_server, "text", wire_format)
     assert before.error is None
     assert before.items
@@ -85,7 +85,7 @@ def test_objects_of_text_are_the_same(sdk_server: SdkServer, way: Way, wire_form
 
 @pytest.mark.parametrize("wire_format", by_default("cut-cr", ["plain", "cut-crlf", "cut-cr"]))
 @pytest.mark.parametrize("way", OBJECT_WAYS, ids=str)
-def test_objects_of_tool_calls_are_the_same(
+def test_tool_call_objects_same_after_install(
     sdk_server: SdkServer, way: Way, wire_format: str
 ) -> None:
     before, after = before_and_after(way, sdk_server, "tools", wire_format)
@@ -96,7 +96,7 @@ def test_objects_of_tool_calls_are_the_same(
 
 
 @pytest.mark.parametrize("way", sample(CREATE_WAYS, sync_only=True))
-def test_objects_byte_by_byte_are_the_same(sdk_server: SdkServer, way: Way) -> None:
+def test_byte_by_byte_objects_same_after_install(sdk_server: SdkServer, way: Way) -> None:
     before, after = before_and_after(way, sdk_server, "text", "bytes")
     assert before.error is None
     assert before == after == way.read(sdk_server)
@@ -106,7 +106,7 @@ def test_objects_byte_by_byte_are_the_same(sdk_server: SdkServer, way: Way) -> N
     "wire_format", by_default("cut-crlf", ["plain", "comments", "ids", "cut-crlf", "cut-cr"])
 )
 @pytest.mark.parametrize("way", RAW_WAYS, ids=str)
-def test_raw_events_are_the_same(sdk_server: SdkServer, way: Way, wire_format: str) -> None:
+def test_raw_events_same_after_install(sdk_server: SdkServer, way: Way, wire_format: str) -> None:
     before, after = before_and_after(way, sdk_server, "text", wire_format)
     assert before.error is None
     sent = APIS[way.api].scenarios["text"].events
@@ -122,7 +122,7 @@ def test_raw_events_are_the_same(sdk_server: SdkServer, way: Way, wire_format: s
     "way", sample([way for way in CREATE_WAYS if way.is_async and way.sdk != "mistralai"])
 )
 @OF_TRIO
-def test_objects_under_trio_are_the_same(sdk_server: SdkServer, way: Way) -> None:
+def test_trio_objects_same_after_install(sdk_server: SdkServer, way: Way) -> None:
     before, after = before_and_after(way, sdk_server, "text", "cut", "trio")
     assert before.error is None
     assert before == after == way.read(sdk_server)
@@ -131,7 +131,7 @@ def test_objects_under_trio_are_the_same(sdk_server: SdkServer, way: Way) -> Non
 @pytest.mark.parametrize("scenario", by_default("tools", ["text", "tools"]))
 @pytest.mark.parametrize("way", sample(CREATE_WAYS))
 def test_objects_are_those_that_were_sent(sdk_server: SdkServer, way: Way, scenario: str) -> None:
-    """Two empty streams would be the same, too."""
+    """Without this test, two empty streams would pass as equal."""
     sent = APIS[way.api].scenarios[scenario].objects
     if way.sdk == "anthropic":
         sent = [data for data in sent if data["type"] != "ping"]
@@ -203,7 +203,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("way", "end"), CASES)
-def test_end_of_stream_is_the_same(sdk_server: SdkServer, way: Way, end: str) -> None:
+def test_stream_end_same_after_install(sdk_server: SdkServer, way: Way, end: str) -> None:
     before, after = before_and_after(way, sdk_server, end)
     assert before.items
     assert before == after
@@ -223,7 +223,7 @@ def test_end_of_stream_is_the_same(sdk_server: SdkServer, way: Way, end: str) ->
 
 
 @pytest.mark.parametrize("sdk", ["openai", "anthropic"])
-def test_api_error_is_the_same(sdk_server: SdkServer, sdk: str) -> None:
+def test_api_error_same_after_install(sdk_server: SdkServer, sdk: str) -> None:
     """The API refuses the request, so there is no stream."""
     module = pytest.importorskip(sdk)
     way = next(way for way in CREATE_WAYS if way.api == sdk)

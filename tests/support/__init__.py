@@ -1,4 +1,4 @@
-"""Servers, clients and oracles that the tests and benchmarks share, and where things are."""
+"""Servers, clients and oracles for the tests and benchmarks, and the paths of the checkout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Servers of real programs: uvicorn with sse-starlette, and hypercorn with TLS and HTTP/2."""
+"""ASGI servers: uvicorn with sse-starlette, and hypercorn with TLS and HTTP/2."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Answer:
 
 
 class AsgiServer:
-    """An answer for each path; both servers share this."""
+    """The part that both servers share: an answer for each path."""
 
     def __init__(self, url: str, ca: str | None = None) -> None:
         self.url = url

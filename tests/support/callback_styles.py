@@ -21,7 +21,7 @@ SLACK = 0.02
 
 @dataclass(frozen=True)
 class CallbackStyle:
-    """A kind of source, and whether its callbacks are async functions. The library is no matter."""
+    """A kind of source, and whether its callbacks are async; the library makes no difference."""
 
     way: Way
     is_async: bool

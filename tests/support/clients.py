@@ -32,7 +32,7 @@ from sse_fast.adapters import sockets
 
 try:
     import httpx2
-except ImportError:  # It wants Python 3.11.
+except ImportError:  # httpx2 needs Python 3.11.
     httpx2 = None
 
 HTTPX = [httpx] if httpx2 is None else [httpx, httpx2]
@@ -185,7 +185,7 @@ AOPENERS: dict[str, Callable[..., AbstractAsyncContextManager[Any]]] = {
 }
 
 
-# -- Sessions: a client that is kept, and a function that requests a URL by it ---------------------
+# -- Sessions: functions that request URLs with one client, which stays open -----------------------
 
 
 @contextmanager
@@ -326,7 +326,7 @@ class Reader:
         return anyio.run(run, backend=self.backend)
 
     def follow(self, use: Callable[[Any], Awaitable[Any]], url: str, **options: Any) -> Any:
-        """Do the same with a `use` that is async for every reader, so that a test exists once."""
+        """Like `run`, but `use` is async for every reader, so that a test is written once."""
         if self.backend is not None:
             return self.run(use, url, **options)
         return self.run(lambda stream: anyio.run(use, _Awaited(stream)), url, **options)
@@ -439,7 +439,7 @@ HTTP2_READERS: dict[str, Reader] = {
 
 
 def cross(readers: dict[str, Reader], *axes: Iterable[Any], once: int = 0) -> list[Any]:
-    """Each reader with each combination of the axes, for `pytest.mark.parametrize`.
+    """Return parameters for each reader and each combination of the axes.
 
     Our transport runs every combination. A library runs every value of the first `once` axes with
     the first value of the others; the rest is marked `matrix`.

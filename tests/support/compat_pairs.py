@@ -1,4 +1,4 @@
-"""Helpers of the tests of `compat.httpx_sse` and `compat.sseclient`: run both, compare."""
+"""Helpers that call an original and its drop-in module, and compare the results."""
 
 from __future__ import annotations
 

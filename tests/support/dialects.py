@@ -32,7 +32,7 @@ class Frozen:
 
 
 class Hidden:
-    """Properties over underscores."""
+    """A class whose properties read underscored attributes, as in httpx-sse."""
 
     event = property(lambda self: self._event)
     data = property(lambda self: self._data)

@@ -356,11 +356,11 @@ ASYNC_SOURCES: dict[str, Way] = {name: way for name, way in SOURCES.items() if w
 # and asyncio. What depends on an adapter is tested over each adapter. The rest is marked `matrix`.
 
 OURS = [SOURCES["sse_fast"], SOURCES["sse_fast asyncio"]]
-# The async client waits by other means under trio, for which we have no transport.
+# Under trio the async client waits differently. It needs httpx: our transport is asyncio only.
 ASYNC_OURS = [SOURCES["sse_fast asyncio"], SOURCES["httpx trio"]]
 # Once per adapter and event loop: httpx2 has the adapter of httpx.
 ADAPTERS = [way for way in SOURCES.values() if way.library != "httpx2"]
-# Once per adapter, for what no event loop has a part in.
+# Once per adapter, for tests that do not depend on the event loop.
 LIBRARIES = [way for way in ADAPTERS if way.backend != "trio"]
 
 
@@ -376,5 +376,5 @@ def way_params(ways: Iterable[Way], default: Collection[Way] = OURS) -> list[Any
 
 # For tests of what an adapter does. Tests of our policy ask for the fixture `way` instead.
 EVERY_ADAPTER = pytest.mark.parametrize("way", way_params(SOURCES.values(), ADAPTERS))
-# For policy that the libraries are not tried with even in the matrix.
+# Policy tests that not even the matrix runs over the libraries.
 BY_US = pytest.mark.parametrize("way", OURS, ids=str)

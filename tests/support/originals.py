@@ -1,4 +1,4 @@
-"""Runs the own tests of other libraries, without and with sse_fast in place of their parsers.
+"""Runs other libraries' own test suites, with and without sse_fast in place of their parsers.
 
     python tests/support/originals.py                 # every suite
     python tests/support/originals.py openai3 mcp     # some of them
@@ -266,7 +266,7 @@ def run_suite(suite: Suite, folder: Path, wheel: Path) -> tuple[int, list[str]]:
         wrong.append("nothing passed before")
     for name, test in before.tests.items():
         if test["outcome"] == "failed":
-            print(f"    {name} fails as it is:\n{test['text'][-1000:]}")
+            print(f"    {name} fails without a shim:\n{test['text'][-1000:]}")
     for shim in suite.shims.split():
         after = run_tests(suite, folder, source, shim)
         print(f"  after, {shim}: {after.tally()}")
@@ -283,7 +283,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="SUITE", help=f"of {', '.join(names)}")
     parser.add_argument("--list", action="store_true", help="list the suites and exit")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work in FOLDER and keep it")
-    parser.add_argument("--sse-fast", metavar="WHAT", help="test this instead of the checkout")
+    parser.add_argument(
+        "--sse-fast", metavar="WHAT", help="requirement to test instead of the checkout"
+    )
     options = parser.parse_args()
     for name in set(options.names) - set(names):
         parser.error(f"no suite {name}: there are {', '.join(names)}")

@@ -55,7 +55,7 @@ def _only_loopback(event: str, args: tuple[Any, ...]) -> None:
         return
     if host and host not in ("localhost", "::1") and not host.startswith("127."):
         outside.add(f"{event} {host}")
-        raise OSError(f"{event} {host}: the tests have loopback only")
+        raise OSError(f"{event} {host}: these tests may only use loopback")
 
 
 def _counted(place: str, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -44,7 +44,7 @@ def interpret(stream: bytes) -> Outcome:
         elif name == "id" and "\0" not in value:
             id_buffer = value
         elif name == "retry" and re.fullmatch("[0-9]+", value):
-            # int() takes no more than some thousand digits; twenty are beyond the bound anyway.
+            # int() rejects more than 4300 digits, and 20 digits exceed the maximum already.
             retry = block_retry = min(int(value.lstrip("0")[:20] or "0"), 2**63 - 1)
     pending = pending or (unfinished != "" and unfinished[0] != ":")
     return Outcome(events, last_id, retry, pending, comments)
@@ -71,8 +71,9 @@ def cut(stream: bytes, places: Any) -> list[bytes]:
 
 
 def chunkings(stream: bytes) -> Iterator[list[bytes]]:
-    """Cut the stream in all ways: whole, in single bytes, in threes, and every split in two (of long
-    streams, 64 splits).
+    """Yield the stream whole, in single bytes, in threes, and split in two at every place.
+
+    Long streams are split in two at 64 places.
     """
     yield [stream]
     yield cut(stream, range(1, len(stream)))

@@ -48,8 +48,8 @@ class Play:
     last chunk, "length-short" has 50 bytes fewer than its Content-Length says, "length-long" has 9
     more, and with "none" nothing is sent at all.
 
-    `end`: "fin" closes in good order, "rst" resets the connection, "hang" leaves the body without
-    its end and the connection open, until the client leaves. An event is waited for, then "fin".
+    `end`: "fin" closes the connection, "rst" resets it, and "hang" neither ends the body nor closes
+    the connection until the client leaves. An event is waited for and followed by "fin".
 
     In a field, `%RUN%` is replaced by `Stage.run`; a Location of `@b` by the path of the request
     with `b` as its last segment.

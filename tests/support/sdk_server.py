@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from tests.support.scripted_server import Play, Request, Stage, serve_stage
 
 KEY = "sk-of-the-tests"
-# Characters of two, three and four bytes, and all that str.splitlines() takes for a line end.
+# Characters of two, three and four bytes, and every character at which str.splitlines() splits.
 WORDS = (
     "Grüße",
     ", ",

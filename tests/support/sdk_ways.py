@@ -17,7 +17,7 @@ import pytest
 import sse_fast
 from tests.support.sdk_server import KEY, SdkServer
 
-LIMIT = 10.0  # seconds that an SDK waits
+LIMIT = 10.0  # the SDKs' timeout in seconds
 # The server has no TLS, and loading the system's authorities for each client takes time.
 UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 MESSAGES = [{"role": "user", "content": "Wie wird das Wetter?"}]
@@ -143,7 +143,7 @@ async def async_client_of(sdk: str, base: str) -> AsyncIterator[Any]:
 
 @dataclass
 class Reading:
-    """The objects of a stream, and its error."""
+    """The objects that an SDK made of a stream, and its error."""
 
     items: list[tuple[type, Any]] = field(default_factory=list)
     """The type and value of each object on arrival, since some objects grow later."""

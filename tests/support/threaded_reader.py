@@ -63,12 +63,12 @@ def each_way(ways: Sequence[Way], default: Sequence[Way] = OURS) -> pytest.MarkD
 
 
 # These filter `OF_TRIO`, too, unlike those of `eventsources`.
-# For our policy: by default over our own transport.
+# Tests of our policy run over our own transport by default.
 EVERY_WAY = each_way(list(SOURCES.values()))
-# For what an adapter does: by default over each adapter.
+# Tests of adapters run over each adapter by default.
 EVERY_ADAPTER = each_way(list(SOURCES.values()), ADAPTERS)
 
-# For checks that spend their time waiting: the ways of one selection run together in one test.
+# Checks that mostly wait run concurrently: all ways of one selection in one test.
 OURS_OR_OTHERS = pytest.mark.parametrize(
     "ways",
     [
@@ -158,7 +158,7 @@ async def wait_until_others_blocked(condition: Callable[[], object] = lambda: Tr
     before = None
     while True:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        # As anyio has it: the standard library does not tell what a task waits for.
+        # anyio looks at this attribute as well, since asyncio has no API for what a task waits for.
         now = [(task, getattr(task, "_fut_waiter", None)) for task in sorted(tasks, key=id)]
         if now == before and all(waiter and not waiter.done() for _, waiter in now):
             return
