@@ -284,7 +284,7 @@ async def acancel(stream: Any) -> None:
         assert scope.cancelled_caught
 
 
-AWAYS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+ASYNC_WAYS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
     "async with": (aleave, {}),
     "aclose": (aclose, {}),
     "error": (afail, {"max_event_size": 1}),
@@ -314,13 +314,13 @@ def test_connection_released_however_stream_ends(name: str, way: str, faults: Fa
         assert_left(faults)
 
 
-@pytest.mark.parametrize("way", AWAYS)
+@pytest.mark.parametrize("way", ASYNC_WAYS)
 @pytest.mark.parametrize("name", AWAITING)
 def test_connection_released_however_it_ends_async(
     name: str, way: str, faults: FaultServer
 ) -> None:
     faults.scripts["/"] = QUIET
-    go, options = AWAYS[way]
+    go, options = ASYNC_WAYS[way]
     reader = READERS[name]
 
     async def run() -> None:
@@ -444,7 +444,7 @@ async def aforget(stream: Any) -> None:
 def test_thousand_async_streams_leave_nothing(name: str, faults: FaultServer) -> None:
     faults.scripts["/"] = QUIET
     url = faults.url + "/"
-    ways = [*AWAYS.values(), (aforget, {})]
+    ways = [*ASYNC_WAYS.values(), (aforget, {})]
 
     async def run() -> None:
         async with raw() if name == "sse_fast asyncio" else ASESSIONS[name]() as get:
