@@ -98,13 +98,18 @@ class FaultServer(socketserver.ThreadingTCPServer):
         self.requests: list[bytes] = []
         self.errors: list[BaseException | None] = []
         self.connections: list[socket.socket] = []
-        self.playing = 0  # scripts that have not ended
+        self._playing: set[object] = set()
         # Whether a script waited until its time was over: nobody read its bytes, or left.
         self.waited_in_vain = False
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def playing(self) -> int:
+        """The number of scripts that have not ended."""
+        return len(self._playing)
 
     def end(self) -> None:
         """Let every thread end, because a failed test may leave some that wait."""
@@ -136,7 +141,8 @@ class _Player(socketserver.BaseRequestHandler):
             request += received
         self.server.requests.append(request)
         path = request.split()[1].decode()
-        self.server.playing += 1
+        # A counter would lose an update if two threads changed it at the same time.
+        self.server._playing.add(self)
         try:
             for step in self.server.scripts[path]:
                 self.play(step)
@@ -145,7 +151,7 @@ class _Player(socketserver.BaseRequestHandler):
         except TimeoutError:
             self.server.waited_in_vain = True
         finally:
-            self.server.playing -= 1
+            self.server._playing.remove(self)
 
     def play(self, step: Step) -> None:
         if isinstance(step, bytes):
