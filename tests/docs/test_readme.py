@@ -29,11 +29,11 @@ import urllib3
 import sse_fast
 from sse_fast.adapters import _registry
 from tests.support import ROOT
-from tests.support.pages import blocks, read, shell_lines
+from tests.support.pages import ORIGIN, PUBLIC_ORIGIN, blocks, read, shell_lines
 from tests.support.server import Answer, Server
 
 README = read("README.md")
-FIRST, CHAT, RESUMING, CAPTURE = blocks("README.md", "python")
+PUBLIC, ASYNC, CHAT, RESUMING, CAPTURE = blocks("README.md", "python")
 RESPONSES = read("docs/guides/responses.md")
 ROW = re.compile(r"^\| (.+?) \| `((?:for|async for|sse_fast).+?)` \|(?: (.+?) \| (.+?) \|)?$", re.M)
 ROWS = {match[1]: match[2] for page in (README, RESPONSES) for match in ROW.finditer(page)}
@@ -84,9 +84,34 @@ def test_readme_extras_are_those_of_the_package() -> None:
 # -- The programs ----------------------------------------------------------------------------------
 
 
-def test_first_program_prints_events(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    FIRST.run(example.url)
+def test_programs_use_known_servers_only() -> None:
+    """Those that the tests replace."""
+    for block in blocks("README.md", "python"):
+        for origin in re.findall(r"https?://[^/\"]+", block.code):
+            assert origin in (ORIGIN, PUBLIC_ORIGIN)
+
+
+def test_public_program_prints_data(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    body = b'retry: 0\n:ok\n\nid: [{"offset": 1}]\ndata: {"title": "A"}\n\ndata: {}\n\n'
+    server.answers["/v2/stream/recentchange"] = Answer([body], once=True)
+    PUBLIC.run(server.url)
+    assert capsys.readouterr().out == '{"title": "A"}\n{}\n'
+    assert server.requests[0].headers["user-agent"] == "sse_fast demo"
+
+
+def test_async_program_prints_events(example: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    ASYNC.run(example.url)
     assert capsys.readouterr().out == "tick 1\nmessage 2\n"
+
+
+def test_async_program_refused_raises_what_the_text_says(server: Server) -> None:
+    fields = {"Content-Type": "text/plain", "Retry-After": "7"}
+    server.answers["/events"] = Answer([b"quota"], status=429, headers=fields)
+    with pytest.raises(sse_fast.ResponseError) as caught:
+        ASYNC.run(server.url)
+    response = caught.value.response
+    assert (response.status, response.body, caught.value.retry_after) == (429, b"quota", 7)
+    assert response.headers["content-type"] == "text/plain"
 
 
 def chat(*chunks: str) -> bytes:
@@ -165,6 +190,17 @@ def test_chat_program_raises_on_lost_connection(server: Server) -> None:
     server.answers["/v1/chat/completions"] = Answer([chat(HEL)], "cut")
     with pytest.raises(sse_fast.TransportError):
         CHAT.run(server.url)
+
+
+def test_chat_program_lost_connection_after_finish_reason_is_whole(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["/v1/chat/completions"] = Answer([chat(HEL, LO, STOP)], "cut")
+    CHAT.run(server.url)
+    assert capsys.readouterr().out == "Hello"
+
+
+def test_chat_program_raises_on_refused_request(server: Server) -> None:
     server.answers["/v1/chat/completions"] = Answer([b"no"], status=401)
     with pytest.raises(sse_fast.ResponseError, match="401"):
         CHAT.run(server.url)
@@ -184,10 +220,17 @@ def test_resuming_program_goes_on_from_saved_id(
         example.requests.clear()
         example.answers["/events"] = Answer([body], once=True)
         RESUMING.run(example.url)
-        assert capsys.readouterr().out == "1\n2\nEndReason.NO_CONTENT\n"
+        assert capsys.readouterr().out == "1\n2\n"
         ids = [request.headers.get("last-event-id") for request in example.requests]
         assert ids == [starts_with, "9"]
         assert (folder / "last-event-id.txt").read_text() == "9"
+
+
+def test_resuming_program_raises_when_refused(example: Server, folder: Path) -> None:
+    example.answers["/events"] = Answer([b"no"], status=404)
+    with pytest.raises(sse_fast.ResponseError, match="404"):
+        RESUMING.run(example.url)
+    assert len(example.requests) == 1
 
 
 def test_resuming_program_stopped_within_an_event_gets_it_again(
@@ -201,13 +244,12 @@ def test_resuming_program_stopped_within_an_event_gets_it_again(
 
     with pytest.raises(KeyboardInterrupt):
         RESUMING.run(example.url, print=stop)
-    assert (folder / "last-event-id.txt").read_text() == ""
-    # Event 2 was not finished: the id of event 1 is to be saved when event 2 is printed.
-    example.answers["/events"] = Answer(
-        [b"id: 8\ndata: 1\n\nid: 9\ndata: 3\n\nid: 10\ndata: 2\n\n"], once=True
-    )
+    # The work on event 2 was not done, so the server is asked for what follows event 1.
+    assert (folder / "last-event-id.txt").read_text() == "8"
+    example.answers["/events"] = Answer([b"id: 9\ndata: 2\n\n"], once=True)
     with pytest.raises(KeyboardInterrupt):
         RESUMING.run(example.url, print=stop)
+    assert example.requests[-1].headers["last-event-id"] == "8"
     assert (folder / "last-event-id.txt").read_text() == "8"
 
 
@@ -313,7 +355,7 @@ WAYS = {
     "a URL to read once": Sources.plain,
     "a URL to read once, asyncio": Sources.plain_async,
     "a URL to follow": Sources.plain,
-    "a URL to follow by your client": Sources.plain,
+    "a URL to follow, with your own client": Sources.plain,
     "a URL to follow, async": Sources.plain_async,
     "a connected socket, after the response head": Sources.socket,
     'a file opened with `"rb"`': Sources.plain,
