@@ -21,10 +21,12 @@ Without I/O: `Parser().feed(chunk)` returns the events that a chunk completes.
 
 Errors, all derived from `SSEError`::
 
-    ResponseError     the response is not an event stream: .response.status, .response.body
+    ResponseError     the status is not 200, or the response is not an event stream:
+                      .response.status, .response.body, .retry_after
     TransportError    the connection or the HTTP library failed: __cause__ has its exception
     StreamTimeout     nothing came for too long (a TransportError)
-    StreamIncomplete  the stream broke off, and repeating the request needs your consent
+    StreamIncomplete  an EventSource cannot resume its stream: repeating the request needs your
+                      consent, or the policy allows no further attempt
     EventTooLarge     an event is larger than max_event_size
     DecodeError       decode= raised; next(stream) continues after that event
 

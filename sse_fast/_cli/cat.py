@@ -27,8 +27,8 @@ def add_to(commands: Any) -> None:
         description="Print the events of a URL, a file or standard input as they arrive, "
         "in the form of an event stream. Connecting times out after 10 seconds, and a stream "
         "after 300 seconds of silence. A GET that ends or breaks off is resumed after the last "
-        "event, as in browsers, until --until is met or the server answers 204. A request with -d "
-        "ends with its stream, and is not sent again after a break.",
+        "event, as in browsers, until --until is met or the server answers 204. Any other request "
+        "ends with its stream, and is not repeated after a break. A URL needs the extra [client].",
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")

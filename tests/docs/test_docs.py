@@ -391,7 +391,7 @@ def run(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[byte
 
 def test_every_shell_line_is_run() -> None:
     assert {line.split()[0] for line in LINES} == {"sse-fast", ".venv/bin/pytest"}
-    assert len([line for line in LINES if line.startswith("sse-fast ")]) == 10
+    assert len([line for line in LINES if line.startswith("sse-fast ")]) == 11
     # `pytest bench` runs below, and these files with it.
     for line in LINES:
         for file in re.findall(r"\bbench/\S+", line):
@@ -416,6 +416,21 @@ def test_cat_command_prints_events(example: Server, line: str, tmp_path: Path) -
         lines = done.stdout.replace(b"id: 41\n", b"")
         assert lines == b"event: tick\ndata: 1\n\ndata: 2\n\n"
         assert (b"id: 41\n" in done.stdout) == ("41" in line)
+
+
+def test_demo_command_reads_a_stream(tmp_path: Path) -> None:
+    assert "sse-fast demo" in LINES
+    done = run("sse-fast demo", tmp_path)
+    assert b"over a bare socket" in done.stdout
+
+
+def test_every_command_is_in_the_guide_and_the_index() -> None:
+    done = run("sse-fast --help", ROOT)
+    commands = set(re.findall(r"^    (\w+) ", done.stdout.decode(), re.MULTILINE))
+    assert {"demo", "cat", "bench"} <= commands
+    for name in commands:
+        assert f"`{name}`" in read(COMMANDS)
+        assert re.search(rf"`(sse-fast )?{name}`", read("docs/index.md"))
 
 
 def test_record_and_replay_commands_keep_the_bytes(example: Server, tmp_path: Path) -> None:

@@ -76,8 +76,12 @@ TICKS = [
     stream(b"id: 9\ndata: two\ndata: lines\n\n", b"event: bye\ndata: 3\n\n"),
 ]
 TEXTS = [
-    stream(b'data: {"text": "a"}\n\n', b'data: {"text": "b"}\n\n', b"data: [DONE]\n\n"),
-    Play(body=[b'data: {"text": "a"}\n\n'], framing="chunked-truncated"),
+    stream(
+        b'data: {"choices": [{"text": "a"}]}\n\n',
+        b'data: {"choices": [{"text": "b"}]}\n\n',
+        b"data: [DONE]\n\n",
+    ),
+    Play(body=[b'data: {"choices": [{"text": "a"}]}\n\n'], framing="chunked-truncated"),
 ]
 OPEN = "open text/event-stream"
 END = ["lost", OPEN, "message two", "lines 9", "bye 3 9"]

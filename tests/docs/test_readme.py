@@ -85,7 +85,7 @@ def test_readme_extras_are_those_of_the_package() -> None:
 
 
 def test_programs_use_known_servers_only() -> None:
-    """Those that the tests replace."""
+    """The tests replace these servers, so that no test uses the network."""
     for block in blocks("README.md", "python"):
         for origin in re.findall(r"https?://[^/\"]+", block.code):
             assert origin in (ORIGIN, PUBLIC_ORIGIN)
