@@ -64,7 +64,7 @@ def test_demo_all_readers_agree(pure: str) -> None:
     installed = 0
     for name, line in zip(libraries, lines, strict=False):
         if not line.endswith("not installed"):
-            assert re.fullmatch(rf"{name} +1,200 events +[\d,]+ events/s", line)
+            assert re.fullmatch(rf"{name} +1,180 events +[\d,]+ events/s", line)
             installed += 1
     core = "plain Python" if pure == "1" else "(Cython|plain Python)"
     assert installed >= len(libraries) - 1
@@ -245,7 +245,7 @@ def test_cat_flushes_each_event(server: Server) -> None:
         (["-", "-X", "POST"], 2, "-X, -H and -d need a URL"),
         (["-", "--no-reconnect"], 2, "--no-reconnect and --last-event-id need a URL"),
         (["{closed}/", "-X", "a b"], 2, "The request method is invalid"),
-        (["{closed}/", "--last-event-id", "a\nb"], 2, "Expected last_event_id"),
+        (["{closed}/", "--last-event-id", "a\nb"], 2, "last_event_id must not contain LF"),
         (["{closed}/", "-H", "secret"], 2, "a header line has the form 'Name: value'"),
         (["{closed}/", "-H", ";"], 2, "a header line has the form 'Name: value'"),
         (["{closed}/", "-H", ": x"], 2, "a header line has the form 'Name: value'"),

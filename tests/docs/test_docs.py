@@ -472,8 +472,8 @@ def test_bench_command_prints_and_draws(tmp_path: Path) -> None:
     (line,) = {line for line in LINES if line.startswith("sse-fast bench")}
     # As written, it takes a minute.
     done = run(line, tmp_path, "--seconds", "0.0001", "--streams", "c")
-    assert b"Nanoseconds an event" in done.stdout
-    assert b"Nanoseconds an event" in (tmp_path / "bench.svg").read_bytes()
+    assert b"Nanoseconds per event" in done.stdout
+    assert b"Nanoseconds per event" in (tmp_path / "bench.svg").read_bytes()
 
 
 @pytest.mark.bench
