@@ -56,8 +56,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     next one.
 
     Cancelling a wait drops the connection, but loses no event: the next wait reconnects and resumes
-    after the last event taken. The callbacks `on_open`, `on_error`, `headers`, `resume` and those of
-    `run` may be async.
+    after the last event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of
+    `run` can be async.
 
     Args:
         url: `http://` or `https://`; user and password in it are sent as basic authorization.

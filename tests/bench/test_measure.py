@@ -216,6 +216,7 @@ def test_broken_node_is_reported(
         javascript.read(name, [b""])
 
 
+@pytest.mark.bench
 def test_floors_make_same_objects() -> None:
     pytest.importorskip("sse_fast._core.parser_c")
     chunks = STREAM.chunks("4 KiB")

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from matplotlib import rcParams
 from matplotlib.image import imread
 
 import sse_fast
-from sse_fast._bench import javascript, machine, measure, plot, streams
+from sse_fast._bench import floor, javascript, machine, measure, plot, streams
 from sse_fast._bench.measure import FLOOR, Cell
 from sse_fast._bench.rivals import RIVALS, Events, Rival
 from sse_fast._cli import bench, main
 from tests.support import ROOT
+
+# They compile and time, which the command's users do rarely: CI runs them.
+pytestmark = pytest.mark.bench
 
 PLAIN = "sse_fast, plain Python"
 OURS = [name for name in ("sse_fast", PLAIN) if name == PLAIN or sse_fast.ACCELERATED]
@@ -42,8 +45,9 @@ def nothing() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make `bench` small: few events, three rivals, no Node, and a fixed command line."""
+    rivals = dict(RIVALS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(streams, "_SIZES", dict.fromkeys(streams.STREAMS, 20))
     monkeypatch.setattr(bench, "SIZES", {})
@@ -56,9 +60,16 @@ def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setitem(RIVALS, name, Rival(name, f"{name}==1.0", make))
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
+    # Compiled once per process, while the compiler is still on the PATH.
+    if sse_fast.ACCELERATED:
+        floor.load()
     monkeypatch.setenv("PATH", "")
     # The report prints the command.
     monkeypatch.setattr(sys, "argv", ["a/path/sse-fast", "bench", "--any"])
+    yield
+    # In their order, which monkeypatch does not restore.
+    RIVALS.clear()
+    RIVALS.update(rivals)
 
 
 def run(*arguments: str) -> int:
