@@ -41,7 +41,7 @@ def _compile(directory: Path) -> Path:
     # Import setuptools first, since it provides distutils to Cython.
     import setuptools  # type: ignore[import-untyped]
     from Cython.Build import cythonize
-    from setuptools.errors import BaseError  # type: ignore[import-untyped]
+    from setuptools.errors import BaseError, CCompilerError  # type: ignore[import-untyped]
 
     extension = setuptools.Extension(
         NAME,
@@ -66,6 +66,6 @@ def _compile(directory: Path) -> Path:
         command.build_lib = command.build_temp = str(directory)
         command.ensure_finalized()
         command.run()
-    except (BaseError, SystemExit) as error:
+    except (BaseError, CCompilerError) as error:
         raise ImportError(f"the floor could not be compiled: {error}") from error
     return Path(command.get_ext_fullpath(NAME))

@@ -16,7 +16,7 @@ from matplotlib import rcParams
 from matplotlib.image import imread
 
 import sse_fast
-from sse_fast._bench import javascript, machine, measure, plot, streams
+from sse_fast._bench import floor, javascript, machine, measure, plot, streams
 from sse_fast._bench.measure import FLOOR, Cell
 from sse_fast._bench.rivals import RIVALS, Events, Rival
 from sse_fast._cli import bench, main
@@ -44,6 +44,9 @@ def nothing() -> Any:
 @pytest.fixture(autouse=True)
 def _small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `bench` small: few events, three rivals, no Node, and a fixed command line."""
+    if sse_fast.ACCELERATED:
+        # Compiled once, before the PATH to the compiler is gone.
+        floor.load()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(streams, "_SIZES", dict.fromkeys(streams.STREAMS, 20))
     monkeypatch.setattr(bench, "SIZES", {})
