@@ -66,6 +66,6 @@ def _compile(directory: Path) -> Path:
         command.build_lib = command.build_temp = str(directory)
         command.ensure_finalized()
         command.run()
-    except (BaseError, CCompilerError, SystemExit) as error:
+    except (BaseError, CCompilerError) as error:
         raise ImportError(f"the floor could not be compiled: {error}") from error
     return Path(command.get_ext_fullpath(NAME))

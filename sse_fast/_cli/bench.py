@@ -204,6 +204,7 @@ def _measure(columns: list[tuple[Stream, str]], arguments: argparse.Namespace) -
                     progress=show,
                 )
             )
+            missing.update(cells[-1].missing)
     command = shlex.join(["sse-fast", *sys.argv[1:]])
     streams = {stream.name: stream.what for stream, _ in columns}
     return Report(cells, streams, versions, missing, {**machine.describe(), **node}, command)

@@ -456,7 +456,7 @@ cdef inline bint _is_one_event(
     cdef int high = 0
     if end - at < 8 or <size_t>(end - at) > s.max_size or end[-1] != c'\n':
         return False
-    event_type.length = 0
+    _borrow(event_type, at, 0, 0)
     if memcmp(at, b"event:", 6) == 0:
         # Longer types are left to `_read_block`.
         line_end = find_end_of_line(at, at + 64 if end - at > 64 else end, &high)
