@@ -11,7 +11,7 @@ import zipfile
 
 EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_columns_c"}
 GENERATED = ("_c.c", ".so", ".o", ".pyd")
-LARGEST = 700_000
+LARGEST = 500_000
 """Bytes that a wheel may have; with symbols it has three times as many."""
 
 
