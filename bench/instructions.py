@@ -191,7 +191,7 @@ def check(
             print(f"recorded with {name} {value}, here {environment[name]}")
     if not measured.keys() <= found["instructions"].keys():
         print(
-            f"{path.name} does not have these cases for {kind(environment)!r}, only for "
+            f"{path.name} has no record for {kind(environment)!r}, only for "
             f"{', '.join(map(repr, records)) or 'nothing'}: make one with --record at a good "
             "revision, or compare with that revision"
         )
