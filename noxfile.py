@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def matrix(session: nox.Session) -> None:
-    """Every policy over every library, and properties searched further."""
+    """Every policy over every library."""
     pytest(session, *PARALLEL, "-m", "matrix")
 
 

@@ -48,7 +48,7 @@ def cases() -> dict[str, list[bytes]]:
     found = {}
     for name, size, chunking in _READ:
         chunks = streams.make(name, size).chunks(chunking)
-        # A small last chunk: a large one would count if a parser kept it alive.
+        # The last chunk is small, because a large one would count if a parser kept it alive.
         found[f"{name}, {chunking}"] = chunks + [_COMMENT] * (chunking == "one event")
     return found
 

@@ -17,9 +17,10 @@ from sse_fast import (
     ReadyState,
     ReconnectPolicy,
     Response,
+    aopen_stream,
     fetch_event_source,
+    open_stream,
 )
-from sse_fast.adapters.sockets import aopen_stream, open_stream
 
 chunks: list[bytes] = []
 

@@ -163,7 +163,7 @@ def _with_header_lines(
         if emptied:
             name = name[:-1]
         if not name or not (colon or emptied):
-            # The line is not shown, since it may be a secret without its name.
+            # The line is not shown, because a value without a name may be a secret.
             raise ValueError("a header line has the form 'Name: value'")
         fields.append((name, os.fsencode(value) if value or emptied else None))
     given = {name.lower() for name, _ in fields}

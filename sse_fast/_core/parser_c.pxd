@@ -38,7 +38,7 @@ cdef class Parser:
     cdef Py_ssize_t _bytes_per_event    # of the latest large chunk; 0: not known
     cdef Py_ssize_t _capacity   # of the next list of events
 
-    # The loop over a chunk, from `cursor` to `end`: the one method that DialectParser overrides.
+    # The loop over a chunk, from `cursor` to `end`: the one method that a subclass may override.
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
     # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
     cdef int _raise_refusal(self, Step step) except -1

@@ -33,7 +33,6 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(object text)
     bint PyUnicode_IS_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
-    bint PyUnicode_CheckExact(object text)
     unsigned long Py_TPFLAGS_HEAPTYPE
     ctypedef struct PyTypeObject:
         const char* tp_name

@@ -138,7 +138,7 @@ class Parser(Generic[T_co]):
     HTML standard, 9.2.5 and 9.2.6.
     """
 
-    # Whether every blank line dispatches, as DialectParser wants.
+    # Whether every blank line dispatches; a subclass sets it.
     _emit_blocks = False
 
     __slots__ = (

@@ -92,6 +92,7 @@ def _load_send(library: str, is_async: bool) -> Callable[..., Any]:
         from sse_fast.adapters import urllib3
 
         return urllib3.send
+    assert library == "", f"no branch for the library {library!r}"
     if is_async:
         from sse_fast._http1 import aio
 

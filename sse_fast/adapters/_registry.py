@@ -106,9 +106,11 @@ def _load_adapter(name: str) -> Adapter:
         from sse_fast.adapters import sockets
 
         return sockets.open_source
-    from sse_fast.adapters import urllib3
+    if name == "urllib3":
+        from sse_fast.adapters import urllib3
 
-    return urllib3.open_source
+        return urllib3.open_source
+    raise AssertionError(f"no branch for the adapter {name!r}")
 
 
 def _open_plain(source: Any) -> Source:

@@ -26,7 +26,7 @@ from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk
 from tests.support.server import Answer, Server
 
 DONE = b"data: a\n\ndata: [DONE]\n\n"
-# The connection could be kept, so the rest of the body is waited for.
+# The connection could serve another request, so the client waits for the rest of the body.
 KEPT_ALIVE = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )

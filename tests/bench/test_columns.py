@@ -90,7 +90,7 @@ def test_wrong_rival_gets_no_number(
             ),
         }.items()
     }
-    # Another setting of the same rival is right.
+    # A rival that is wrong as PASSING still has a time as TABLE, where it was right.
     assert rival_name("any", TABLE) in cell.times
     assert rival_name("any", PASSING) not in cell.times
 

@@ -159,7 +159,7 @@ def test_reconnect_during_an_attempt_sends_no_other(way: Way, stage: Stage) -> N
         reader.wait_until_blocked()
         may_continue.set()
         reader.wait_until_blocked(lambda: reader.data)
-        # Within `min_delay` from now, a second request would be sent.
+        # If the `reconnect()` still counted, a second request would come within `min_delay`.
         time.sleep(3 * SHORT_DELAY.min_delay)
         assert len(stage.requests) == 1
         reader.close()

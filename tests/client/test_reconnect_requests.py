@@ -351,7 +351,7 @@ def test_last_event_id_replaces_field_of_caller() -> None:
 @pytest.mark.parametrize("make", [sse_fast.EventSource, sse_fast.AsyncEventSource])
 def test_starting_id_with_control_characters_raises(make: Any) -> None:
     for last_event_id in ("a\rb", "a\nb", "a\0b", "\n"):
-        with pytest.raises(ValueError, match="^last_event_id must not contain (CR|LF|NUL)"):
+        with pytest.raises(ValueError, match=r"^last_event_id must not contain (CR|LF|NUL)"):
             make("http://a.example/", last_event_id=last_event_id)
 
 

@@ -192,7 +192,7 @@ def test_chat_program_raises_on_lost_connection(server: Server) -> None:
         CHAT.run(server.url)
 
 
-def test_chat_program_lost_connection_after_finish_reason_is_whole(
+def test_chat_program_lost_connection_after_finish_is_whole(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answers["/v1/chat/completions"] = Answer([chat(HEL, LO, STOP)], "cut")

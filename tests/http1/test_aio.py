@@ -19,8 +19,7 @@ import pytest
 import trio
 import trustme
 
-from sse_fast import AsyncEventSource, EndReason, ReconnectPolicy, SSEError
-from sse_fast.adapters.sockets import aopen_stream
+from sse_fast import AsyncEventSource, EndReason, ReconnectPolicy, SSEError, aopen_stream
 from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
 from tests.support.server import Answer, Server
 

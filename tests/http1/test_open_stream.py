@@ -28,8 +28,9 @@ from sse_fast import (
     SSEError,
     StreamTimeout,
     TransportError,
+    aopen_stream,
+    open_stream,
 )
-from sse_fast.adapters.sockets import aopen_stream, open_stream
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
 from tests.support.clients import tls

@@ -28,7 +28,6 @@ import requests
 import urllib3
 
 import sse_fast
-from sse_fast.adapters import sockets
 
 try:
     import httpx2
@@ -386,7 +385,7 @@ def _awaiting(opener: Callable[..., Any]) -> Callable[..., Any]:
 def _open_raw(
     url: str, ca: str | None = None, options: Any = None, **headers: str
 ) -> Iterator[Any]:
-    with sockets.open_stream(
+    with sse_fast.open_stream(
         url, ssl_context=tls(ca), idle_timeout=TIMEOUT, headers=headers, **(options or {})
     ) as stream:
         yield stream
@@ -396,7 +395,7 @@ def _open_raw(
 async def _aopen_raw(
     url: str, ca: str | None = None, options: Any = None, **headers: str
 ) -> AsyncIterator[Any]:
-    async with sockets.aopen_stream(
+    async with sse_fast.aopen_stream(
         url, ssl_context=tls(ca), idle_timeout=TIMEOUT, headers=headers, **(options or {})
     ) as stream:
         yield stream
