@@ -88,9 +88,10 @@ class EventTooLarge(SSEError):
     def __str__(self) -> str:
         offset = "" if self.offset is None else f" at offset {self.offset}"
         filename = "" if self.filename is None else f" of {self.filename!r}"
+        drop = "" if self.offset is None else ", or drop them with oversize='skip'"
         return (
             f"Event{offset}{filename} takes {self.size} bytes or more, over max_event_size "
-            f"({self.limit}): raise max_event_size if events this large are expected"
+            f"({self.limit}): raise max_event_size if events this large are expected{drop}"
         )
 
 

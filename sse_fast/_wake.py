@@ -99,10 +99,14 @@ def drain(chunks: Iterator[bytes], wake: Callable[[], object]) -> None:
 
 async def adrain(chunks: AsyncIterator[bytes]) -> None:
     """Read and discard the rest of a body for at most 50 ms; the async form of `drain`."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
 
     async def read() -> None:
         async for _ in chunks:
-            pass
+            # A library may yield thousands of chunks of one read without suspending, and nothing
+            # can cancel it meanwhile.
+            if time.monotonic() > deadline:
+                break
 
     with suppress(Exception):
         await await_within(_DRAIN_SECONDS, read())

@@ -17,7 +17,7 @@ from sse_fast._client.base import ClientBase, ConnectionEnded, SourceExhausted
 from sse_fast._errors import StreamTimeout
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
-from sse_fast._wake import get_running_trio
+from sse_fast._wake import adrain, get_running_trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -291,6 +291,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             return await acheck_response(source, rejection)
         # Only close() cancels the scope.
         raise SourceExhausted
+
+    async def _drain_source(self, source: Source) -> None:
+        if source.reusable:
+            await adrain(cast("AsyncIterator[bytes]", source.chunks))
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:

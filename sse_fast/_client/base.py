@@ -262,6 +262,10 @@ class ClientBase(Generic[T]):
         """
         raise NotImplementedError
 
+    async def _drain_source(self, source: Source) -> None:
+        """Read the body of a redirect, so that its connection can serve the next request."""
+        raise NotImplementedError
+
     async def _close_source(self, source: Source) -> None:
         """Close a source that no stream owns yet; ignore errors."""
         raise NotImplementedError
@@ -394,6 +398,7 @@ class ClientBase(Generic[T]):
                 hop, rejection = reconnection.follow(source.response)
                 if hop is None:
                     break
+                await self._drain_source(source)
                 await self._close_source(source)
                 source, request = None, hop
             await self._inspect_response(source, rejection)

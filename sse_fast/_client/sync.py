@@ -18,6 +18,7 @@ from sse_fast._check import check_response
 from sse_fast._client.base import ClientBase, ConnectionEnded, SourceExhausted
 from sse_fast._client.options import refuse_async
 from sse_fast._stream import EndReason, EventStream
+from sse_fast._wake import drain
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -311,6 +312,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
         # Reading the body of a refused response may take `_check._MAX_BODY_SECONDS`.
         return self._run_in_thread(lambda: check_response(source, rejection), discard)
+
+    async def _drain_source(self, source: Source) -> None:
+        if source.reusable and source.wake is not None:
+            drain(cast("Iterator[bytes]", source.chunks), source.wake)
 
     async def _close_source(self, source: Source) -> None:
         if source.close is not None:

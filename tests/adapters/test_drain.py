@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.client import HTTPConnection
 from typing import Any
 
@@ -13,7 +13,15 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sse_fast import EndReason, aiter_events, aopen_stream, iter_events, open_stream
+from sse_fast import (
+    EndReason,
+    ReconnectPolicy,
+    aiter_events,
+    aopen_stream,
+    iter_events,
+    open_stream,
+)
+from sse_fast._wake import adrain
 from tests.support.clients import (
     AOPENERS,
     ASESSIONS,
@@ -22,6 +30,7 @@ from tests.support.clients import (
     SESSIONS,
     wait_until,
 )
+from tests.support.eventsources import SOURCES, Way
 from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk
 from tests.support.server import Answer, Server
 
@@ -242,3 +251,32 @@ def test_until_does_not_wait_for_connection_that_closes(
     assert time.monotonic() - began < SOON
     assert [event.data for event in outcome.events] == ["a"]
     assert outcome.stream.end_reason is EndReason.UNTIL
+
+
+def test_adrain_of_chunks_without_suspension_is_bounded() -> None:
+    """A library may yield the chunks of one read without ever suspending."""
+    count = 0
+
+    async def flood() -> AsyncIterator[bytes]:
+        nonlocal count
+        # Bounded, as a drain without a limit would go on.
+        while count < 20_000_000:
+            count += 1
+            yield b": more\n\n"
+
+    asyncio.run(adrain(flood()))
+    assert 0 < count < 20_000_000
+
+
+# -- The body of a redirect ------------------------------------------------------------------------
+
+MOVED = Answer([b"moved\n"], "length", 302, {"Location": "/events"}, keep_alive=True)
+
+
+@pytest.mark.usefixtures("slow_drain")
+@pytest.mark.parametrize("way", [way for way in SOURCES.values() if way.has_client], ids=str)
+def test_redirect_reuses_connection(way: Way, server: Server) -> None:
+    server.answers |= {"/": MOVED, "/events": Answer([b"data: a\n\n"])}
+    outcome = way.read(server.url + "/", policy=ReconnectPolicy.never())
+    assert [event.data for event in outcome.events] == ["a"]
+    assert len({request.client for request in server.requests[:2]}) == 1
