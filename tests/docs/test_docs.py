@@ -480,7 +480,8 @@ def test_benchmarks_run_without_measuring() -> None:
     """Once each: what they check has to hold."""
     assert ".venv/bin/pytest bench" in LINES
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "bench", "--benchmark-disable"],
+        # Not `python -m pytest`, which would import the sources instead of the installed package.
+        [Path(sys.executable).with_name("pytest"), "bench", "--benchmark-disable"],
         cwd=ROOT,
         capture_output=True,
         text=True,
