@@ -103,7 +103,9 @@ def coverage(session: nox.Session) -> None:
     pytest(
         session,
         *PARALLEL,
-        "--cov=sse_fast",
+        # The packages are named in pyproject.toml: `--cov=sse_fast` would measure the sources beside
+        # the installed package.
+        "--cov",
         "--cov-branch",
         "--cov-report=term:skip-covered",
         "--cov-fail-under=85",
