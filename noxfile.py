@@ -103,8 +103,7 @@ def coverage(session: nox.Session) -> None:
     pytest(
         session,
         *PARALLEL,
-        # The packages are named in pyproject.toml: `--cov=sse_fast` would measure the sources beside
-        # the installed package.
+        # pyproject.toml names the package: `--cov=sse_fast` would measure the sources as well.
         "--cov",
         "--cov-branch",
         "--cov-report=term:skip-covered",
