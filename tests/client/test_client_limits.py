@@ -163,6 +163,19 @@ def test_initial_attempts_limit_refusals_before_first_stream(way: Way) -> None:
 
 
 @BY_US
+def test_max_attempts_counts_anew_only_after_an_event(way: Way) -> None:
+    """A stream without an event counts, even if one before it brought some."""
+    policy = ReconnectPolicy(initial_delay=0.0, min_delay=0.0, max_attempts=2)
+    event, empty = Play(body=[EVENT]), Play(body=[b": nothing\n\n"])
+    with serve_stage([event, empty, event, empty, empty, event]) as stage:
+        outcome = way.read(stage.url, policy=policy)
+    assert outcome.error is None
+    assert outcome.source.end_reason is EndReason.END
+    assert [each.data for each in outcome.events] == ["a", "a"]
+    assert len(stage.requests) == 5
+
+
+@BY_US
 def test_whatwg_policy_has_no_initial_attempts(way: Way) -> None:
     def on_error(error: Exception) -> None:
         errors.append(error)

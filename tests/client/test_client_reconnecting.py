@@ -45,7 +45,10 @@ def test_reconnect_in_the_loop_resumes_after_event(way: Way, stage: Stage) -> No
 
     def on_event(source: Any, event: Any) -> None:
         if event.data == "a":
+            assert source.ready_state is ReadyState.OPEN
             source.reconnect()
+            # The connection is dropped only when the next event is asked for.
+            assert source.ready_state is ReadyState.CONNECTING
 
     outcome = way.read(stage.url, policy=SHORT_DELAY, on_event=on_event, stop_after=2)
     assert [event.data for event in outcome.events] == ["a", "b"]

@@ -116,6 +116,14 @@ def test_reset_after_resets_backoff() -> None:
         driver.open()
         driver.now += seconds
         assert driver.end() == pytest.approx(expected)
+    # The time from the request to the response does not count.
+    driver = Driver(ReconnectPolicy(reset_after=5), rng=1.0).open()
+    driver.end()
+    driver.begin()
+    driver.now += 100
+    driver.answer(200, content_type="text/event-stream")
+    driver.now += 4
+    assert driver.end() == pytest.approx(2.1)
 
 
 def test_backoff_not_reset_by_opening() -> None:

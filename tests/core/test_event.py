@@ -181,6 +181,7 @@ def test_json_decodes_text_and_bytes(core: Any) -> None:
         (("message", "a\n\rb", "", None), b"data: a\ndata: \ndata: b\n\n"),
         (("message", "\u2028\x85\x0b\0", "", None), "data: \u2028\x85\x0b\0\n\n".encode()),
         (("message", " a", " b", 0), b"id:  b\nretry: 0\ndata:  a\n\n"),
+        (("message", "a", "", 2**63 - 1), b"retry: 9223372036854775807\ndata: a\n\n"),
         (("nul\0", "a", "", None), b"event: nul\0\ndata: a\n\n"),
     ],
 )

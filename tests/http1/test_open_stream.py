@@ -357,20 +357,22 @@ def test_interrupted_request_raises_transport_error(reading: Any) -> None:
         thread.join(10)
 
 
+@pytest.mark.parametrize("idle_timeout", [None, 30])
 def test_tcp_keepalive_timeout_is_no_idle_timeout(
-    monkeypatch: pytest.MonkeyPatch, faults: FaultServer
+    monkeypatch: pytest.MonkeyPatch, faults: FaultServer, idle_timeout: float | None
 ) -> None:
-    """TCP may time out without any timeout of the stream."""
+    """TCP may time out without any timeout of the stream, or before it."""
     faults.scripts["/"] = [head(CHUNKED), LEFT]
 
     def given_up(*_: Any) -> int:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
-    with open_stream(faults.url + "/", idle_timeout=None) as stream:
+    with open_stream(faults.url + "/", idle_timeout=idle_timeout) as stream:
         monkeypatch.setattr(socket.socket, "recv_into", given_up)
         with pytest.raises(TransportError) as caught:
             next(stream)
         assert isinstance(caught.value.__cause__, TimeoutError)
+        assert "No byte arrived" not in str(caught.value)
         assert "idle_timeout" not in str(caught.value)
 
 

@@ -10,7 +10,6 @@ import os
 import pathlib
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,12 +245,18 @@ def test_socket_timeout_raises_stream_timeout() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_response_head_on_socket_is_refused(size: int) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    """It is noticed in whatever pieces it arrives."""
+
+    class Slow(socket.socket):
+        """Each read gives a piece, although the whole has arrived."""
+
+        def recv(self, *_: int) -> bytes:
+            return super().recv(size)
+
     near, far = socket.socketpair()
-    with near, far:
-        for at in range(0, len(head), size):
-            far.sendall(head[at : at + size])
-            time.sleep(0)
+    with Slow(fileno=near.detach()) as near, far:
+        far.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        far.shutdown(socket.SHUT_WR)
         with pytest.raises(
             SSEError, match=r"delivers the head of an HTTP response.*: read the head first"
         ):
