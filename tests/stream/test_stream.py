@@ -38,7 +38,7 @@ class Closing:
     def __init__(self, *items: bytes | BaseException) -> None:
         self.items = list(items)
         self.closed = 0
-        # What the next closes raise.
+        # The errors that the next closes raise.
         self.close_errors: list[Exception] = []
 
     def __iter__(self) -> Closing:
