@@ -319,8 +319,13 @@ def test_next_source_works_if_left_after_last_event(
     stage.plays = [stream(BODY, keep_alive=True, delay=5)] * 3
     data = read_in_turn(way, stage.url, 3, lambda: stage.requests[-1].ended, blocks_loop)
     assert data == [["a"]] * 3
-    # Each connection is either closed or reused.
-    assert {request.connection for request in stage.requests} in ({0}, {0, 1, 2})
+    connections = [request.connection for request in stage.requests]
+    if way.library == "aiohttp":
+        # Whether it has seen the end of a body depends on timing: each time it closes or reuses.
+        steps = {after - before for before, after in pairwise(connections)}
+        assert steps <= {0, 1}
+    else:
+        assert connections == [0, 1, 2]
 
 
 @EVERY_ADAPTER
