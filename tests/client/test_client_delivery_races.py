@@ -105,8 +105,9 @@ def run_in_thread(function: Callable[[], None]) -> None:
     """Run a function in another thread, and wait for its end unless this thread blocks it."""
     thread = threading.Thread(target=function)
     thread.start()
-    # If this thread holds a lock that the function waits for, it ends later.
-    thread.join(0.05)
+    # If this thread holds a lock that the function waits for, the function ends later. A busy
+    # machine may need long to run the other thread.
+    thread.join(5)
 
 
 @BY_US

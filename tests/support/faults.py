@@ -91,6 +91,8 @@ class FaultServer(socketserver.ThreadingTCPServer):
 
     daemon_threads = False
     block_on_close = True
+    # With a full queue, the kernel repeats its handshakes for seconds after the client has left.
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Player)

@@ -48,6 +48,8 @@ class Request:
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    # With a full queue, the kernel repeats its handshakes for seconds after the client has left.
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
