@@ -60,6 +60,7 @@ class TracedConsumer:
     def __init__(self, way: Way, act: Callable[[TracedConsumer], None], only: int = 0) -> None:
         self.source: Any = None
         self.seen: list[int] = []
+        self._first_came = threading.Event()
         # The number of the last event that the consumer has taken by asking for the next.
         self.taken = 0
         self.places: list[str] = []
@@ -84,12 +85,15 @@ class TracedConsumer:
             except StopAsyncIteration:
                 break
             self.seen.append(int(event.data))
+            self._first_came.set()
 
     def _answer(self, index: int, request: Request) -> Play:
         left = NUMBERED[int(request.get("Last-Event-ID") or 0) :]
         if not left:
             return Play(204, fields=())
-        body = [left[0], b"".join(left[1:])] if index == 0 else [b"".join(left)]
+        body = [b"".join(left)]
+        if index == 0:
+            body = [left[0], self._first_came, b"".join(left[1:])]
         return Play(body=body, framing="length", delay=3.0)
 
 
