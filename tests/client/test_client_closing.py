@@ -17,7 +17,7 @@ import pytest
 
 from sse_fast import EndReason, EventSource, ReadyState, ResponseError, SSEError
 from tests.support.clients import LIMIT, UNREAD_UNDER_TRIO
-from tests.support.eventsources import ADAPTERS, BY_US, Way
+from tests.support.eventsources import ADAPTERS, BY_US, SOURCES, Way
 from tests.support.scripted_server import Play, Request, Stage, serve_stage, stream
 from tests.support.threaded_reader import (
     EVERY_ADAPTER,
@@ -244,6 +244,31 @@ def test_response_after_close_is_closed(way: Way, stage: Stage) -> None:
         closed.set()
         wait_until(lambda: stage.open == 0, PROMPT_SECONDS)
     assert len(stage.requests) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full queue of connections is needed")
+def test_connection_made_after_close_is_ended() -> None:
+    """The thread that still connects ends the connection, instead of waiting for a response."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        # Linux drops the handshake of a connection that finds no place, and the client's kernel
+        # repeats it after a second.
+        with socket.create_connection(address):
+            url = f"http://{address[0]}:{address[1]}/"
+            # The timeout of the client must not be what ends the connection.
+            with ThreadedReader(SOURCES["sse_fast"], url, idle_timeout=3 * LIMIT) as reader:
+                reader.wait_until_blocked()
+                reader.close()
+            listener.accept()[0].close()
+            listener.settimeout(LIMIT)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(LIMIT)
+                with suppress(ConnectionError):
+                    while connection.recv(65536):
+                        pass
 
 
 @EVERY_WAY

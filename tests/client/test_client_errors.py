@@ -143,6 +143,17 @@ def test_on_error_gets_every_failure(style: CallbackStyle, stage: Stage, name: s
         assert "b" not in recorder.data
 
 
+@pytest.mark.parametrize("style", SYNC_AND_ASYNC, ids=str)
+def test_on_error_gets_the_error_that_would_be_raised(style: CallbackStyle, stage: Stage) -> None:
+    """A POST that was cut off is not repeated: that is the error, the broken body its cause."""
+    stage.plays = [stream(framing="chunked-truncated"), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, method="POST", data=b"body")
+    assert isinstance(recorder.error, StreamIncomplete)
+    assert isinstance(recorder.error.__cause__, TransportError)
+    assert recorder.errors == [recorder.error]
+
+
 @pytest.mark.parametrize(
     ("style", "method"),
     [(SYNC_AND_ASYNC[0], "GET"), (SYNC_AND_ASYNC[1], "POST")],
@@ -333,6 +344,17 @@ def test_retriable_error_of_on_open_overrides_status(
     assert recorder.data == ["b"]
     assert recorder.end is EndReason.END
     assert [request.body for request in stage.requests] == [b"body"] * 2
+
+
+def test_retriable_error_of_on_open_heeds_retry_after(style: CallbackStyle, stage: Stage) -> None:
+    """The error has no delay of its own, and the refusal that it hides has one."""
+    stage.plays = [Play(503, [("Retry-After", "1")], framing="length"), STREAM_B]
+    recorder = Recorder()
+    run(style, stage.url, recorder, on_open=style(RaiseOnce(RetriableError())))
+    assert recorder.data == ["b"]
+    waited = stage.requests[1].waited
+    assert waited is not None
+    assert waited > 1 - SLACK
 
 
 def test_retriable_error_without_delay_waits_for_retry(style: CallbackStyle, stage: Stage) -> None:

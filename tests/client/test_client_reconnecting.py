@@ -169,6 +169,28 @@ def test_reconnect_during_an_attempt_sends_no_other(way: Way, stage: Stage) -> N
     assert reader.data == ["a"]
 
 
+@EVERY_WAY
+def test_reconnect_during_an_attempt_that_fails_keeps_its_backoff(way: Way, stage: Stage) -> None:
+    """A reconnect() is no way to call a refusing server more often."""
+    may_continue = threading.Event()
+
+    def plays(number: int, request: Request) -> Play:
+        may_continue.wait(LIMIT)
+        return STREAM_B if number else Play(503, (), framing="length")
+
+    stage.plays = plays
+    policy = ReconnectPolicy(initial_delay=0.4, jitter=0.0, min_delay=0.01)
+    with ThreadedReader(way, stage.url, policy=policy) as reader:
+        wait_until(lambda: stage.requests)
+        reader.source.reconnect()
+        may_continue.set()
+        reader.wait_until_blocked(lambda: reader.data)
+        waited = stage.requests[1].waited
+        assert waited is not None
+        assert waited > 0.4 - 0.02
+        reader.close()
+
+
 def test_reconnect_on_a_new_stream_waits_its_delay(stage: Stage) -> None:
     """Another thread calls it before the reader has seen the stream: the delay counts."""
 
