@@ -17,16 +17,13 @@ import pytest
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
+pytestmark = pytest.mark.usefixtures("away_from_the_source_tree")
+
 COMMAND = [sys.executable, "-m", "sse_fast"]
 STREAM = (
     "id: 1\r\nevent: é\r\ndata: 日\r\ndata: b\r\n\r\n: c\r\nretry: 5\r\ndata: d\r\n\r\n".encode()
 )
 PLAIN = "event: é\nid: 1\ndata: 日\ndata: b\n\nid: 1\nretry: 5\ndata: d\n\n".encode()
-
-
-@pytest.fixture(autouse=True)
-def _away_from_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

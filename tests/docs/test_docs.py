@@ -1,9 +1,7 @@
-"""The pages of documentation: links resolve, blocks and commands run, the reference is complete."""
+"""The pages of documentation: links resolve, blocks, commands and the examples of help run."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import inspect
 import re
 import shlex
@@ -23,15 +21,13 @@ from sse_fast._bench.javascript import JAVASCRIPT
 from sse_fast._bench.rivals import RIVALS
 from sse_fast._cli.bench import DOMINATES
 from sse_fast.compat import LIBRARIES
-from tests.support import PACKAGE, ROOT
+from tests.support import ROOT
 from tests.support.pages import ORIGIN, PAGES, anchors, blocks, links, name_of, read, shell_lines
 from tests.support.scripted_server import Play, Request, serve_stage, stream
 from tests.support.server import Answer, Server, serve
 
 NAMES = [name_of(page) for page in PAGES]
 MIGRATING = "docs/guides/migrating.md"  # Its blocks are run by test_migrating.py.
-API = read("docs/reference/api.md")
-CONTRIBUTING = read("CONTRIBUTING.md")
 COMMANDS = "docs/guides/command-line.md"
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
@@ -493,85 +489,6 @@ def test_benchmarks_run_without_measuring() -> None:
     assert "no number" not in done.stdout
 
 
-# -- The reference ---------------------------------------------------------------------------------
-
-
-def section(title: str) -> str:
-    _, found, text = API.partition(f"\n## {title}\n")
-    assert found, title
-    return text.partition("\n## ")[0]
-
-
-def test_api_names_every_public_name() -> None:
-    named = set(re.findall(r"\w+", API))
-    assert set(sse_fast.__all__) <= named
-
-
-def rows_of_three(text: str) -> dict[str, str]:
-    """The rows of tables of arguments or fields: name -> default."""
-    rows = re.findall(r"^\| `(\w+)` \| *([^|]*?) *\| [^|]+ \|$", text, re.MULTILINE)
-    return dict(rows)
-
-
-@pytest.mark.parametrize(
-    "title",
-    [
-        "Parser",
-        "iter_events, aiter_events",
-        "open_stream, aopen_stream",
-        "EventSource, AsyncEventSource",
-        "read_columns, iter_columns",
-    ],
-)
-def test_api_has_every_argument_and_default(title: str) -> None:
-    # In columns, the former name of `oversize`.
-    aliases = {"on_error"} if "columns" in title else set()
-    wanted: dict[str, Any] = {}
-    for name in title.split(", "):
-        for parameter in inspect.signature(getattr(sse_fast, name)).parameters.values():
-            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in aliases:
-                wanted[parameter.name] = parameter.default
-    rows = rows_of_three(section(title))
-    assert set(rows) == set(wanted)
-    for name, default in wanted.items():
-        if name == "oversize":
-            # None in the signature, which tells it from the former name.
-            assert rows[name] == '`"raise"`'
-        elif isinstance(default, (str, bool, float)) or default is None:
-            assert rows[name].strip("`").replace('"', "'") == repr(default), name
-
-
-def test_reconnection_has_every_field_and_default() -> None:
-    _, _, text = read("docs/reference/reconnection.md").partition("\n## Fields\n")
-    rows = rows_of_three(text)
-    fields = {
-        each.name: each.default
-        for each in dataclasses.fields(sse_fast.ReconnectPolicy)
-        if not each.name.startswith("_")
-    }
-    assert list(rows) == list(fields)
-    for name, default in fields.items():
-        if name == "retry_statuses":
-            assert default == {408, 425, 429, *range(500, 600)} - {501, 505}
-        else:
-            assert rows[name] == repr(default)
-
-
-def test_errors_are_those_of_the_package() -> None:
-    (tree,) = [block.code for block in blocks("docs/reference/api.md", "text")]
-    named = set(
-        re.findall(r"\b(?:[A-Z]\w+Error|[A-Z]\w+Timeout|\w+Incomplete|EventTooLarge)\b", tree)
-    )
-    errors = {
-        name
-        for name in sse_fast.__all__
-        if isinstance(getattr(sse_fast, name), type)
-        and issubclass(getattr(sse_fast, name), Exception)
-    }
-    assert named == errors
-    assert issubclass(sse_fast.StreamTimeout, sse_fast.TransportError)
-
-
 # -- The benchmarks --------------------------------------------------------------------------------
 
 
@@ -606,77 +523,6 @@ def test_parser_table_is_drawn_in_the_picture() -> None:
         r"^\d{4}-\d\d-\d\d, by sse-fast bench --plot docs/bench.svg$", text, re.MULTILINE
     )
     assert DOMINATES in text
-
-
-# -- CONTRIBUTING ----------------------------------------------------------------------------------
-
-
-# Where a name without its folder is looked for.
-FOLDERS = ("sse_fast", *(f"sse_fast/{room}" for room in ("_core", "_http1", "adapters", "_client")))
-
-
-def test_contributing_names_files_that_exist() -> None:
-    names = set(re.findall(r"`([\w./-]*\w\.(?:py|pyx|pxd|h|md))`", CONTRIBUTING))
-    assert len(names) > 15
-    for name in names:
-        assert any((ROOT / folder / name).exists() for folder in ("", *FOLDERS)), name
-    for name in re.findall(r"`((?:sse_fast|tests|docs)/[\w/]*)`", CONTRIBUTING):
-        assert (ROOT / name).exists(), name
-
-
-def test_contributing_stages_have_one_name_in_both_cores() -> None:
-    core = PACKAGE / "_core"
-    native = "".join((core / name).read_text() for name in ("parser_c.pyx", "lines.pxd"))
-    python = (core / "parser_py.py").read_text()
-    for stage in ("feed", "_split_lines", "_process_field", "_dispatch", "after_cr"):
-        assert f"`{stage}`" in CONTRIBUTING or f".{stage}`" in CONTRIBUTING
-        assert re.search(rf"\b{stage}\b", native), stage
-        assert re.search(rf"\b_?{stage}\b", python), stage
-
-
-def test_contributing_answers_name_what_is_there() -> None:
-    sources = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
-    assert "def failed(" in sources[PACKAGE / "_client" / "reconnect.py"]
-    assert "retry_statuses" in sources[PACKAGE / "_client" / "reconnect.py"]
-    for table in ("_registry.py", "_clients.py"):
-        assert '"requests' in sources[PACKAGE / "adapters" / table]
-    for path in (PACKAGE / "adapters").glob("[!_]*.py"):
-        assert re.search(r"\bopen_source\b", sources[path]), path
-
-
-def test_contributing_names_the_files_that_import_asyncio() -> None:
-    importing = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
-                if "asyncio" in {str(name).partition(".")[0] for name in names}:
-                    importing.add(path.relative_to(PACKAGE).as_posix())
-    (paragraph,) = re.findall(r"^- \*\*asyncio\*\*.*?(?=^\n|\Z)", CONTRIBUTING, re.M | re.S)
-    named = set(re.findall(r"`([\w/]+\.py)`", paragraph.partition(" only.")[0]))
-    assert named == importing
-
-
-def test_contributing_lists_every_room() -> None:
-    table = CONTRIBUTING.partition("\n## Rooms\n")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`(\w+)`", table))
-    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    files = {path.stem for path in PACKAGE.glob("_[!_]*.py")}
-    assert rooms | files <= named
-
-
-def test_contributing_lists_every_session() -> None:
-    tree = ast.parse(read("noxfile.py"))
-    sessions = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            for decorator in node.decorator_list:
-                code = ast.unparse(decorator)
-                if code.startswith("nox.session"):
-                    (name,) = re.findall(r"name='([\w-]+)'", code) or [node.name]
-                    sessions.add(name)
-    table = CONTRIBUTING.partition("\n| Session |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == sessions
 
 
 # -- help(sse_fast) --------------------------------------------------------------------------------

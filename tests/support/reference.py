@@ -50,11 +50,16 @@ def interpret(stream: bytes) -> Outcome:
     return Outcome(events, last_id, retry, pending, comments)
 
 
+def feed_all(parser: Any, chunks: Any) -> list[Any]:
+    """Return the events of all chunks."""
+    return [event for chunk in chunks for event in parser.feed(chunk)]
+
+
 def parse(core: Any, chunks: Any) -> Outcome:
     """Feed the chunks to a parser of a core."""
     comments: list[str] = []
     parser = core.Parser(on_comment=comments.append)
-    events = [event for chunk in chunks for event in parser.feed(chunk)]
+    events = feed_all(parser, chunks)
     return Outcome(
         [(event.event, event.data, event.id, event.retry) for event in events],
         parser.last_event_id,
