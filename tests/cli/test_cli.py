@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import COMMAND, INTERRUPTIBLE
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
 pytestmark = pytest.mark.usefixtures("away_from_the_source_tree")
 
-COMMAND = [sys.executable, "-m", "sse_fast"]
 STREAM = (
     "id: 1\r\nevent: é\r\ndata: 日\r\ndata: b\r\n\r\n: c\r\nretry: 5\r\ndata: d\r\n\r\n".encode()
 )
@@ -337,15 +337,8 @@ def test_cat_without_client_extra_names_it(server: Server) -> None:
 def test_interrupt_exits_130_without_traceback(server: Server) -> None:
     hold = threading.Event()
     server.answers["/"] = Answer([b"data: a\n\n"], hold=hold)
-    # Processes inherit an ignored signal from the shell or program that runs the tests.
-    script = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from sse_fast._cli import main\n"
-        "sys.exit(main())"
-    )
     with subprocess.Popen(
-        [sys.executable, "-c", script, "cat", server.url, "--no-reconnect"],
+        [*INTERRUPTIBLE, "cat", server.url, "--no-reconnect"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -24,7 +24,7 @@ import pytest
 import sse_fast
 from sse_fast._cli import convert
 from tests.support.converting import (
-    COMMAND,
+    CONVERT,
     EVERY,
     FORMATS,
     STREAM,
@@ -250,7 +250,7 @@ def test_parquet_is_compressed_by_zstd(mixed_capture: str) -> None:
 def test_dash_is_standard_input_and_output(mixed_capture: str, kind: str) -> None:
     run(mixed_capture, "-o", f"out.{kind}")
     done = subprocess.run(
-        [*COMMAND, "-", "-o", "-", "--format", kind], input=STREAM, capture_output=True
+        [*CONVERT, "-", "-o", "-", "--format", kind], input=STREAM, capture_output=True
     )
     assert (done.returncode, done.stdout) == (0, Path(f"out.{kind}").read_bytes())
     assert done.stderr.startswith(f"sse-fast: 8 events from {len(STREAM)} bytes in ".encode())
@@ -268,7 +268,7 @@ def test_named_pipes_are_read_and_written(mixed_capture: str) -> None:
     os.mkfifo("in")
     os.mkfifo("out")
     with (
-        subprocess.Popen([*COMMAND, "in", "-o", "out", "--format", "jsonl"]) as process,
+        subprocess.Popen([*CONVERT, "in", "-o", "out", "--format", "jsonl"]) as process,
         subprocess.Popen(["cat", "out"], stdout=subprocess.PIPE) as reader,
     ):
         Path("in").write_bytes(STREAM)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from sse_fast._cli import convert
+from tests.support.commands import INTERRUPTIBLE
 from tests.support.converting import (
-    COMMAND,
+    CONVERT,
     EVERY,
     LARGE,
     STREAM,
@@ -81,7 +82,7 @@ def test_oversize_event_stops_or_is_skipped(
 
 def test_error_after_output_to_stdout_exits_with_1() -> None:
     done = subprocess.run(
-        [*COMMAND, "-", "-o", "-", "--format", "jsonl", "--max-event-size", "2000"],
+        [*CONVERT, "-", "-o", "-", "--format", "jsonl", "--max-event-size", "2000"],
         input=STREAM + LARGE,
         capture_output=True,
     )
@@ -154,7 +155,7 @@ def test_output_over_a_capture_is_refused(how: str) -> None:
         arguments = ["out.csv.part", "-o", "out.csv"]
     there = files()
     with open(given or os.devnull, "rb") as stdin:
-        done = subprocess.run([*COMMAND, *arguments], stdin=stdin, capture_output=True, text=True)
+        done = subprocess.run([*CONVERT, *arguments], stdin=stdin, capture_output=True, text=True)
     assert done.returncode == 2
     assert "is one of the captures: choose another name" in done.stderr
     assert files() == there
@@ -230,14 +231,8 @@ def test_writer_error_leaves_no_file(mixed_capture: str, monkeypatch: pytest.Mon
 def test_interrupt_keeps_existing_output(suffix: str) -> None:
     output = Path(f"out.{suffix}")
     output.write_bytes(b"before")
-    script = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from sse_fast._cli import main\n"
-        "sys.exit(main())"
-    )
     with subprocess.Popen(
-        [sys.executable, "-c", script, "convert", "-", "-o", str(output)],
+        [*INTERRUPTIBLE, "convert", "-", "-o", str(output)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -261,7 +256,7 @@ def test_interrupt_keeps_existing_output(suffix: str) -> None:
 def test_closed_pipe_ends_quietly(kind: str) -> None:
     Path("capture").write_bytes(many_events(20 * 2**20))
     with subprocess.Popen(
-        [*COMMAND, "capture", "-o", "-", "--format", kind],
+        [*CONVERT, "capture", "-o", "-", "--format", kind],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -276,7 +271,7 @@ def test_closed_pipe_ends_quietly(kind: str) -> None:
 @pytest.mark.parametrize("packed", ["gz", "zst"])
 def test_standard_input_is_decompressed(packed: str) -> None:
     for name, stream in (("plain.csv", STREAM), ("packed.csv", pack(STREAM, packed))):
-        subprocess.run([*COMMAND, "-", "-o", name], input=stream, check=True)
+        subprocess.run([*CONVERT, "-", "-o", name], input=stream, check=True)
     assert Path("packed.csv").read_bytes() == Path("plain.csv").read_bytes()
 
 

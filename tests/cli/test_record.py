@@ -17,15 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.recording import (
-    BODY,
-    CHUNKS,
-    COMMAND,
-    INDEX,
-    INTERRUPTIBLE,
-    chunks_of,
-    record,
-)
+from tests.support.commands import COMMAND, INTERRUPTIBLE
+from tests.support.recording import BODY, CHUNKS, INDEX, chunks_of, record
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 

@@ -18,16 +18,8 @@ import httpx
 import pytest
 
 import sse_fast
-from tests.support.recording import (
-    BODY,
-    CHUNKS,
-    COMMAND,
-    DATA,
-    INDEX,
-    chunks_of,
-    record,
-    replaying,
-)
+from tests.support.commands import COMMAND
+from tests.support.recording import BODY, CHUNKS, DATA, INDEX, chunks_of, record, replaying
 from tests.support.server import Answer, Server
 
 pytestmark = pytest.mark.usefixtures("away_from_the_source_tree")

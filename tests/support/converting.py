@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import pytest
 
 import sse_fast
 from sse_fast._cli import main
+from tests.support.commands import COMMAND
 
-COMMAND = [sys.executable, "-m", "sse_fast", "convert"]
+CONVERT = [*COMMAND, "convert"]
 FORMATS = ("parquet", "arrow", "jsonl", "csv")
 EVERY = pytest.mark.parametrize("suffix", FORMATS)
 # Everything a format could get wrong: quotes, values that look like null, ends of line.

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-COMMAND = [sys.executable, "-m", "sse_fast"]
-# Processes inherit an ignored signal from the shell or program that runs the tests.
-INTERRUPTIBLE = [
-    sys.executable,
-    "-c",
-    """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from sse_fast._cli import main
-sys.exit(main())
-""",
-]
+from tests.support.commands import COMMAND, INTERRUPTIBLE
+
 # A BOM, each end of line, a split CRLF and character, invalid UTF-8, an unfinished event.
 CHUNKS = [
     b"\xef\xbb\xbfid: 1\r\ndata: \xe6",
