@@ -250,7 +250,7 @@ def test_async_check_runs_at_first_event(aopener: Any, server: Server) -> None:
 def test_cancelled_async_check_can_be_repeated(
     aopener: Any, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.3)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
     hold = threading.Event()
     server.answers["/"] = Answer([b"begun"], status=500, hold=hold)
 
@@ -307,7 +307,7 @@ def test_body_of_refused_response_is_bounded(
 def test_endless_refused_body_is_bounded_in_time(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
     hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 300, 500)
     outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
     assert isinstance(outcome.error, ResponseError)
@@ -329,7 +329,7 @@ def test_silent_refused_body_is_bounded_in_time(
     reader: Reader, faults: FaultServer, monkeypatch: pytest.MonkeyPatch, framing: str, body: bytes
 ) -> None:
     """The server holds the body open until the response was refused."""
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.4)
     hold = threading.Event()
     sent = b"%X\r\n%b\r\n" % (len(body), body) if body and framing == CHUNKED else body
     faults.scripts["/"] = [head(framing, status="500 Oops") + sent, hold]
@@ -345,7 +345,7 @@ def test_silent_refused_body_is_bounded_in_time(
 def test_silent_refused_body_over_tls_is_bounded(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
     hold = threading.Event()
     hypercorn_server.answers["/"] = AsgiAnswer([b"begun", hold], 500)
     start = time.monotonic()

@@ -242,15 +242,15 @@ def test_aclose_wakes_read_of_refused_body(faults: FaultServer) -> None:
 
 def test_busy_loop_causes_no_idle_timeout(faults: FaultServer) -> None:
     """The bytes had arrived when the timer ran, though nobody had read them."""
-    ticks = [step for number in range(10) for step in (b"data: %d\n\n" % number, 0.02)]
+    ticks = [step for number in range(10) for step in (b"data: %d\n\n" % number, 0.06)]
     faults.scripts["/"] = framed("chunked", ticks)
 
     async def hold_up() -> None:
-        await asyncio.sleep(0.07)
-        time.sleep(0.25)
+        await asyncio.sleep(0.2)
+        time.sleep(0.75)
 
     async def run() -> None:
-        async with aopen_stream(faults.url + "/", idle_timeout=0.2) as stream:
+        async with aopen_stream(faults.url + "/", idle_timeout=0.6) as stream:
             busy = asyncio.create_task(hold_up())
             assert len([event async for event in stream]) == 10
             await busy
