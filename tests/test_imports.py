@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import PACKAGE
+from tests.support.commands import run_python
 
 # Room -> the rooms it may import, besides itself: one row each, inward only. A file directly in the
 # package is a room of its own.
@@ -210,10 +211,7 @@ def test_importing_the_package_loads_no_library(tmp_path: Path) -> None:
         "list(sse_fast.iter_events([b'data: a\\n\\n']))\n"
         "print(*sorted(set(sys.modules) - before))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.split())
+    loaded = set(run_python(script, directory=tmp_path).split())
     assert "sse_fast._stream" in loaded
     assert not {name.partition(".")[0] for name in loaded} & (
         LIBRARIES | {"asyncio", "ssl", "email"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from sse_fast._bench import floor, streams
 from sse_fast._bench.measure import CALLS, FLOOR, LINES, measure
+from tests.support.commands import run_python
 
 
 def test_measure_without_floor_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +34,5 @@ def test_load_without_compiler_raises_import_error(tmp_path: Path) -> None:
         "try: floor.load()\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("the floor could not be compiled: ")
+    printed = run_python(script, directory=tmp_path)
+    assert printed.startswith("the floor could not be compiled: ")

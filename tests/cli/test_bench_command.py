@@ -21,6 +21,7 @@ from sse_fast._bench.measure import FLOOR, Cell
 from sse_fast._bench.rivals import RIVALS, Events, Rival
 from sse_fast._cli import bench, main
 from tests.support import ROOT
+from tests.support.commands import read_terminal
 
 # They compile and time, which the command's users do rarely: CI runs them.
 pytestmark = pytest.mark.bench
@@ -490,15 +491,7 @@ def test_terminal_shows_progress_bar(environment: dict[str, str], tmp_path: Path
         [*COMMAND, "--json"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=far
     ) as process:
         os.close(far)
-        shown = b""
-        while True:
-            try:
-                read = os.read(near, 65536)
-            except OSError:
-                break
-            if not read:
-                break
-            shown += read
+        shown = read_terminal(near)
         assert process.stdout is not None
         assert json.loads(process.stdout.read())["cells"]
     os.close(near)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import COMMAND, INTERRUPTIBLE
+from tests.support.commands import COMMAND, INTERRUPTIBLE, close_output
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
@@ -354,12 +354,5 @@ def test_interrupt_exits_130_without_traceback(server: Server) -> None:
 def test_closed_pipe_exits_141_without_traceback(tmp_path: Path) -> None:
     path = tmp_path / "stream"
     path.write_bytes(STREAM * 100_000)
-    with subprocess.Popen(
-        [*COMMAND, "cat", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        errors = process.stderr.read()
-        assert (process.wait(10), errors) == (141, b"")
+    _, status, errors = close_output(*COMMAND, "cat", str(path))
+    assert (status, errors) == (141, b"")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sse_fast._cli import convert
-from tests.support.commands import INTERRUPTIBLE
+from tests.support.commands import INTERRUPTIBLE, close_output
 from tests.support.converting import (
     CONVERT,
     EVERY,
@@ -255,17 +255,8 @@ def test_interrupt_keeps_existing_output(suffix: str) -> None:
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_closed_pipe_ends_quietly(kind: str) -> None:
     Path("capture").write_bytes(many_events(20 * 2**20))
-    with subprocess.Popen(
-        [*CONVERT, "capture", "-o", "-", "--format", kind],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        errors = process.stderr.read()
-        assert (process.wait(60), errors) == (141, b"")
+    _, status, errors = close_output(*CONVERT, "capture", "-o", "-", "--format", kind)
+    assert (status, errors) == (141, b"")
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])

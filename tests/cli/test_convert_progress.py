@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import read_terminal
 from tests.support.converting import (
     EVERY,
     STREAM,
@@ -38,15 +39,7 @@ def on_a_terminal(*arguments: str, script: str = "") -> tuple[int, str]:
         stderr=far,
     ) as process:
         os.close(far)
-        shown = b""
-        while True:
-            try:
-                got = os.read(near, 65536)
-            except OSError:
-                break
-            if not got:
-                break
-            shown += got
+        shown = read_terminal(near)
     os.close(near)
     return process.returncode, shown.decode()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +18,7 @@ import sseclient
 import sse_fast
 import sse_fast.compat.httpx_sse
 import sse_fast.compat.sseclient
+from tests.support.commands import run_python
 from tests.support.libraries import EVENT_STREAM, ORIGINALS, Body
 from tests.support.server import Answer, Server
 
@@ -244,9 +243,7 @@ def test_mistralai_decoder_returning_none_drops_event() -> None:
 
 
 def run_script(tmp_path: Path, script: str) -> None:
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert run_python(script, directory=tmp_path) == "done\n"
 
 
 @pytest.mark.parametrize("sdk", ["openai", pytest.param("anthropic", marks=pytest.mark.matrix)])

@@ -11,6 +11,7 @@ import pytest
 import sse_fast
 from sse_fast.compat import LIBRARIES, Installation, UnknownLayout, install, uninstall
 from tests.support import ROOT
+from tests.support.commands import run_python
 from tests.support.installing import (
     REPLACED,
     TWO,
@@ -19,7 +20,6 @@ from tests.support.installing import (
     find,
     replaced,
     run_concurrently,
-    run_python,
     snapshot,
 )
 from tests.support.installing import before as before

@@ -17,12 +17,12 @@ import pytest
 
 from sse_fast import compat
 from sse_fast.compat import LIBRARIES, UnknownLayout, install, uninstall
+from tests.support.commands import run_python
 from tests.support.installing import (
     Before,
     changed,
     find,
     replaced,
-    run_python,
     snapshot,
 )
 from tests.support.installing import before as before

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.commands import run_python
+
 
 def test_event_without_arguments_has_defaults(core: Any) -> None:
     event = core.Event()
@@ -139,8 +141,7 @@ for _ in range(10**6):
 del event
 print("done")
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True)
-    assert (done.returncode, done.stdout) == (0, b"done\n")
+    assert run_python(script, directory=tmp_path) == "done\n"
 
 
 def test_parser_copy_and_pickle_raise(core: Any) -> None:

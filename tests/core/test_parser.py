@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import gc
-import subprocess
 import sys
 import threading
 import weakref
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from sse_fast import EventTooLarge
+from tests.support.commands import run_python
 from tests.support.reference import chunkings, feed_all, interpret, parse
 
 # Each case is written with LF and runs as LF, CR and CRLF; an event is (type, data, id, retry).
@@ -556,11 +556,8 @@ for parser in parsers:
             parser.feed(chunk)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
     # KiB. Buffers that were not freed would take 100 MB and more.
-    assert int(done.stdout) < 30_000
+    assert int(run_python(script, directory=tmp_path)) < 30_000
 
 
 def test_lists_take_no_more_memory_than_events(core: Any) -> None:

@@ -122,9 +122,8 @@ async def settled(condition: Callable[[], object], *, collect: bool = False) -> 
     while not condition() and time.monotonic() < deadline:
         if collect:
             gc.collect()
-            # A collection lets no other thread run, and the threads of a server have to.
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.001)
+        # A collection lets no other thread run, and the threads of a server have to.
+        await asyncio.sleep(0.05 if collect else 0.001)
     return bool(condition())
 
 

@@ -10,8 +10,6 @@ import os
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -34,6 +32,7 @@ from sse_fast import (
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
 from tests.support.clients import tls
+from tests.support.commands import run_python
 from tests.support.faults import CHUNKED, LEFT, RST, FaultServer, chunk, framed, head
 from tests.support.server import Answer, Server, nobody
 
@@ -595,14 +594,12 @@ def test_missing_httptools_raises_import_error(tmp_path: Path) -> None:
         "        print(error)\n"
         "print('asyncio' in sys.modules, 'ssl' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    printed = run_python(script, directory=tmp_path)
     message = (
         "HTTP over raw sockets needs httptools, which is not installed: "
         "pip install 'sse-fast[client]'"
     )
-    assert done.stdout.splitlines() == [message, message, "False False"]
+    assert printed.splitlines() == [message, message, "False False"]
 
 
 def test_idle_timeout_is_no_total_timeout(server: Server) -> None:

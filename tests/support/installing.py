@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,15 +103,6 @@ def before() -> Iterator[Before]:
             owner = next(each[path] for each in OWNERS.values() if path in each)
             setattr(owner, attribute, value)
     assert not left
-
-
-def run_python(code: str, *arguments: str, directory: Path) -> str:
-    """Run a program in a process of its own, and return its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=directory
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @contextmanager
