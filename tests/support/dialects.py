@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sse_fast.compat._dialect import Dialect
+from tests.support.commands import run_python
 
 BOM = b"\xef\xbb\xbf"
 
@@ -93,3 +96,23 @@ def odd(value: str) -> int | None:
 
 class Fault(Exception):
     pass
+
+
+def parse_dialect(
+    core: Any, settings: Dialect, *chunks: bytes, **options: Any
+) -> list[tuple[Any, ...]]:
+    """Return the attributes of the events of the chunks."""
+    parser = dialect_parser(core)(settings, **options)
+    has_lines = settings.keep_lines and settings.event_class is not None
+    return [values(event, has_lines) for chunk in chunks for event in parser.feed(chunk)]
+
+
+def run_with(core: Any, code: str) -> str:
+    """Run code in a process of its own, as it may crash."""
+    begin = (
+        f"from {core.__name__} import *\n"
+        f"from {dialect_parser(core).__module__} import DialectParser\n"
+        "from sse_fast.compat._dialect import Dialect\n"
+    )
+    # Outside of the source tree, which may have no extension.
+    return run_python(begin + code, directory=Path(tempfile.gettempdir()))
