@@ -8,7 +8,8 @@ garbage collector, and trio warns about that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import ssl
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def open_source(original: httpx.Response) -> Source:
     reusable = wake is not None and is_reusable(headers)
     reason = _why_unreadable(original)
     if isinstance(original.stream, Iterable):
-        chunks = original.iter_bytes() if reason is None else FailingChunks(reason)
+        chunks = _iter_held(original) if reason is None else FailingChunks(reason)
         return Source(chunks, original.close, response, wake, reusable)
     achunks: Any = original.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
 
@@ -61,6 +62,28 @@ def open_source(original: httpx.Response) -> Source:
         await original.aclose()
 
     return Source(achunks, aclose, response, wake, reusable)
+
+
+def _iter_held(original: httpx.Response) -> Iterator[bytes]:
+    """Yield the body; while a read of TLS waits, its socket is not closed by another thread.
+
+    The TLS library reads from a file descriptor. If the connection were closed meanwhile, for
+    example with the client, the number could belong to another connection when the read goes on,
+    which would then take bytes of that one.
+    """
+    chunks = iter(original.iter_bytes())
+    sock = _find_socket(original)
+    if not isinstance(sock, ssl.SSLSocket):
+        # A read of a plain socket fails after close().
+        yield from chunks
+        return
+    while True:
+        # close() waits for the files of a socket.
+        with sock.makefile("rb", buffering=0):
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _why_unreadable(original: httpx.Response) -> str | None:
@@ -79,11 +102,8 @@ def _why_unreadable(original: httpx.Response) -> str | None:
 
 def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None:
     # Responses of HTTP/2 share a connection: shutting it down would end the other responses.
-    stream = original.extensions.get("network_stream")
-    if stream is None or not original.http_version.startswith("HTTP/1"):
-        return None
-    sock: Any = stream.get_extra_info("socket")
-    if sock is None:
+    sock = _find_socket(original)
+    if sock is None or not original.http_version.startswith("HTTP/1"):
         return None
     shut_down = make_waker(sock)
 
@@ -93,6 +113,12 @@ def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None
             shut_down()
 
     return wake
+
+
+def _find_socket(original: httpx.Response) -> Any:
+    """Return the socket of the connection; None if there is none, as for a mock."""
+    stream = original.extensions.get("network_stream")
+    return None if stream is None else stream.get_extra_info("socket")
 
 
 def send(
