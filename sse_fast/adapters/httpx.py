@@ -116,7 +116,7 @@ def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None
 
 
 def _find_socket(original: httpx.Response) -> Any:
-    """Return the socket of the connection; None if there is none, as for a mock."""
+    """Return the socket of the connection; None without one, as for a mock."""
     stream = original.extensions.get("network_stream")
     return None if stream is None else stream.get_extra_info("socket")
 
