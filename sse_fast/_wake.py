@@ -1,4 +1,4 @@
-"""Bounded waits: waking a blocked reader, limiting an await, draining the rest of a body."""
+"""Bounded waits: waking and protecting a blocked reader, limiting an await, draining a body."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from typing import TypeVar
 
-__all__ = ["adrain", "await_within", "drain", "get_running_trio", "make_waker", "wake_after"]
+    T = TypeVar("T")
+
+__all__ = [
+    "adrain",
+    "await_within",
+    "drain",
+    "get_running_trio",
+    "make_waker",
+    "protect_read",
+    "wake_after",
+]
 
 _DRAIN_SECONDS = 0.05
 
@@ -44,6 +55,37 @@ def make_waker(sock: Any) -> Callable[[], object]:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
     return wake
+
+
+def protect_read(sock: Any, read: Callable[..., T]) -> Callable[..., T]:
+    """Return `read` in a form that keeps the file descriptor of a TLS socket while it waits.
+
+    The TLS library knows the connection only by that number. If another thread closed the socket
+    meanwhile, the number could go to the next connection of the process, and the read would take
+    bytes of that one. A read of any other socket fails after close(), and is returned as it is.
+
+    The main thread reads without it: an exception of a signal handler, which only that thread
+    raises, could come while the descriptor is given back, and would leave it open.
+
+    Args:
+        sock: the socket that `read` reads, or anything else.
+        read: the function.
+    """
+    # There are no TLS sockets where the module was not imported.
+    ssl = sys.modules.get("ssl")
+    # Subclasses may have a makefile() of their own. gevent replaces the class by one of its own,
+    # whose reads are woken by close().
+    if ssl is None or type(sock) is not ssl.SSLSocket or type(sock).__module__ != "ssl":
+        return read
+
+    def protected(*args: Any) -> T:
+        if threading.current_thread() is threading.main_thread():
+            return read(*args)
+        # close() waits for the files of a socket.
+        with sock.makefile("rb", buffering=0):
+            return read(*args)
+
+    return protected
 
 
 @contextmanager

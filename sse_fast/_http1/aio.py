@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
+from errno import ECONNRESET
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import MAX_SECONDS, SSEError, TransportError
@@ -387,9 +388,12 @@ async def open_source(
     try:
         if uds is None:
             try:
-                set_socket_options(transport.get_extra_info("socket"))
+                sock = transport.get_extra_info("socket")
+                if sock is None:
+                    # uvloop has no socket for a connection that is lost already.
+                    raise ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
+                set_socket_options(sock)
             except OSError as error:
-                # The connection is lost already.
                 raise connection_error("connect", request, error) from error
         transport.write(request.message)
         try:

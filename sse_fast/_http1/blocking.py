@@ -18,7 +18,7 @@ from sse_fast._http1.connecting import (
 )
 from sse_fast._http1.exchange import Exchange
 from sse_fast._source import READ_SIZE, Response, Source
-from sse_fast._wake import make_waker
+from sse_fast._wake import make_waker, protect_read
 
 if TYPE_CHECKING:
     import ssl
@@ -137,7 +137,7 @@ class _Body(Iterator[bytes]):
     """The chunks of a body, received into one buffer."""
 
     def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float | None) -> None:
-        self._sock = sock
+        self._receive_into = protect_read(sock, lambda buffer: sock.recv_into(buffer))
         self._exchange = exchange
         self._timeout = timeout
         self._buffer = memoryview(bytearray(READ_SIZE))
@@ -160,7 +160,7 @@ class _Body(Iterator[bytes]):
 
     def _receive(self, phase: str) -> None:
         try:
-            size = self._sock.recv_into(self._buffer)
+            size = self._receive_into(self._buffer)
         except TimeoutError as error:
             if error.errno is not None or self._timeout is None:
                 # This is not the timeout of the socket: TCP keepalive found the peer gone.

@@ -8,7 +8,6 @@ garbage collector, and trio warns about that.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from sse_fast._source import (
     Source,
     is_reusable,
 )
-from sse_fast._wake import make_waker
+from sse_fast._wake import make_waker, protect_read
 from sse_fast.adapters._clients import iter_exception_chain, wrap_request_error
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def open_source(original: httpx.Response) -> Source:
     reusable = wake is not None and is_reusable(headers)
     reason = _why_unreadable(original)
     if isinstance(original.stream, Iterable):
-        chunks = _iter_held(original) if reason is None else FailingChunks(reason)
+        chunks = _iter_bytes(original) if reason is None else FailingChunks(reason)
         return Source(chunks, original.close, response, wake, reusable)
     achunks: Any = original.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
 
@@ -64,26 +63,10 @@ def open_source(original: httpx.Response) -> Source:
     return Source(achunks, aclose, response, wake, reusable)
 
 
-def _iter_held(original: httpx.Response) -> Iterator[bytes]:
-    """Yield the body; while a read of TLS waits, its socket is not closed by another thread.
-
-    The TLS library reads from a file descriptor. If the connection were closed meanwhile, for
-    example with the client, the number could belong to another connection when the read goes on,
-    which would then take bytes of that one.
-    """
+def _iter_bytes(original: httpx.Response) -> Iterator[bytes]:
+    """Return the chunks of the body; the client may be closed while a thread waits for one."""
     chunks = iter(original.iter_bytes())
-    sock = _find_socket(original)
-    if not isinstance(sock, ssl.SSLSocket):
-        # A read of a plain socket fails after close().
-        yield from chunks
-        return
-    while True:
-        # close() waits for the files of a socket.
-        with sock.makefile("rb", buffering=0):
-            chunk = next(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
+    return iter(protect_read(_find_socket(original), lambda: next(chunks, None)), None)
 
 
 def _why_unreadable(original: httpx.Response) -> str | None:
@@ -102,8 +85,10 @@ def _why_unreadable(original: httpx.Response) -> str | None:
 
 def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None:
     # Responses of HTTP/2 share a connection: shutting it down would end the other responses.
+    if not original.http_version.startswith("HTTP/1"):
+        return None
     sock = _find_socket(original)
-    if sock is None or not original.http_version.startswith("HTTP/1"):
+    if sock is None:
         return None
     shut_down = make_waker(sock)
 
@@ -117,8 +102,8 @@ def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None
 
 def _find_socket(original: httpx.Response) -> Any:
     """Return the socket of the connection; None without one, as for a mock."""
-    stream = original.extensions.get("network_stream")
-    return None if stream is None else stream.get_extra_info("socket")
+    get = getattr(original.extensions.get("network_stream"), "get_extra_info", None)
+    return None if get is None else get("socket")
 
 
 def send(

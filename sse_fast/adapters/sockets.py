@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from sse_fast._errors import SSEError
 from sse_fast._http1 import aopen_stream, open_stream
 from sse_fast._source import READ_SIZE, Source
+from sse_fast._wake import protect_read
 
 __all__ = ["aopen_stream", "open_source", "open_stream"]
 
@@ -28,12 +29,13 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._receive = protect_read(sock, lambda size: sock.recv(size))
         # The first bytes, while they may be those of a response head.
         self._start = b""
         self._looks_like_head = True
 
     def __next__(self) -> bytes:
-        chunk = self._sock.recv(READ_SIZE)
+        chunk = self._receive(READ_SIZE)
         if not chunk:
             raise StopIteration
         self._detect_http_head(chunk)

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from http.client import HTTPConnection
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 import urllib3
 
 import sse_fast
-from sse_fast import EndReason, ResponseError, TransportError, aiter_events, iter_events
+from sse_fast import EndReason, aiter_events, iter_events
 from sse_fast._wake import make_waker
 from sse_fast.adapters import open_source, sockets
 from tests.support.asgi import Answer as AsgiAnswer
@@ -35,7 +35,6 @@ from tests.support.clients import (
     SESSIONS,
     TIMEOUT,
     Reader,
-    open_httpx,
     tls,
     wait_until,
 )
@@ -103,54 +102,6 @@ def test_close_wakes_reader_over_tls(name: str, hypercorn_server: AsgiServer) ->
     url = hypercorn_server.url + "/"
     assert time_to_wake(READERS[name], url, ca=hypercorn_server.ca) < SOON
     hold.set()
-
-
-@pytest.mark.parametrize("refused", [False, True])
-@pytest.mark.parametrize("http2", [False, True])
-@pytest.mark.parametrize("module", HTTPX)
-def test_closing_client_during_read_harms_no_other_connection(
-    module: Any,
-    http2: bool,
-    refused: bool,
-    hypercorn_server: AsgiServer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The reader waits in the TLS library, which knows the connection by its file descriptor.
-
-    The number must not go to another connection before the reader has left. Over HTTP/2, a thread
-    of sse_fast still reads the body of a response that was refused.
-    """
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.1)
-    hold = threading.Event()
-    parts = [b"data: a\n\n", hold, b"data: b\n\n"]
-    hypercorn_server.answers["/"] = AsgiAnswer(parts, 500 if refused else 200)
-    threads = threading.active_count()
-    with open_httpx(module, hypercorn_server.url + "/", hypercorn_server.ca, http2) as response:
-        if refused:
-            with pytest.raises(ResponseError):
-                iter_events(response)
-        else:
-            events = iter_events(response)
-            assert next(events).data == "a"
-
-            def read() -> None:
-                with suppress(TransportError):
-                    next(events, None)
-
-            threading.Thread(target=read).start()
-            wait_until(lambda: events.is_being_read)
-            time.sleep(0.02)
-    pairs = [socket.socketpair() for _ in range(20)]
-    others = [each for pair in pairs for each in pair]
-    for each in others:
-        each.sendall(b"of another connection")
-    hold.set()
-    wait_until(lambda: threading.active_count() == threads)
-    for each in others:
-        each.settimeout(SOON)
-        assert each.recv(100) == b"of another connection"
-    for each in others:
-        each.close()
 
 
 @pytest.mark.parametrize("name", AWAITING)

@@ -8,6 +8,7 @@ import gzip
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,14 @@ import pytest
 import trio
 import trustme
 
-from sse_fast import AsyncEventSource, EndReason, ReconnectPolicy, SSEError, aopen_stream
+from sse_fast import (
+    AsyncEventSource,
+    EndReason,
+    ReconnectPolicy,
+    SSEError,
+    TransportError,
+    aopen_stream,
+)
 from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
 from tests.support.server import Answer, Server
 
@@ -307,6 +315,7 @@ def test_slow_reader_over_tls_loses_nothing(tmp_path: Path) -> None:
             assert count == 6000
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
         thread = threading.Thread(target=answer)
         thread.start()
@@ -361,3 +370,36 @@ def test_aopen_stream_works_under_uvloop(server: Server, host: str) -> None:
         loop.run_until_complete(run())
     finally:
         loop.close()
+
+
+def test_connection_lost_at_once_raises_transport_error_under_uvloop() -> None:
+    """Uvloop may have no socket for it."""
+    uvloop = pytest.importorskip("uvloop")
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        listener.settimeout(0.05)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        over = threading.Event()
+
+        def reset() -> None:
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    connection.close()
+
+        async def run() -> None:
+            streams = [aopen_stream(url) for _ in range(200)]
+            # Many together, so that some are lost before their task runs again.
+            errors = await asyncio.gather(*map(anext, streams), return_exceptions=True)
+            assert {type(error) for error in errors} == {TransportError}
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        loop = uvloop.new_event_loop()
+        try:
+            loop.run_until_complete(run())
+        finally:
+            loop.close()
+            over.set()
+            thread.join(10)

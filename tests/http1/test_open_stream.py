@@ -192,6 +192,7 @@ def unix_server(path: Path) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
+        listener.settimeout(10)
         thread = threading.Thread(target=answer)
         thread.start()
         yield
@@ -260,6 +261,7 @@ def test_refused_connection_raises_without_secrets(reading: Any) -> None:
 def test_reset_connection_raises_transport_error() -> None:
     """The error is a TransportError, whichever system call fails."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         stopped = threading.Event()
 
         def reset() -> None:
@@ -315,6 +317,7 @@ def test_early_response_to_large_request_is_read(reading: Any) -> None:
     """A server may refuse a large body, and close, before it has read it."""
     response = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig"
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
 
         def answer() -> None:
             connection, _ = listener.accept()
@@ -336,6 +339,7 @@ def test_early_response_to_large_request_is_read(reading: Any) -> None:
 
 def test_interrupted_request_raises_transport_error(reading: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
 
         def answer() -> None:
             connection, _ = listener.accept()
@@ -378,6 +382,7 @@ def test_tcp_keepalive_timeout_is_no_idle_timeout(
 def test_slow_upload_causes_no_idle_timeout(reading: Any) -> None:
     """The upload takes longer than the timeout, but is never idle for so long."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
         # Several times the buffers of the system, whose progress is invisible.
         size = 40_000_000
 
