@@ -11,24 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from sse_fast import (
-    ReconnectPolicy,
-    ResponseError,
-    TransportError,
-    iter_events,
-    open_stream,
-)
+from sse_fast import ResponseError, TransportError, iter_events, open_stream
 from tests.support.asgi import Answer, AsgiServer
 from tests.support.clients import HTTPX, LIMIT, open_httpx, tls, wait_until
-
-ROOT = Path(__file__).parents[2]
-AT_ONCE = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
 
 over_httpx = pytest.mark.parametrize(
     ("module", "http2"),
@@ -38,6 +28,14 @@ over_httpx = pytest.mark.parametrize(
         for http2 in (False, True)
     ],
 )
+
+
+@pytest.fixture
+def hold(hypercorn_server: AsgiServer) -> threading.Event:
+    """Let the server pause after its first event until the result is set."""
+    hold = threading.Event()
+    hypercorn_server.answers["/"] = Answer([b"data: a\n\n", hold, b"data: b\n\n"])
+    return hold
 
 
 @contextmanager
@@ -62,12 +60,13 @@ def join_threads_since(before: list[threading.Thread]) -> None:
 
 
 def read_in_thread(stream: Any) -> None:
-    """Read the next event in a thread, and return when the thread waits."""
+    """Read the first event, and the next one in a thread; return when the thread waits."""
 
     def read() -> None:
         with suppress(TransportError):
             next(stream, None)
 
+    assert next(stream).data == "a"
     threading.Thread(target=read).start()
     wait_until(lambda: stream.is_being_read)
     # is_being_read is set just before the read blocks.
@@ -76,15 +75,11 @@ def read_in_thread(stream: Any) -> None:
 
 @over_httpx
 def test_client_is_closed_during_read(
-    module: Any, http2: bool, hypercorn_server: AsgiServer
+    module: Any, http2: bool, hypercorn_server: AsgiServer, hold: threading.Event
 ) -> None:
-    hold = threading.Event()
-    hypercorn_server.answers["/"] = Answer([b"data: a\n\n", hold, b"data: b\n\n"])
     before = threading.enumerate()
     with open_httpx(module, hypercorn_server.url + "/", hypercorn_server.ca, http2) as response:
-        events = iter_events(response)
-        assert next(events).data == "a"
-        read_in_thread(events)
+        read_in_thread(iter_events(response))
     with other_connections():
         hold.set()
         join_threads_since(before)
@@ -109,13 +104,12 @@ def test_client_is_closed_after_refused_response(
         join_threads_since(before)
 
 
-def test_socket_of_open_stream_is_closed_during_read(hypercorn_server: AsgiServer) -> None:
-    hold = threading.Event()
-    hypercorn_server.answers["/"] = Answer([b"data: a\n\n", hold, b"data: b\n\n"])
+def test_socket_of_open_stream_is_closed_during_read(
+    hypercorn_server: AsgiServer, hold: threading.Event
+) -> None:
     before = threading.enumerate()
     context = tls(hypercorn_server.ca)
     with open_stream(hypercorn_server.url + "/", ssl_context=context) as stream:
-        assert next(stream).data == "a"
         read_in_thread(stream)
         stream.response.raw.close()
         with other_connections():
@@ -123,9 +117,9 @@ def test_socket_of_open_stream_is_closed_during_read(hypercorn_server: AsgiServe
             join_threads_since(before)
 
 
-def test_borrowed_socket_is_closed_during_read(hypercorn_server: AsgiServer) -> None:
-    hold = threading.Event()
-    hypercorn_server.answers["/"] = Answer([b"data: a\n\n", hold, b"data: b\n\n"])
+def test_borrowed_socket_is_closed_during_read(
+    hypercorn_server: AsgiServer, hold: threading.Event
+) -> None:
     before = threading.enumerate()
     context = tls(hypercorn_server.ca)
     assert context is not None
@@ -136,9 +130,7 @@ def test_borrowed_socket_is_closed_during_read(hypercorn_server: AsgiServer) -> 
         received = b""
         while not received.endswith(b"\r\n\r\n"):
             received += sock.recv(1)
-        stream = iter_events(sock)
-        assert next(stream).data == "a"
-        read_in_thread(stream)
+        read_in_thread(iter_events(sock))
     with other_connections():
         hold.set()
         join_threads_since(before)
