@@ -8,7 +8,6 @@ import gzip
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from sse_fast import (
     TransportError,
     aopen_stream,
 )
-from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
+from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head, serve_resets
 from tests.support.server import Answer, Server
 
 STREAM = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
@@ -375,31 +374,25 @@ def test_aopen_stream_works_under_uvloop(server: Server, host: str) -> None:
 def test_connection_lost_at_once_raises_transport_error_under_uvloop() -> None:
     """Uvloop may have no socket for it."""
     uvloop = pytest.importorskip("uvloop")
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
-        listener.settimeout(0.05)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        over = threading.Event()
 
-        def reset() -> None:
-            while not over.is_set():
-                with suppress(TimeoutError):
-                    connection, _ = listener.accept()
-                    linger = struct.pack("ii", 1, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    connection.close()
+    async def keep_busy() -> None:
+        """Block the loop again and again, so that connections are lost before their task runs."""
+        while True:
+            time.sleep(0.005)
+            await asyncio.sleep(0)
 
-        async def run() -> None:
-            streams = [aopen_stream(url) for _ in range(200)]
-            # Many together, so that some are lost before their task runs again.
-            errors = await asyncio.gather(*map(anext, streams), return_exceptions=True)
-            assert {type(error) for error in errors} == {TransportError}
+    async def run(url: str) -> None:
+        busy = asyncio.create_task(keep_busy())
+        try:
+            for _ in range(20):
+                with pytest.raises(TransportError):
+                    await anext(aopen_stream(url))
+        finally:
+            busy.cancel()
 
-        thread = threading.Thread(target=reset)
-        thread.start()
+    with serve_resets() as url:
         loop = uvloop.new_event_loop()
         try:
-            loop.run_until_complete(run())
+            loop.run_until_complete(run(url))
         finally:
             loop.close()
-            over.set()
-            thread.join(10)

@@ -9,12 +9,11 @@ import json
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
 from tests.support.clients import tls
 from tests.support.commands import run_python
-from tests.support.faults import CHUNKED, LEFT, RST, FaultServer, chunk, framed, head
+from tests.support.faults import CHUNKED, LEFT, RST, FaultServer, chunk, framed, head, serve_resets
 from tests.support.server import Answer, Server, nobody
 
 STREAM = b"id: 1\r\ndata: a\r\n\r\nid: 2\r\ndata: b\r\n\r\n"
@@ -260,29 +259,11 @@ def test_refused_connection_raises_without_secrets(reading: Any) -> None:
 
 def test_reset_connection_raises_transport_error() -> None:
     """The error is a TransportError, whichever system call fails."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
-        stopped = threading.Event()
-
-        def reset() -> None:
-            listener.settimeout(0.05)
-            while not stopped.is_set():
-                with suppress(TimeoutError):
-                    connection, _ = listener.accept()
-                    linger = struct.pack("ii", 1, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    connection.close()
-
-        thread = threading.Thread(target=reset)
-        thread.start()
-        try:
-            for reading in (read, aread):
-                for _ in range(50):
-                    with pytest.raises(TransportError):
-                        reading(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        finally:
-            stopped.set()
-            thread.join()
+    with serve_resets() as url:
+        for reading in (read, aread):
+            for _ in range(50):
+                with pytest.raises(TransportError):
+                    reading(url)
 
 
 def test_connect_timeout_raises_stream_timeout(reading: Any) -> None:

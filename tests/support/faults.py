@@ -169,8 +169,7 @@ class _Player(socketserver.BaseRequestHandler):
                 while self.request.recv(65536):
                     pass
         else:
-            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.request.close()
+            _reset(self.request)
 
 
 @contextmanager
@@ -183,3 +182,31 @@ def serve_faults() -> Iterator[FaultServer]:
             server.end()
     assert not server.waited_in_vain
     assert server.errors == []
+
+
+@contextmanager
+def serve_resets() -> Iterator[str]:
+    """Reset every connection immediately; yields the URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        listener.settimeout(0.05)
+        stopped = threading.Event()
+
+        def reset() -> None:
+            while not stopped.is_set():
+                with suppress(TimeoutError):
+                    connection, _ = listener.accept()
+                    _reset(connection)
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            stopped.set()
+            thread.join()
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close a connection by RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
