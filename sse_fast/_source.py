@@ -98,6 +98,14 @@ class Source(NamedTuple):
     chunks are async, from their event loop. None: no read can be ended without harm to others."""
     reusable: bool = False
     """Whether the connection can serve another request once the body was read to its end."""
+    framed: bool = False
+    """Whether the end of the body is marked (chunked, Content-Length, END_STREAM), and so cannot
+    be a crash of the server."""
+    resumable: bool = False
+    """Whether async chunks survive a cancelled read: nothing is lost, and the next read goes on."""
+    wait: Callable[[float], bool] | None = None
+    """Waits up to that many seconds until the next read of sync chunks would not block; returns
+    whether it would not. None: this cannot be told without a read."""
 
 
 def is_reusable(headers: Mapping[str, str]) -> bool:
