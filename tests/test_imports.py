@@ -20,7 +20,7 @@ STREAM = CORE | {"_core", "_source", "_wake"}
 TRANSPORT = STREAM | {"_check", "_request", "_stream"}
 ADAPTERS = TRANSPORT | {"_http1"}
 POLICY = ADAPTERS | {"adapters"}
-PUBLIC = POLICY | {"", "_client", "columns", "compat"}
+PUBLIC = POLICY | {"", "_client", "_relay", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
     "_request": CORE,
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "_source": CORE,
     "_wake": set(),
     "_stream": STREAM,
+    "_relay": STREAM,
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
     "adapters": ADAPTERS,

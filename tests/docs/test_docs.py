@@ -29,6 +29,7 @@ from tests.support.server import Answer, Server, serve
 NAMES = [name_of(page) for page in PAGES]
 MIGRATING = "docs/guides/migrating.md"  # Its blocks are run by test_migrating.py.
 PROVIDERS = "docs/guides/providers.md"  # Its blocks are run by tests/providers.
+RELAYING = "docs/guides/relaying.md"  # Its blocks are run by tests/relay.
 COMMANDS = "docs/guides/command-line.md"
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
@@ -43,7 +44,7 @@ COMPLETION = (
 
 def test_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} <= set(NAMES)
-    assert len([name for name in NAMES if name.startswith("docs/")]) == 18
+    assert len([name for name in NAMES if name.startswith("docs/")]) == 19
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -214,7 +215,7 @@ NATIVE_ONLY = {"docs/guides/columns.md"}
 
 def test_every_python_block_has_a_case() -> None:
     found = {name: len(blocks(name, "python")) for name in NAMES}
-    run_elsewhere = {"README.md", MIGRATING, PROVIDERS}
+    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING}
     expected = {name: count for name, count in found.items() if count and name not in run_elsewhere}
     assert expected == {name: len(cases) for name, cases in CASES.items()}
 
