@@ -43,8 +43,7 @@ cdef class Parser:
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
     # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
     cdef int _raise_refusal(self, Step step) except -1
-    cdef int _add_lone_id(self, const Text* id) except -1
-    cdef bint _is_last_type(self, const Text* event_type) except -1
+    cdef int _dispatch_without_data(self) except -1
     cdef int _dispatch_by_options(
         self, const Text* raw_data, str event_type, object retry) except -1
 

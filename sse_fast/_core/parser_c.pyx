@@ -291,7 +291,6 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         cdef Text data
         cdef int64_t retry
         cdef bint is_between_blocks
-        cdef bint has_event_type
         _begin_chunk(state, &scan, cursor, end)
         is_between_blocks = _is_between_blocks(state)
         while True:
@@ -308,15 +307,12 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                     continue
                 if step != DISPATCH:
                     self._raise_refusal(step)
-                has_event_type = state.emit_types and state.has_event_type
-                _take_block(state, &event_type, &id, &data, &retry)
                 is_between_blocks = True
-                if data.at == NULL:
-                    if id.at != NULL:
-                        self._add_lone_id(&id)
-                    if has_event_type and self._is_last_type(&event_type):
+                if not state.has_data:
+                    if self._dispatch_without_data():
                         return 0
                     continue
+                _take_block(state, &event_type, &id, &data, &retry)
             if _dispatch(self, &event_type, &id, &data, retry):
                 return 0
 
@@ -327,21 +323,25 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         raise MemoryError()
 
     @cython.final
-    cdef int _add_lone_id(self, const Text* id) except -1:
-        """Commit the id of a block without data, and note where it was."""
-        self._last_event_id = _new_text(id)
-        if self._lone_ids is None:
-            self._lone_ids = {}
-        self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
-        return 0
-
-    @cython.final
-    cdef bint _is_last_type(self, const Text* event_type) except -1:
-        """Tell whether a block without data that names this type meets `until_event`."""
+    cdef int _dispatch_without_data(self) except -1:
+        """Commit the id of a block without data; return whether its type meets `until_event`."""
+        cdef Text event_type
+        cdef Text id
+        cdef Text data
+        cdef int64_t retry
         cdef str type_text = _MESSAGE
-        if event_type.length:
-            type_text = _new_event_type(self, event_type)
-        self._done = type_text in self._until_types
+        # A block without data has a type only if it names one: heartbeats end no stream.
+        cdef bint names_type = self._state.emit_types and self._state.has_event_type
+        _take_block(&self._state, &event_type, &id, &data, &retry)
+        if id.at != NULL:
+            self._last_event_id = _new_text(&id)
+            if self._lone_ids is None:
+                self._lone_ids = {}
+            self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
+        if names_type:
+            if event_type.length:
+                type_text = _new_event_type(self, &event_type)
+            self._done = type_text in self._until_types
         return self._done
 
     @cython.final
