@@ -37,6 +37,9 @@ COMPLETION = (
     b'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\n'
     b'data: {"choices": [{"delta": {"content": "lo"}}]}\n\ndata: [DONE]\n\n'
 )
+DOCUMENT = Answer(
+    [b'{"error": {"message": "out of luck"}}'], headers={"Content-Type": "application/json"}
+)
 
 
 # -- Links -----------------------------------------------------------------------------------------
@@ -138,9 +141,13 @@ CASES: dict[str, list[list[Case]]] = {
         [Case(r"message \{'n': 1\}\nlog plain text\nmessage \{'n': 2\}\nEndReason.UNTIL\n")],
         [
             Case("1\n2\n", events()),
-            Case(r"\S.* 429.* b'no' None\n", events(b"no", status=429)),
+            Case(r"\S.* 429.* no None\n", events(b"no", status=429)),
             Case(r"1\n2\n104\d{4} 1048576\n", events(STREAM, b"x: 1\ndata: " + b"3" * 2**20)),
             Case(r"1\n2\nProtocolError.*\n", events(STREAM, framing="cut")),
+        ],
+        [
+            Case("out of luck\n", {"/v1/chat/completions": DOCUMENT}),
+            Case("401 no\n", {"/v1/chat/completions": Answer([b"no"], status=401)}),
         ],
         [Case(r"\{'n': 1\}\nskipped ping\n\{'n': 2\}\n")],
         [Case(r"b': keep-alive\\n\\n'\nkeep-alive\nb'data: 1\\n\\n'\n\['1'\]\n")],
