@@ -37,11 +37,13 @@ if TYPE_CHECKING:
         client: Any
         uds: str | os.PathLike[str] | None
         ssl_context: ssl.SSLContext | None
-        last_event_id: str
+        last_event_id: str | None
         policy: ReconnectPolicy
         until: str | Callable[[Event[T]], object] | None
         resume: str | Callable[[str], Any] | None
         resend: bool
+        check: bool
+        name: str | None
         on_open: Callable[[Response], object] | None
         on_error: Callable[[Exception], Any] | None
         on_comment: Callable[[str], object] | None

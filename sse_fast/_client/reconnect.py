@@ -107,7 +107,8 @@ class Reconnection:
         self._current: Request | None = None
         # The number of redirects in this attempt.
         self._redirect_count = 0
-        # The target of its leading permanent redirects, from which later attempts start.
+        # The target of its leading permanent redirects. Later attempts start from there if it led
+        # to a stream: a maintenance page that answers 301 must not replace the URL.
         self._moved_to: Request | None = None
         self._began_at = float("-inf")
         self._opened_at: float | None = None
@@ -132,6 +133,8 @@ class Reconnection:
         now: float,
         fields: Iterable[tuple[str, bytes]] = (),
         resume_request: Request | None = None,
+        *,
+        sends_id: bool = True,
     ) -> Request:
         """Begin an attempt, and return the request to send.
 
@@ -139,6 +142,7 @@ class Reconnection:
             now: the time, in seconds.
             fields: the header fields. A Last-Event-ID among them is replaced once there is an id.
             resume_request: the request that asks for the rest, if `resume_mode` is "call".
+            sends_id: whether to send the last event ID; False: the program asked to leave it out.
 
         Raises:
             StreamIncomplete: the id is too long to be sent.
@@ -149,7 +153,7 @@ class Reconnection:
         has_own_id = resume_request is not None and any(
             name.lower() == "last-event-id" for name, _ in fields
         )
-        if self.last_event_id and not has_own_id:
+        if self.last_event_id and sends_id and not has_own_id:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
             fields.append(("Last-Event-ID", self._encode_id()))
         self.attempt += 1
@@ -204,17 +208,18 @@ class Reconnection:
             self._redirect_count == 1 or self._moved_to is request
         ):
             self._moved_to = hop
-            # The next attempt calls `resume` again, so its redirects are not remembered.
-            if self.resume_mode != "call":
-                self._request = self._request._replace(
-                    url=url, redirected=True, cross_origin=hop.cross_origin
-                )
         self._current = hop
         return hop, ""
 
     def opened(self, now: float) -> None:
         """Note that the response is an event stream."""
         assert self._current is not None
+        moved_to = self._moved_to
+        # The next attempt calls `resume` again, so its redirects are not remembered.
+        if moved_to is not None and self.resume_mode != "call":
+            self._request = self._request._replace(
+                url=moved_to.url, redirected=True, cross_origin=moved_to.cross_origin
+            )
         self.state = ReadyState.OPEN
         self._opened_at = now
         if not self._had_response:

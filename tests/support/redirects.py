@@ -70,7 +70,7 @@ def assert_bare(request: Request, *others: str) -> None:
     assert ALWAYS | set(others) <= names(request) <= ALWAYS | SOMETIMES | set(others)
     assert len(request.fields) == len(names(request))
     assert request.get("Accept") == b"text/event-stream"
-    assert request.get("Cache-Control") == b"no-store"
+    assert request.get("Cache-Control") == b"no-cache"
     assert request.get("Accept-Encoding") == b"identity"
     assert "?" not in request.target
 
