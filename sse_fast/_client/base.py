@@ -44,7 +44,7 @@ from sse_fast.adapters._clients import resolve_send
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Collection, Iterable
 
     from typing_extensions import TypeVar
 
@@ -115,6 +115,7 @@ class ClientBase(Generic[T]):
         last_event_id: str | None = "",
         policy: ReconnectPolicy = ReconnectPolicy(),  # noqa: B008
         until: Any = None,
+        until_event: str | Collection[str] = (),
         decode: Any = None,
         resume: str | Callable[[str], Any] | None = None,
         resend: bool = False,
@@ -160,7 +161,7 @@ class ClientBase(Generic[T]):
         self._common_fields = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
         self._first_request_fields = default_fields(self._common_fields, target.user, content_type)
         self._resume = resume
-        self._until = until
+        self._has_until = until is not None or bool(until_event)
         self._checks_type = check
         self._on_open = on_open
         self._on_error = on_error
@@ -170,7 +171,12 @@ class ClientBase(Generic[T]):
         self._idle_timeout = idle_timeout
         self._event_timeout = event_timeout
         self._new_parser: Callable[..., Parser[Any]] = partial(
-            Parser, max_event_size=max_event_size, on_comment=on_comment, decode=decode, until=until
+            Parser,
+            max_event_size=max_event_size,
+            on_comment=on_comment,
+            decode=decode,
+            until=until,
+            until_event=until_event,
         )
         # Refuse invalid options now, not at the first connection.
         last_event_id = "" if last_event_id is None else last_event_id
@@ -192,8 +198,8 @@ class ClientBase(Generic[T]):
         self._signals: SimpleQueue[None] = SimpleQueue()
         # Whether the previous connection ended within an event.
         self._pending = False
-        # Whether the current connection has delivered an event.
-        self._had_event = False
+        # Whether the current connection has delivered an event, and whether its end is marked.
+        self._had_event = self._is_framed = False
         self._watched_chunks: WatchedChunks | None = None
         self._is_reading = False
         # Whether `on_open` runs for a response that will be accepted.
@@ -520,6 +526,7 @@ class ClientBase(Generic[T]):
             self._watched_chunks = WatchedChunks(source.chunks, self._event_timeout)
             source = source._replace(chunks=self._watched_chunks)
         self._had_event = False
+        self._is_framed = source.framed or _has_length(response)
         # A reconnect() during the attempt is redundant: this connection is new.
         self._requested_delay = None
         with self._id_lock:
@@ -583,7 +590,7 @@ class ClientBase(Generic[T]):
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
             raise SourceExhausted
-        incomplete = self._reconnection.check_complete(self._pending, self._until is not None)
+        incomplete = self._reconnection.check_complete(self._pending, self._has_until)
         if incomplete is not None:
             await self._connection_failed(incomplete)
             return
@@ -597,7 +604,9 @@ class ClientBase(Generic[T]):
             if failure is not None:
                 await self._connection_failed(failure)
                 return
-        reason = self._reconnection.ended(time.monotonic())
+        reason = self._reconnection.ended(
+            time.monotonic(), had_event=self._had_event, framed=self._is_framed
+        )
         if reason is not None:
             self._finish(reason)
             raise SourceExhausted
@@ -686,8 +695,6 @@ class ClientBase(Generic[T]):
         if stream is None:
             return
         reconnection.retry = self.retry
-        if self._had_event:
-            reconnection.progressed()
         self._pending = stream.pending
         with self._id_lock:
             reconnection.last_event_id = self.last_event_id
@@ -710,3 +717,8 @@ class ClientBase(Generic[T]):
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:
     """Return whether the program's fields leave Last-Event-ID to the client."""
     return not any(name.lower() == "last-event-id" and value is None for name, value in fields)
+
+
+def _has_length(response: Response) -> bool:
+    """Return whether the end of the body is marked (RFC 9112, 6.3)."""
+    return "content-length" in response.headers or "transfer-encoding" in response.headers

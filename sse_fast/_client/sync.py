@@ -69,6 +69,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         last_event_id: the id to resume from, for example that of an earlier process; None is "".
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
+        until_event: event types that end the stream, as in `Parser`. A stream that ends without
+            such an event, or block without data, was cut off.
         decode: as in `Parser`.
         resume: how to ask for the rest after a first stream. "get": by a GET of the same URL with
             Last-Event-ID, as MCP does. A callable: gets the last event ID and returns the URL to

@@ -13,7 +13,7 @@ from tests.support.clients import HTTPX
 from tests.support.eventsources import LIBRARIES, SOURCES, Way, way_params
 from tests.support.scripted_server import Play, Request, Stage
 
-FAST = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
+FAST = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.0)
 SECRET = "s3cret"
 BASIC = base64.b64encode(f"u:{SECRET}".encode())
 RAW = SOURCES["sse_fast"]
