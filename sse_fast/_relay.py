@@ -49,7 +49,8 @@ def relay(
 
     Args:
         events: an iterator of `Event`, for example an `EventSource`, a stream of `iter_events` or a
-            generator; an async one for an async relay. The relay owns it.
+            generator; an async one for an async relay. The relay owns it. Other libraries' objects
+            with `event` and `data`, and possibly `id` and `retry`, are events as well.
         heartbeat: seconds without an event after which a comment is returned, again and again; it
             keeps proxies from closing the connection, and reveals a client that left. None: no
             comments.
@@ -86,10 +87,7 @@ class _Encoder:
 
     def encode(self, event: Event[Any]) -> bytes:
         if not isinstance(event, Event):
-            raise TypeError(
-                f"Expected events of sse_fast, got {qualified_type_name(event)}: make an Event of "
-                "each, or pass iter_events(response) if these are the chunks of a response"
-            )
+            event = _as_event(event)
         block = event.encode()
         if not event.id and self._last_event_id:
             # Event.encode() has no line for an empty id, which would leave the earlier one.
@@ -118,6 +116,21 @@ class _Encoder:
             return b""
         self._retry = retry
         return b"retry: %d\n\n" % retry
+
+
+def _as_event(event: Any) -> Event[Any]:
+    """Make an Event of another library's object for one."""
+    try:
+        kind, data = event.event, event.data
+    except AttributeError:
+        raise TypeError(
+            f"Expected events with event and data, got {qualified_type_name(event)}: make an Event "
+            "of each, or pass iter_events(response) if these are the chunks of a response"
+        ) from None
+    retry = getattr(event, "retry", None)
+    if isinstance(retry, str):
+        retry = int(retry) if retry.isascii() and retry.isdigit() else None
+    return Event(kind or "message", data, getattr(event, "id", None) or "", retry)
 
 
 _END: Any = object()

@@ -147,9 +147,30 @@ def test_relay_error_raised_after_earlier_events(collect: Collect) -> None:
 @pytest.mark.parametrize("item", [b"data: 1\n\n", "data: 1", {"data": 1}, None])
 def test_relay_refuses_what_is_no_event(collect: Collect, item: object) -> None:
     source = Source(item)
-    with pytest.raises(TypeError, match=r"Expected events of sse_fast, got \w+: make an Event"):
+    with pytest.raises(
+        TypeError, match=r"Expected events with event and data, got \w+: make an Event"
+    ):
         collect(source, [])
     assert wait_until(lambda: source.closed)
+
+
+@ways
+def test_relay_takes_events_of_other_libraries(collect: Collect) -> None:
+    import httpx_sse
+    import sseclient
+
+    events = [
+        httpx_sse.ServerSentEvent(event="tick", data="1\n2", id="7", retry=250),
+        httpx_sse.ServerSentEvent(),
+        sseclient.Event(id="8", event="message", data="3", retry="400"),
+    ]
+    received: list[bytes] = []
+    collect(Source(*events), received)
+    assert parse(*received) == [
+        Event("tick", "1\n2", "7", 250),
+        Event("message", ""),
+        Event("message", "3", "8", 400),
+    ]
 
 
 @ways
@@ -410,6 +431,35 @@ def test_async_relay_close_ends_a_waiting_task(backend: str) -> None:
         assert received == [EVENTS[0].encode()]
 
     anyio.run(main, backend=backend)
+
+
+def test_async_relay_is_closed_when_send_fails(no_gc: None) -> None:
+    """Servers of ASGI 2.4 tell by an OSError that the client left."""
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import StreamingResponse
+
+    source = Source(*EVENTS, 5.0)
+    scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.4"}}
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            raise OSError
+
+    async def receive() -> Any:
+        await asyncio.sleep(5)
+
+    async def main() -> None:
+        response = StreamingResponse(sse_fast.relay(source.aread()))
+        with pytest.raises(ClientDisconnect):
+            await response(scope, receive, send)
+        del response
+        while not source.closed:
+            await asyncio.sleep(0.005)
+        assert len(asyncio.all_tasks()) == 2
+
+    asyncio.run(asyncio.wait_for(main(), 5))
 
 
 def test_async_relay_dropped_in_another_thread_closes_its_source() -> None:
