@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import re
 import socket
@@ -198,8 +199,6 @@ def test_starlette_endpoint_passes_an_answer_on(stage: Stage) -> None:
 
 
 def close_client(server: AppServer, client: Any) -> None:
-    import asyncio
-
     asyncio.run_coroutine_threadsafe(client.aclose(), server.loop).result(8)
 
 
@@ -245,3 +244,57 @@ def test_many_clients_come_and_go() -> None:
             for visitor in visitors:
                 visitor.join(20)
     assert not failures
+
+
+# -- Over every library ----------------------------------------------------------------------------
+
+
+def test_sync_relay_over_library_keeps_its_connection(opener: Any, stage: Stage) -> None:
+    """Comments cancel no read: the stream goes on over the connection that it has."""
+    go_on = threading.Event()
+    stage.plays = [Play(body=[b"id: 1\ndata: a\n\n", go_on, b"data: b\n\n"], framing="chunked")]
+    with opener(stage.url) as response:
+        relayed = sse_fast.relay(sse_fast.iter_events(response), heartbeat=0.02)
+        received = [next(relayed) for _ in range(3)]
+        go_on.set()
+        received += list(relayed)
+    check_relayed(received, stage)
+
+
+def test_async_relay_over_library_keeps_its_connection(aopener: Any, stage: Stage) -> None:
+    go_on = threading.Event()
+    stage.plays = [Play(body=[b"id: 1\ndata: a\n\n", go_on, b"data: b\n\n"], framing="chunked")]
+
+    async def main() -> list[bytes]:
+        async with aopener(stage.url) as response:
+            relayed = sse_fast.relay(sse_fast.aiter_events(response), heartbeat=0.02)
+            received = [await relayed.__anext__() for _ in range(3)]
+            go_on.set()
+            return received + [part async for part in relayed]
+
+    check_relayed(asyncio.run(main()), stage)
+
+
+def check_relayed(received: list[bytes], stage: Stage) -> None:
+    assert received[:3] == [b"id: 1\ndata: a\n\n", b":\n\n", b":\n\n"]
+    assert [part for part in received if part != b":\n\n"] == [
+        b"id: 1\ndata: a\n\n",
+        b"id: 1\ndata: b\n\n",
+    ]
+    assert len(stage.requests) == 1
+    assert wait_until(lambda: stage.open == 0)
+
+
+def test_async_relay_over_library_closed_in_a_wait(aopener: Any, stage: Stage) -> None:
+    stage.plays = [Play(body=[b"data: a\n\n"], framing="chunked", end="hang")]
+
+    async def main() -> None:
+        async with aopener(stage.url) as response:
+            relayed = sse_fast.relay(sse_fast.aiter_events(response), heartbeat=0.02)
+            for _ in range(2):
+                await relayed.__anext__()
+            await relayed.aclose()
+            assert await asyncio.to_thread(wait_until, lambda: stage.open == 0)
+            assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
