@@ -82,6 +82,7 @@ class Reconnection:
         next_attempt_at: when the next attempt may begin.
         attempt: the number of attempts in a row, since the first response or the last success.
         failures: the number of failures in a row.
+        failure_count: the number of all failures.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Reconnection:
         self.next_attempt_at = float("-inf")
         self.attempt = 0
         self.failures = 0
+        self.failure_count = 0
         self._request = request
         self._is_get = request.method == "GET"
         self._resend = resend
@@ -255,6 +257,7 @@ class Reconnection:
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
         self.failures += 1
+        self.failure_count += 1
         if isinstance(error, RetriableError):
             self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None
