@@ -121,7 +121,8 @@ class Source(NamedTuple):
     """
 
     chunks: Iterable[bytes] | AsyncIterable[bytes]
-    """Bytes as they arrive; async if the client is async."""
+    """Bytes as they arrive; async if the client is async. An empty chunk says that bytes arrived
+    which complete no piece of the body, such as framing, so that time limits can be checked."""
     close: Callable[[], Any] | None = None
     """Releases the connection; awaited if the chunks are async. None: the source is borrowed. The
     `close` of http.client returns whether the connection can be used again."""
