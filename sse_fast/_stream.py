@@ -301,7 +301,8 @@ class _Stream(Generic[T]):
             return
         self._unfed = chunk = _as_bytes(chunk)
         self._read_is_due = False
-        if self._on_chunk is not None:
+        # An empty chunk only lets time limits be checked.
+        if self._on_chunk is not None and chunk:
             self._on_chunk(chunk)
 
     def _raise_transport_error(self, error: Exception) -> None:
