@@ -482,7 +482,9 @@ class ClientBase(Generic[T]):
         result = await self._call_user(cast("Any", self._resume), self._reconnection.last_event_id)
         has_headers = isinstance(result, Mapping) and result.get("headers") is not None
         fields = () if has_headers else await self._build_fields()
-        return build_resume_request(result, self.url, self._common_fields, fields)
+        return build_resume_request(
+            result, self.url, self._common_fields, fields, self._reconnection.trusted_origins
+        )
 
     async def _call_user(self, callback: Callable[..., Any], *arguments: Any) -> Any:
         """Call a callback whose exceptions are not failures of the connection."""

@@ -259,6 +259,7 @@ CASES: dict[str, list[list[Case]]] = {
             )
         ],
         [Case("1\n2\n", events(once=True))],
+        [Case("1\n2\n", events(once=True))],
     ],
     "docs/guides/columns.md": [
         [
