@@ -322,7 +322,9 @@ class ClientBase(LosingClient[T]):
             self._sends_id = _sends_id(parse_user_fields(result["headers"]))
         else:
             fields = await self._build_fields()
-        return build_resume_request(result, self.url, self._common_fields, fields)
+        return build_resume_request(
+            result, self.url, self._common_fields, fields, self._reconnection.trusted_origins
+        )
 
 
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:
