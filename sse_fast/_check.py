@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from sse_fast._errors import ResponseError
 from sse_fast._source import REDIRECTS, Response, Source, redact_url
-from sse_fast._stream import EndReason, EventStream
+from sse_fast._stream import Comments, EndReason, EventStream
 from sse_fast._wake import await_within, wake_after
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def open_events(
     parser: Parser[T],
     check: bool,
     on_chunk: Callable[[bytes], object] | None,
+    comments: Comments | None = None,
 ) -> EventStream[T]:
     """Make the stream of a sync source, and check its response.
 
@@ -44,14 +45,16 @@ def open_events(
         parser: the parser to feed.
         check: whether to check the response.
         on_chunk: called with each chunk before it is parsed.
+        comments: the queue of the parser's comments.
 
     Raises:
         ResponseError: the check failed; the response is closed.
     """
     assert isinstance(opened.chunks, Iterable)
-    opened = opened._replace(chunks=iter(opened.chunks))
+    stream: EventStream[T] = EventStream(opened, parser, on_chunk, comments)
+    # The check and the stream read the same iterator.
+    opened = opened._replace(chunks=stream._chunks)
     reason = check_response(opened) if check else None
-    stream: EventStream[T] = EventStream(opened, parser, on_chunk)
     if reason is not None:
         stream.end_reason = reason
         stream.close()

@@ -404,4 +404,4 @@ async def open_source(
         transport.abort()
         raise
     response = Response(exchange.status, exchange.headers, request.url, transport)
-    return Source(_Body(connection), connection.aclose, response, transport.abort)
+    return Source(_Body(connection), connection.aclose, response, transport.abort, resumable=True)

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._check import acheck_response, open_events
-from sse_fast._core.parser import Parser
 from sse_fast._source import Source, as_async, qualified_type_name
-from sse_fast._stream import AsyncEventStream, EndReason, EventStream
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream, make_parser
 from sse_fast.adapters._registry import open_source, register
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def iter_events(
         check: refuse a response whose status is not 200 or whose content type is not
             text/event-stream. A 204 is not refused: its stream ends immediately.
         on_chunk: called with the raw bytes as they arrive, before they are parsed.
-        **parser_options: the keywords of `Parser`.
+        **parser_options: the keywords of `Parser`. Comments are delivered in order with events.
 
     Returns:
         The stream, which releases the response when it ends.
@@ -71,14 +70,14 @@ def iter_events(
     Iterating raises `TransportError`, with the exception of the source as its cause, and what
     `Parser.feed` raises.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     opened = open_source(source)
     if not isinstance(opened.chunks, Iterable):
         raise TypeError(
             f"{qualified_type_name(source)} has an async body: use "
             "`async for event in sse_fast.aiter_events(...)`"
         )
-    return open_events(opened, parser, check, on_chunk)
+    return open_events(opened, parser, check, on_chunk, comments)
 
 
 @overload
@@ -99,7 +98,9 @@ def aiter_events(
     on_chunk: Callable[[bytes], object] | None = None,
     **parser_options: Any,
 ) -> AsyncEventStream[Any]:
-    """Iterate over the events of an async source; the response is checked at the first event.
+    """Iterate over the events of an async source.
+
+    The response is checked by `async with`, by `await`, or at the first event.
 
     Args:
         source: a response of aiohttp, or of an async client of httpx or httpx2; any response whose
@@ -119,7 +120,7 @@ def aiter_events(
 
     Iterating raises `ResponseError`, and what `iter_events` raises.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     opened = open_source(source)
     if not isinstance(opened.chunks, AsyncIterable):
         if opened.response is not None and not isinstance(opened.chunks, tuple):
@@ -132,7 +133,7 @@ def aiter_events(
     async def begin() -> tuple[Source, EndReason | None]:
         return opened, await acheck_response(opened)
 
-    return AsyncEventStream(opened, parser, on_chunk, begin if check else None)
+    return AsyncEventStream(opened, parser, on_chunk, begin if check else None, comments=comments)
 
 
 def __getattr__(name: str) -> Any:

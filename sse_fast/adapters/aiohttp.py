@@ -46,7 +46,7 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
     chunks: AsyncIterator[bytes] = _Chunks(original)
     if coding not in _CODINGS:
         chunks = AsyncFailingChunks(_UNKNOWN.format(coding))
-    return Source(chunks, aclose, response, original.close, is_reusable(headers))
+    return Source(chunks, aclose, response, original.close, is_reusable(headers), resumable=True)
 
 
 class _Chunks(AsyncIterator[bytes]):
