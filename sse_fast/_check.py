@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from sse_fast._core.parser import Parser
+    from sse_fast._watch import Watch
 
     T = TypeVar("T")
 
@@ -37,6 +38,7 @@ def open_events(
     check: bool,
     on_chunk: Callable[[bytes], object] | None,
     comments: Comments | None = None,
+    watch: Watch | None = None,
 ) -> EventStream[T]:
     """Make the stream of a sync source, and check its response.
 
@@ -46,12 +48,13 @@ def open_events(
         check: whether to check the response.
         on_chunk: called with each chunk before it is parsed.
         comments: the queue of the parser's comments.
+        watch: the time limits.
 
     Raises:
         ResponseError: the check failed; the response is closed.
     """
     assert isinstance(opened.chunks, Iterable)
-    stream: EventStream[T] = EventStream(opened, parser, on_chunk, comments)
+    stream: EventStream[T] = EventStream(opened, parser, on_chunk, comments, watch)
     # The check and the stream read the same iterator.
     opened = opened._replace(chunks=stream._chunks)
     reason = check_response(opened) if check else None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sse_fast._core.parser import Event, Parser
     from sse_fast._source import Source
     from sse_fast._stream_base import ParserOptions
+    from sse_fast._watch import Watch
 
     T = TypeVar("T", default=str)
 else:
@@ -96,6 +97,7 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None = None,
         comments: Comments | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare to read the source.
 
@@ -104,8 +106,9 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
             parser: the parser to feed.
             on_chunk: called with each chunk before it is parsed.
             comments: the queue of the parser's comments, as `make_parser` returns it.
+            watch: the time limits; the source must have a `wake`, or never block.
         """
-        super().__init__(parser, on_chunk, comments)
+        super().__init__(parser, on_chunk, comments, watch)
         assert isinstance(source.chunks, Iterable)
         self.response = source.response
         self._chunks = iter(source.chunks)
@@ -113,6 +116,8 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
         if isinstance(source.chunks, (tuple, list)):
             self._wait = _is_ready
         self._wake = source.wake
+        if watch is not None:
+            watch.wake_by(source.wake)
         self._reusable = source.reusable and source.wake is not None
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
@@ -130,6 +135,8 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
 
     def __del__(self) -> None:
         # The loop was left without `with`, and nobody can read the rest.
+        if self._watch is not None:
+            self._watch.stop()
         if self.response is not None:
             with suppress(Exception):
                 self._close_source()
@@ -198,6 +205,8 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
         and on a socket that is not borrowed. Otherwise the stream ends when the read returns.
         """
         self.end()
+        if self._watch is not None:
+            self._watch.stop()
         if self._reading:
             self._wake_reader()
         else:
@@ -219,6 +228,8 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
 
     def _release_if_ended(self) -> None:
         if self.end_reason is not None:
+            if self._watch is not None:
+                self._watch.stop()
             # Every event was delivered, so a failing close is irrelevant.
             with suppress(Exception):
                 self._release()
@@ -233,9 +244,13 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
             try:
                 self._reading = True
                 if self.end_reason is None:
-                    is_ready = self._wait(max(0.0, seconds))
+                    if self._watch is not None:
+                        self._watch.begin()
+                    is_ready = self._wait(seconds)
             finally:
                 self._reading = False
+                if self._watch is not None:
+                    self._watch.end(has_bytes=False)
         finally:
             self._reading = False
         # If the stream was closed meanwhile, the read sees it.
@@ -254,10 +269,14 @@ class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
                     if self.end_reason is not None:
                         self._read_is_due = False
                         return
+                    if self._watch is not None:
+                        self._watch.begin()
                     # One step of C, so that no chunk is lost between two lines.
                     self._received.extend(islice(self._chunks, 1))
                 finally:
                     self._reading = False
+                    if self._watch is not None:
+                        self._watch.end(has_bytes=bool(self._received))
             except BaseException as error:
                 self._reading = False
                 self._on_read_error(error)
@@ -323,6 +342,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         opens: bool = False,
         comments: Comments | None = None,
         keep_reads: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare to read the source.
 
@@ -337,11 +357,13 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
             keep_reads: let every read of a source that is not `resumable` run in a task of its own.
                 A cancelled wait then keeps the stream over every library: the read goes on, and the
                 next wait takes its result. This costs a task for each chunk.
+            watch: the time limits.
         """
-        super().__init__(parser, on_chunk, comments)
+        super().__init__(parser, on_chunk, comments, watch)
         self._opens = opens
         self._begin = begin
-        self._keeps_reads = keep_reads
+        # A limit must not end a read: the source may fail in its own way when it is cancelled.
+        self._keeps_reads = keep_reads or watch is not None
         self._set_source(source)
 
     def _set_source(self, source: Source) -> None:
@@ -511,6 +533,26 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
 
     async def _read(self) -> None:
         """Read the next chunk into `_received`."""
+        if self._watch is not None:
+            await self._read_watched(self._watch)
+        else:
+            await self._receive()
+
+    async def _read_watched(self, watch: Watch) -> None:
+        watch.begin()
+        try:
+            left = watch.seconds_left()
+            if left is None:
+                await self._receive()
+            else:
+                await await_within(left, self._receive())
+        finally:
+            watch.end(has_bytes=bool(self._received))
+        if self._read_is_due and not self._received and watch.seconds_left() == 0:
+            watch.has_expired = True
+            self._raise_if_expired()
+
+    async def _receive(self) -> None:
         if self._received:
             return
         if self._reading:

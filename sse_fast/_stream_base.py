@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sse_fast._core.parser import Event
     from sse_fast._source import Response
+    from sse_fast._watch import Watch
 
     T = TypeVar("T", default=str)
 
@@ -120,6 +121,7 @@ class StreamBase(Generic[T]):
     _parser: Parser[T]
     _on_chunk: Callable[[bytes], object] | None
     _comments: Comments | None
+    _watch: Watch | None
     # The events that can be delivered without more parsing, and how many of them were delivered.
     _batch: list[Event[T]]
     _delivered: int
@@ -177,15 +179,17 @@ class StreamBase(Generic[T]):
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None,
         comments: Comments | None,
+        watch: Watch | None,
     ) -> None:
         self._parser = parser
         self._on_chunk = on_chunk
         self._comments = comments
+        self._watch = watch
         self._batch = []
         self._delivered = 0
         self._id_before_batch = parser.last_event_id
-        # With comments, every slice goes through `_parse`.
-        self._slice_size = READ_SIZE if comments is None else -1
+        # With comments or a watch, every slice goes through `_parse`.
+        self._slice_size = READ_SIZE if comments is None and watch is None else -1
         self._read_is_due = True
         self._reading = False
         self._interrupted = False
@@ -468,6 +472,8 @@ class StreamBase(Generic[T]):
 
     def _arrange(self, events: list[Event[T]]) -> None:
         """Make the events the batch, or the parts between the comments if there are any."""
+        if self._watch is not None:
+            self._watch.see(events)
         comments = self._comments
         if comments is None or not comments.collected:
             self._batch = events
@@ -495,6 +501,7 @@ class StreamBase(Generic[T]):
                 self._interrupted = not (self._resumable and is_cancelled)
                 raise error
             elif self.end_reason is None:
+                self._raise_if_expired(error)
                 self._end(EndReason.ERROR, type(error).__name__)
                 if isinstance(error, SSEError):
                     raise error
@@ -503,7 +510,15 @@ class StreamBase(Generic[T]):
             # The traceback of the error refers to this frame.
             del error
 
+    def _raise_if_expired(self, error: Exception | None = None) -> None:
+        """Raise the error of a time limit if that limit ended the read."""
+        watch = self._watch
+        if watch is not None and watch.has_expired and self.end_reason is None:
+            self._end(EndReason.ERROR, "StreamTimeout")
+            raise watch.error() from error
+
     def _on_source_end(self) -> None:
+        self._raise_if_expired()
         if self._interrupted and self.end_reason is None:
             self._end(EndReason.ERROR, "TransportError")
             raise TransportError(self._explain_doubtful_end())

@@ -31,6 +31,7 @@ cdef class _FastNext:
     cdef public bint _in_callback
     cdef public list _received
     cdef public object _caught
+    cdef public object _watch
     cdef public object _segment
     cdef public bint _feed_incomplete
     cdef public object end_reason
@@ -47,7 +48,7 @@ cdef class _FastNext:
                 self._delivered = at + 1
                 return batch[at]
             if (not self._read_is_due or self._reading or self._on_chunk is not None
-                    or len(self._received)):
+                    or self._watch is not None or len(self._received)):
                 return self._next()
             self._reading = True
             try:

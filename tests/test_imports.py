@@ -17,7 +17,7 @@ from tests.support.commands import run_python
 # package is a room of its own.
 CORE = {"_errors"}
 STREAM = CORE | {"_core", "_source", "_wake"}
-TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base"}
+TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base", "_watch"}
 ADAPTERS = TRANSPORT | {"_http1"}
 POLICY = ADAPTERS | {"adapters"}
 PUBLIC = POLICY | {"", "_client", "columns", "compat"}
@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "_core": CORE,
     "_source": CORE,
     "_wake": set(),
-    "_stream_base": STREAM,
-    "_stream": STREAM | {"_stream_base"},
+    "_watch": CORE,
+    "_stream_base": STREAM | {"_watch"},
+    "_stream": STREAM | {"_stream_base", "_watch"},
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
     "adapters": ADAPTERS,
