@@ -23,13 +23,24 @@ pytestmark = UNREAD_UNDER_TRIO
 
 ONE = chunk(b"data: 1\n\n")
 PING = chunk(b"event: ping\ndata:\n\n")
-EACH = pytest.mark.parametrize(
-    "reader", [reader for reader in READERS.values() if reader.library != "sse_fast"], ids=str
-)
+
+
+def params_of(readers: list[Reader]) -> list[Any]:
+    """Mark a library that is like another one as `matrix`."""
+    return [
+        pytest.param(
+            each,
+            id=str(each),
+            marks=[pytest.mark.matrix] if each.name.startswith(("httpx2", "urllib")) else [],
+        )
+        for each in readers
+    ]
+
+
+LIBRARIES = [reader for reader in READERS.values() if reader.library != "sse_fast"]
+EACH = pytest.mark.parametrize("reader", params_of(LIBRARIES))
 SYNC = pytest.mark.parametrize(
-    "reader",
-    [each for each in READERS.values() if each.backend is None and each.library != "sse_fast"],
-    ids=str,
+    "reader", params_of([reader for reader in LIBRARIES if reader.backend is None])
 )
 QUIET = [head(CHUNKED), ONE, LEFT]
 DRIPPING = [head(CHUNKED), ONE, *[step for _ in range(200) for step in (chunk(b":\n"), 0.02)], LEFT]
