@@ -159,15 +159,25 @@ def as_async(opened: Source) -> Source:
     chunks = iter(cast("Iterable[bytes]", opened.chunks))
     close = opened.close or getattr(chunks, "close", None)
 
-    async def each() -> AsyncIterator[bytes]:
-        for chunk in chunks:
-            yield chunk
-
     async def aclose() -> None:
         if close is not None:
             close()
 
-    return opened._replace(chunks=each(), close=aclose, reusable=False)
+    return opened._replace(
+        chunks=_AsyncChunks(chunks), close=aclose, reusable=False, resumable=True
+    )
+
+
+class _AsyncChunks(AsyncIterator[bytes]):
+    """Chunks that are read without `await`, for async iteration."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
 
 
 class FailingChunks(Iterator[bytes]):

@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._check import acheck_response, open_events
-from sse_fast._core.parser import Parser
 from sse_fast._http1.blocking import open_source
 from sse_fast._http1.connecting import check_connection
 from sse_fast._http1.exchange import Exchange
 from sse_fast._http1.message import prepare
 from sse_fast._source import AsyncFailingChunks, Source
-from sse_fast._stream import AsyncEventStream, EndReason, EventStream
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream, make_parser
 
 if TYPE_CHECKING:
     import os
@@ -112,12 +111,12 @@ def open_stream(
 
     Iterating raises the errors that `iter_events` names.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
     source = open_source(request, exchange, uds, ssl_context, connect_timeout, idle_timeout)
-    return open_events(source, parser, check, on_chunk)
+    return open_events(source, parser, check, on_chunk, comments)
 
 
 @overload
@@ -177,7 +176,7 @@ def aopen_stream(
 
     Connecting raises the other errors of `open_stream`.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
@@ -193,4 +192,4 @@ def aopen_stream(
         return source, await acheck_response(source) if check else None
 
     placeholder = Source(AsyncFailingChunks(), opening.aclose, None, opening.cancel)
-    return AsyncEventStream(placeholder, parser, on_chunk, begin, opens=True)
+    return AsyncEventStream(placeholder, parser, on_chunk, begin, opens=True, comments=comments)

@@ -166,6 +166,8 @@ CASES: dict[str, list[list[Case]]] = {
             Case(r"1\n2\nProtocolError.*\n", events(STREAM, framing="cut")),
         ],
         [Case(r"\{'n': 1\}\nskipped ping\n\{'n': 2\}\n")],
+        [Case("1\n2\n", events())],
+        [Case("1\n2\n", events())],
         [Case(r"b': keep-alive\\n\\n'\nkeep-alive\nb'data: 1\\n\\n'\n\['1'\]\n")],
         [Case("")],
     ],
