@@ -78,8 +78,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="test-bench")
 def test_bench(session: nox.Session) -> None:
-    """The tests that run benchmarks, with as few rounds as they can."""
-    pytest(session, "-m", "bench")
+    """The tests that run benchmarks, with as few rounds as they can; none looks at a time."""
+    pytest(session, "-n", "2", "--dist", "worksteal", "-m", "bench")
 
 
 @nox.session

@@ -27,13 +27,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT = 600.0  # seconds of one run
+AT_A_TIME = 2  # suites; each is one process most of the time
 CAPTURED: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
@@ -212,7 +215,9 @@ def run_tests(suite: Suite, folder: Path, source: Path, shim: str) -> Run:
     return Run(result["tests"], result["shim"], errors)
 
 
-def judge(suite: Suite, shim: str, before: Run, after: Run) -> Iterator[str]:
+def judge(
+    suite: Suite, shim: str, before: Run, after: Run, say: Callable[[str], object]
+) -> Iterator[str]:
     """Yield everything that is wrong with a run with a shim."""
     yield from after.errors
     if not after.tests:
@@ -221,11 +226,11 @@ def judge(suite: Suite, shim: str, before: Run, after: Run) -> Iterator[str]:
     for test in before.tests | after.tests | expected:
         was, now = before.outcome(test), after.outcome(test)
         if test in expected:
-            print(f"    {test}: {was} before, {now} after: {expected[test]}")
+            say(f"    {test}: {was} before, {now} after: {expected[test]}")
             if now != "failed":
                 yield f"{test} is expected to fail"
         elif was == "failed" and now != "failed":
-            print(f"    {test}: {was} before, {now} after")
+            say(f"    {test}: {was} before, {now} after")
         elif was != now:
             text = after.tests[test]["text"] if test in after.tests else ""
             yield f"{test}: {was} before, {now} after\n{text}"
@@ -255,26 +260,30 @@ def describe_shim(suite: Suite, after: Run) -> Iterator[str]:
         yield f"  Private parts of the original, left alone: {suite.private}"
 
 
-def run_suite(suite: Suite, folder: Path, wheel: Path) -> tuple[int, list[str]]:
-    """Return the number of tests that passed with a shim, and everything that is wrong."""
+def run_suite(suite: Suite, work: Path, wheel: Path) -> tuple[int, list[str], list[str]]:
+    """Return how many tests passed with a shim, everything that is wrong, and a report's lines."""
+    if sys.version_info < suite.python:
+        return 0, [], [f"{suite.name}: skipped, wants Python {'.'.join(map(str, suite.python))}"]
+    folder = work / suite.name
     source = prepare(suite, folder, wheel)
-    print(f"{suite.name}: {source.name}, {suite.tests}")
+    report = [f"{suite.name}: {source.name}, {suite.tests}"]
     before = run_tests(suite, folder, source, "")
-    print(f"  before: {before.tally()}", flush=True)
+    report.append(f"  before: {before.tally()}")
     passed, wrong = 0, list(before.errors)
     if not any(test["outcome"] == "passed" for test in before.tests.values()):
         wrong.append("nothing passed before")
     for name, test in before.tests.items():
         if test["outcome"] == "failed":
-            print(f"    {name} fails without a shim:\n{test['text'][-1000:]}")
+            report.append(f"    {name} fails without a shim:\n{test['text'][-1000:]}")
     for shim in suite.shims.split():
         after = run_tests(suite, folder, source, shim)
-        print(f"  after, {shim}: {after.tally()}")
+        report.append(f"  after, {shim}: {after.tally()}")
         if after.shim:
-            print(*(f"    {line}" for line in describe_shim(suite, after)), sep="\n", flush=True)
+            report += (f"    {line}" for line in describe_shim(suite, after))
         passed += sum(test["outcome"] == "passed" for test in after.tests.values())
-        wrong += (f"after, {shim}: {it}" for it in judge(suite, shim, before, after))
-    return passed, wrong
+        found = judge(suite, shim, before, after, report.append)
+        wrong += (f"after, {shim}: {it}" for it in found)
+    return passed, wrong, report
 
 
 def main() -> None:
@@ -300,15 +309,11 @@ def main() -> None:
         work = (options.keep or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         wheel = build_wheel(work, options.sse_fast)
-        for suite in suites:
-            if sys.version_info < suite.python:
-                print(f"{suite.name}: skipped, wants Python {'.'.join(map(str, suite.python))}")
-                continue
-            good, wrong = run_suite(suite, work / suite.name, wheel)
-            passed += good
-            failed += len(wrong)
-            for it in wrong:
-                print(f"  WRONG: {it}")
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            for good, wrong, report in pool.map(partial(run_suite, work=work, wheel=wheel), suites):
+                passed += good
+                failed += len(wrong)
+                print(*report, *(f"  WRONG: {it}" for it in wrong), sep="\n", flush=True)
     print(f"{passed} passed, {failed} failed")
     sys.exit(bool(failed or not passed))
 
