@@ -8,7 +8,6 @@ import json
 import math
 import shlex
 import sys
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -158,7 +157,11 @@ def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
 
 def _require(library: str) -> None:
     try:
-        import_module(library)
+        if library == "rich":
+            import rich  # noqa: F401
+        else:
+            assert library == "matplotlib", f"no branch for the library {library!r}"
+            import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"`sse-fast bench` needs {library} ({error}): pip install 'sse-fast[bench]'"

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -108,7 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
     captures = [_examine(name) for name in arguments.captures]
     _check_output(captures, arguments)
     streams = _open_streams(captures, arguments)
-    pyarrow = _require("pyarrow", "")
+    with _needed("pyarrow"):
+        import pyarrow
     sizes = [capture.size for capture in captures]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = _Done()
@@ -292,8 +292,9 @@ class _Parquet(_Writer):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        parquet = _require("pyarrow.parquet", "")
-        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        with _needed("pyarrow"):
+            import pyarrow.parquet
+        self._writer = pyarrow.parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         self._begin_group()
 
     def _begin_group(self) -> None:
@@ -338,7 +339,9 @@ class _Plain(_Writer):
         self._writer = self._open()
 
     def _open(self) -> Any:
-        return _require("pyarrow.ipc", "").new_file(self._file, self._schema)
+        with _needed("pyarrow"):
+            import pyarrow.ipc
+        return pyarrow.ipc.new_file(self._file, self._schema)
 
     def write(self, columns: Any) -> None:
         self._writer.write(self._pyarrow.record_batch(columns).cast(self._schema))
@@ -351,7 +354,9 @@ class _Csv(_Plain):
     """CSV, whose columns have no dictionaries either."""
 
     def _open(self) -> Any:
-        return _require("pyarrow.csv", "").CSVWriter(self._file, self._schema)
+        with _needed("pyarrow"):
+            import pyarrow.csv
+        return pyarrow.csv.CSVWriter(self._file, self._schema)
 
 
 class _JsonLines(_Writer):
@@ -439,15 +444,15 @@ def _progress(total: int | None, arguments: argparse.Namespace) -> Iterator[Call
     if arguments.quiet or to_screen or sys.stderr is None or not sys.stderr.isatty():
         yield lambda size: None
         return
-    progress = _require("rich.progress", ", or --quiet")
-    console = import_module("rich.console").Console(file=sys.stderr)
+    with _needed("rich", ", or --quiet"):
+        from rich import console, progress
     with progress.Progress(
         progress.BarColumn(),
         progress.TaskProgressColumn(),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
-        console=console,
+        console=console.Console(file=sys.stderr),
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
@@ -456,11 +461,12 @@ def _progress(total: int | None, arguments: argparse.Namespace) -> Iterator[Call
         yield lambda size: bar.update(task, completed=size)
 
 
-def _require(module: str, otherwise: str) -> Any:
+@contextmanager
+def _needed(library: str, otherwise: str = "") -> Iterator[None]:
+    """Name the extra if an import within the block fails."""
     try:
-        return import_module(module)
+        yield
     except ImportError as error:
-        library = module.partition(".")[0]
         raise ImportError(
             f"sse-fast convert needs {library} ({error}): "
             f"pip install 'sse-fast[convert]'{otherwise}"
