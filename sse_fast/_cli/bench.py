@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sse_fast import __version__
-from sse_fast._cli._common import try_to_write
+from sse_fast._cli._output import check_writable
 
 # Modules that time and draw are imported late, since other commands do not need them.
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot.suffix.lower() not in (".png", ".svg"):
             arguments.fail(f"--plot writes .png or .svg, not {str(arguments.plot)!r}")
         _require("matplotlib")
-        try_to_write(arguments.plot)
+        check_writable(arguments.plot)
     report = _measure(columns, arguments)
     if arguments.json:
         _print_json(report)
