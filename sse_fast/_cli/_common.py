@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from sse_fast import EventSource
+from sse_fast._cli._terminal import visible
 from sse_fast._request import URL_CHARACTERS
 
 # Encodes one str three times as fast as json.dumps, which inspects each value's type.
@@ -57,8 +58,16 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 def log_if_verbose(arguments: argparse.Namespace) -> None:
     """Log to standard error if `-v` was given."""
     if arguments.verbose:
-        logging.basicConfig(format="sse-fast: %(message)s", level=logging.INFO)
+        handler = _LogHandler()
+        logging.basicConfig(handlers=[handler], level=logging.INFO)
         logging.getLogger("sse_fast").setLevel(logging.DEBUG)
+
+
+class _LogHandler(logging.Handler):
+    """Prints records as the commands print their own messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
 
 
 def is_url(arguments: argparse.Namespace) -> bool:
@@ -96,10 +105,10 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
 
 
 def say(message: str) -> None:
-    """Print a message to standard error, if there is one."""
+    """Print a message to standard error, if there is one; it may contain text from a server."""
     # print(file=None) would print to standard output.
     if sys.stderr is not None:
-        print(f"sse-fast: {message}", file=sys.stderr, flush=True)
+        print(f"sse-fast: {visible(message)}", file=sys.stderr, flush=True)
 
 
 def json_line(

@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any, BinaryIO
 
 from sse_fast._cli._common import json_line
+from sse_fast._cli._terminal import VisibleFile
 
 # A row group of Parquet ends when it reaches one of them.
 GROUP_BYTES = 64 * 2**20
@@ -29,7 +30,7 @@ def needed(library: str, otherwise: str = "") -> Iterator[None]:
 class Writer:
     """Writes record batches to a file, which it does not close."""
 
-    def __init__(self, file: BinaryIO, pyarrow: Any, schema: Any) -> None:
+    def __init__(self, file: BinaryIO | VisibleFile, pyarrow: Any, schema: Any) -> None:
         self._file = file
         self._pyarrow = pyarrow
         self._schema = schema

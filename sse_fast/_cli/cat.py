@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -15,9 +14,11 @@ from sse_fast._cli._common import (
     is_url,
     json_line,
     log_if_verbose,
+    say,
     standard_input,
 )
 from sse_fast._cli._output import check_standard_output
+from sse_fast._cli._terminal import standard_output
 
 
 def add_to(commands: Any) -> None:
@@ -59,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
             events = iter_events(file, until=arguments.until)
         _print_events(events, as_json=arguments.json)
         if events.end_reason is EndReason.END and events.pending:
-            print("sse-fast: the stream ended within an event, which was dropped", file=sys.stderr)
+            say("the stream ended within an event, which was dropped")
     return 0
 
 
 def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
-    output = sys.stdout.buffer
+    output = standard_output()
     last_id = ""
     for event in events:
         if as_json:

@@ -30,6 +30,7 @@ from sse_fast._cli._output import (
     open_new,
 )
 from sse_fast._cli._signals import Terminated, cleaning_up
+from sse_fast._cli._terminal import VisibleFile, is_terminal
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
@@ -130,6 +131,8 @@ class _Recording:
         self._force = force
         self._file: FileIO | None = None
         self._index: FileIO | None = None
+        # Takes the place of `_file` on a terminal.
+        self._screen: VisibleFile | None = None
 
     def __str__(self) -> str:
         events = f"{self.events:,} event{'' if self.events == 1 else 's'}"
@@ -167,12 +170,14 @@ class _Recording:
         self._began = time.monotonic()
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+            self._show_on_terminal()
             return
         index = _timing_index.path_beside(self._path)
         if self._force:
             # An index of an earlier capture does not fit this one.
             index.unlink(missing_ok=True)
         self._file = self._open(self._path)
+        self._show_on_terminal()
         if self._timing:
             self._index = self._open(index)
             _write(self._index, _timing_index.first_line(url))
@@ -181,7 +186,10 @@ class _Recording:
         """Write a chunk that has just arrived."""
         assert self._file is not None
         arrived = self._seconds()
-        _write(self._file, chunk)
+        if self._screen is None:
+            _write(self._file, chunk)
+        else:
+            self._screen.write(chunk)
         self._size += len(chunk)
         # Write the index after the chunk, so that it never describes more than the capture holds.
         if self._index is not None:
@@ -196,6 +204,10 @@ class _Recording:
             self._index.close()
         if self._file is not None:
             self._file.close()
+
+    def _show_on_terminal(self) -> None:
+        if self._file is not None and self._file.isatty():
+            self._screen = VisibleFile(self._file)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
@@ -221,7 +233,7 @@ def _write(file: FileIO, data: bytes) -> None:
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
     """Show progress on standard error, if it is a terminal with no other output."""
     stderr = sys.stderr
-    busy = arguments.verbose or (arguments.output == "-" and sys.stdout.isatty())
+    busy = arguments.verbose or is_terminal(arguments.output)
     if busy or stderr is None or not stderr.isatty():
         yield
         return
