@@ -119,15 +119,17 @@ class _JsonLines(Writer):
 
     def write(self, columns: Any) -> None:
         batch = self._pyarrow.record_batch(columns)
-        events, data, ids, retries, *offsets = (column.to_pylist() for column in batch.columns)
-        rows = zip(
-            events, data, ids, retries, offsets[0] if offsets else repeat(None), strict=False
-        )
+        events, data, ids, retries, *more = (column.to_pylist() for column in batch.columns)
+        names = batch.schema.names[4:]
+        rest: Any = zip(*more, strict=True) if more else repeat(())
+        rows = zip(events, data, ids, retries, rest, strict=False)
         self._file.write(
             b"".join(
                 [
-                    json_line(event, text, last_id or "", retry, offset)
-                    for event, text, last_id, retry, offset in rows
+                    json_line(
+                        event, text, last_id or "", retry, dict(zip(names, values, strict=True))
+                    )
+                    for event, text, last_id, retry, values in rows
                 ]
             )
         )

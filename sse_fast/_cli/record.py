@@ -19,7 +19,6 @@ from sse_fast._cli._common import (
     add_request_options,
     event_source,
     is_url,
-    log_if_verbose,
     say,
 )
 from sse_fast._cli._output import (
@@ -31,6 +30,7 @@ from sse_fast._cli._output import (
 )
 from sse_fast._cli._signals import Terminated, cleaning_up
 from sse_fast._cli._terminal import VisibleFile, is_terminal
+from sse_fast._cli._waiting import telling
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
@@ -76,7 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.fail("only an http or https URL can be recorded")
     if arguments.output == "-" and arguments.timing:
         arguments.fail("--timing needs a file, as the index is written beside it")
-    log_if_verbose(arguments)
     recording = _Recording(arguments.output, timing=arguments.timing, force=arguments.force)
     source = event_source(
         arguments,
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # Check the paths before sending the request, which may have side effects or cost money.
     recording.check_paths()
-    with source:
+    with telling(source, arguments), source:
         if source.end_reason is EndReason.NO_CONTENT:
             raise SSEError("The server answered 204: it has no stream to record")
         # Until here, nothing is left to clean up.
@@ -116,7 +115,7 @@ def _record(source: EventSource, recording: _Recording, arguments: argparse.Name
         raise
     finally:
         recording.end()
-        if why:
+        if why and not arguments.quiet:
             say(f"{arguments.output}: {recording}: {why}")
 
 
@@ -233,7 +232,7 @@ def _write(file: FileIO, data: bytes) -> None:
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
     """Show progress on standard error, if it is a terminal with no other output."""
     stderr = sys.stderr
-    busy = arguments.verbose or is_terminal(arguments.output)
+    busy = arguments.verbose or arguments.quiet or is_terminal(arguments.output)
     if busy or stderr is None or not stderr.isatty():
         yield
         return
