@@ -30,7 +30,7 @@ from sse_fast._source import READ_SIZE
 from sse_fast._wake import adrain, drain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from types import TracebackType
 
     from typing_extensions import Self, TypedDict, TypeVar
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         max_event_size: int
         on_comment: Callable[[str], object] | None
         until: str | Callable[[Event[T]], object] | None
+        until_event: str | Collection[str]
 else:
     from typing import TypeVar
 

@@ -50,6 +50,11 @@ with sse_fast.iter_events(chunks, max_event_size=9) as events:
 
 Parser().feed("text")  # type: ignore[arg-type]
 Parser(until=b"x")  # type: ignore[call-overload]
+assert_type(Parser(until_event="end"), Parser[str])
+assert_type(Parser(until_event=("end", "error"), decode=int), Parser[int])
+assert_type(sse_fast.iter_events(chunks, until_event={"end"}), EventStream[str])
+Parser(until_event=b"end")  # type: ignore[arg-type]
+sse_fast.iter_events(chunks, until_event=None)  # type: ignore[call-overload]
 sse_fast.iter_events(chunks, wrong=1)  # type: ignore[call-overload]
 Event().data = "x"  # type: ignore[misc]
 
@@ -57,6 +62,7 @@ assert_type(open_stream("u", method="POST", json=[], uds="p"), EventStream[str])
 assert_type(open_stream("u", decode=int, headers={"A": b"b"}), EventStream[int])
 assert_type(open_stream("u", decode={"a": int}), EventStream[Any])
 assert_type(aopen_stream("u", data="d", until="x"), AsyncEventStream[str])
+assert_type(aopen_stream("u", data="d", until_event=["x"]), AsyncEventStream[str])
 assert_type(aopen_stream("u", decode=int), AsyncEventStream[int])
 open_stream("u", timeout=1)  # type: ignore[call-overload]
 open_stream("u", data=1)  # type: ignore[call-overload]

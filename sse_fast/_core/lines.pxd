@@ -95,6 +95,7 @@ cdef struct LineState:
     bint emit_comments
     bint emit_retries       # the caller reads their values
     bint emit_blocks        # a DISPATCH at every blank line
+    bint emit_types         # a DISPATCH also at the end of a block with nothing but an event type
 
 
 cdef inline void _reset_stream(LineState* s) noexcept nogil:
@@ -541,7 +542,8 @@ cdef inline Step _next_step(
                 step = _finish_line(s)
         elif line_end > line:
             step = _process_field(s, line, line_end - line, non_ascii)
-        elif s.has_data or s.has_id or s.emit_blocks:
+        elif (s.has_data or s.has_id or s.emit_blocks
+                or (s.emit_types and s.has_event_type)):
             step = DISPATCH
         else:
             step = NEED_INPUT

@@ -24,13 +24,14 @@ cdef class Parser:
     cdef dict _decode_types
     cdef object _until
     cdef bytes _until_data
+    cdef frozenset _until_types # the types of `until_event`
     cdef list _events           # not delivered yet; None: none
     # Number of events -> id of a block without data after them, in the latest feed; None: none.
     cdef readonly dict _lone_ids
     cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
     cdef bint _is_initialized
     cdef bint _is_feeding
-    cdef bint _has_options      # `decode` or `until`
+    cdef bint _has_options      # `decode`, `until` or `until_event`
     cdef bint _has_callbacks    # parsing may run code that could change the chunk
     cdef bint _done
     cdef Step _refusal          # why input is refused until reset(), or NEED_INPUT
@@ -42,7 +43,7 @@ cdef class Parser:
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
     # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
     cdef int _raise_refusal(self, Step step) except -1
-    cdef int _add_lone_id(self, const Text* id) except -1
+    cdef int _dispatch_without_data(self) except -1
     cdef int _dispatch_by_options(
         self, const Text* raw_data, str event_type, object retry) except -1
 

@@ -145,7 +145,7 @@ cdef str new_text(const Text* text):
 
 
 cdef class Parser:
-    """Parser(*, last_event_id='', max_event_size=16777216, on_comment=None, decode=None, until=None)
+    """Parser(*, last_event_id='', max_event_size=16777216, on_comment=None, decode=None, until=None, until_event=())
 --
 
 An incremental parser of one event stream: bytes in any pieces in, events out.
@@ -159,6 +159,9 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             event type to such callables, where the data of other types stays text.
         until: the end of the stream: data of exactly this text, in an event that is not delivered;
             or a predicate, the first event for which it is true is delivered and is the last.
+        until_event: the event type that ends the stream, or a collection of such types. An event of
+            that type is delivered and is the last, and `until` is not called with it. A block that
+            names that type and has no data ends the stream too; its id and retry count.
 
     One parser serves one stream and one thread at a time.
     HTML standard, 9.2.5 and 9.2.6.
@@ -170,6 +173,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         memset(&self._state, 0, sizeof(LineState))
         self._state.retry = -1
         self._event_type = _MESSAGE
+        self._until_types = frozenset()
 
     def __dealloc__(self):
         _reset_stream(&self._state)
@@ -182,17 +186,19 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         on_comment=None,
         decode=None,
         until=None,
+        until_event=(),
     ):
         if self._is_initialized:
             raise RuntimeError("Parser is initialized already: create a new one, or call reset()")
-        checked = _options.check_options(last_event_id, max_event_size, on_comment, decode, until)
-        self._last_event_id, self._decode, self._decode_types, self._until, self._until_data = (
-            checked)
+        (self._last_event_id, self._decode, self._decode_types, self._until, self._until_data,
+         self._until_types) = _options.check_options(
+            last_event_id, max_event_size, on_comment, decode, until, until_event)
         self._on_comment = on_comment
-        self._has_options = decode is not None or until is not None
+        self._has_options = decode is not None or until is not None or bool(self._until_types)
         self._has_callbacks = self._has_options or on_comment is not None
         self._state.max_size = min(max_event_size, INT64_MAX)
         self._state.emit_comments = on_comment is not None
+        self._state.emit_types = bool(self._until_types)
         self.reset()
         self._is_initialized = True
 
@@ -222,7 +228,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
 
     @property
     def done(self):
-        """Whether `until` was met; chunks fed after that are ignored."""
+        """Whether `until` or `until_event` was met; chunks fed after that are ignored."""
         return self._done
 
     def reset(self):
@@ -301,11 +307,12 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                     continue
                 if step != DISPATCH:
                     self._raise_refusal(step)
-                _take_block(state, &event_type, &id, &data, &retry)
                 is_between_blocks = True
-                if data.at == NULL:
-                    self._add_lone_id(&id)
+                if not state.has_data:
+                    if self._dispatch_without_data():
+                        return 0
                     continue
+                _take_block(state, &event_type, &id, &data, &retry)
             if _dispatch(self, &event_type, &id, &data, retry):
                 return 0
 
@@ -316,13 +323,26 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         raise MemoryError()
 
     @cython.final
-    cdef int _add_lone_id(self, const Text* id) except -1:
-        """Commit the id of a block without data, and note where it was."""
-        self._last_event_id = _new_text(id)
-        if self._lone_ids is None:
-            self._lone_ids = {}
-        self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
-        return 0
+    cdef int _dispatch_without_data(self) except -1:
+        """Commit the id of a block without data; return whether its type meets `until_event`."""
+        cdef Text event_type
+        cdef Text id
+        cdef Text data
+        cdef int64_t retry
+        cdef str type_text = _MESSAGE
+        # A block without data has a type only if it names one: heartbeats end no stream.
+        cdef bint names_type = self._state.emit_types and self._state.has_event_type
+        _take_block(&self._state, &event_type, &id, &data, &retry)
+        if id.at != NULL:
+            self._last_event_id = _new_text(&id)
+            if self._lone_ids is None:
+                self._lone_ids = {}
+            self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
+        if names_type:
+            if event_type.length:
+                type_text = _new_event_type(self, &event_type)
+            self._done = type_text in self._until_types
+        return self._done
 
     @cython.final
     cdef int _dispatch_by_options(
@@ -351,10 +371,12 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
             except Exception as error:
                 text = raw.decode("utf-8", "replace")
                 event = new_event(event_type, text, self._last_event_id, retry)
+                self._done = self._state.emit_types and event_type in self._until_types
                 raise DecodeError(event, _take_events(self)) from error
         event = new_event(event_type, data, self._last_event_id, retry)
         add_event(self, event)
-        if self._until is not None and self._until(event):
+        if (self._state.emit_types and event_type in self._until_types) or (
+                self._until is not None and self._until(event)):
             self._done = True
         return self._done
 

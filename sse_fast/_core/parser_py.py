@@ -15,7 +15,7 @@ from sse_fast._core import options as _options
 from sse_fast._errors import DecodeError, EventTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from typing_extensions import Buffer, TypeVar
 
@@ -133,6 +133,9 @@ class Parser(Generic[T_co]):
             event type to such callables, where the data of other types stays text.
         until: the end of the stream: data of exactly this text, in an event that is not delivered;
             or a predicate, the first event for which it is true is delivered and is the last.
+        until_event: the event type that ends the stream, or a collection of such types. An event of
+            that type is delivered and is the last, and `until` is not called with it. A block that
+            names that type and has no data ends the stream too; its id and retry count.
 
     One parser serves one stream and one thread at a time.
     HTML standard, 9.2.5 and 9.2.6.
@@ -171,6 +174,7 @@ class Parser(Generic[T_co]):
         "_tail",
         "_until",
         "_until_data",
+        "_until_types",
     )
 
     @overload
@@ -182,6 +186,7 @@ class Parser(Generic[T_co]):
         on_comment: Callable[[str], object] | None = None,
         decode: None = None,
         until: str | Callable[[Event[str]], object] | None = None,
+        until_event: str | Collection[str] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -192,6 +197,7 @@ class Parser(Generic[T_co]):
         on_comment: Callable[[str], object] | None = None,
         decode: Callable[[bytes], D],
         until: str | Callable[[Event[D]], object] | None = None,
+        until_event: str | Collection[str] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -202,6 +208,7 @@ class Parser(Generic[T_co]):
         on_comment: Callable[[str], object] | None = None,
         decode: Mapping[str, Callable[[bytes], D]],
         until: str | Callable[[Event[str | D]], object] | None = None,
+        until_event: str | Collection[str] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -212,6 +219,7 @@ class Parser(Generic[T_co]):
         on_comment: Callable[[str], object] | None = None,
         decode: Mapping[str, Callable[[bytes], Any]],
         until: str | Callable[[Event[Any]], object] | None = None,
+        until_event: str | Collection[str] = (),
     ) -> None: ...
     def __init__(
         self,
@@ -221,15 +229,22 @@ class Parser(Generic[T_co]):
         on_comment: Callable[[str], object] | None = None,
         decode: Callable[[bytes], Any] | Mapping[str, Callable[[bytes], Any]] | None = None,
         until: str | Callable[[Event[Any]], object] | None = None,
+        until_event: str | Collection[str] = (),
     ) -> None:
         if hasattr(self, "_max_size"):
             raise RuntimeError("Parser is initialized already: create a new one, or call reset()")
-        checked = _options.check_options(last_event_id, max_event_size, on_comment, decode, until)
-        self._last_event_id, self._decode, self._decode_types, self._until, self._until_data = (
-            checked
+        (
+            self._last_event_id,
+            self._decode,
+            self._decode_types,
+            self._until,
+            self._until_data,
+            self._until_types,
+        ) = _options.check_options(
+            last_event_id, max_event_size, on_comment, decode, until, until_event
         )
         self._on_comment = on_comment
-        self._has_options = decode is not None or until is not None
+        self._has_options = decode is not None or until is not None or bool(self._until_types)
         self._retry: int | None = None
         self._is_feeding = False
         self.reset()
@@ -262,7 +277,7 @@ class Parser(Generic[T_co]):
 
     @property
     def done(self) -> bool:
-        """Whether `until` was met; chunks fed after that are ignored."""
+        """Whether `until` or `until_event` was met; chunks fed after that are ignored."""
         return self._done
 
     def reset(self) -> None:
@@ -398,7 +413,12 @@ class Parser(Generic[T_co]):
                     self._events.append(new_event("message", text, self._last_event_id, None))
                 elif line:
                     self._process_field(line)
-                elif self._data or self._id is not None or self._emit_blocks:
+                elif (
+                    self._data
+                    or self._id is not None
+                    or self._emit_blocks
+                    or (self._event_type is not None and self._until_types)
+                ):
                     self._dispatch()
                     if self._done:
                         return
@@ -552,13 +572,19 @@ class Parser(Generic[T_co]):
         lines = self._data
         event_type = self._event_type
         retry = self._block_retry
+        has_id = self._id is not None
         if self._id is not None:
             self._last_event_id = self._id.decode("utf-8", "replace")
         self._end_block()
         if not lines:
-            if self._lone_ids is None:
-                self._lone_ids = {}
-            self._lone_ids[len(self._events)] = self._last_event_id
+            if has_id:
+                if self._lone_ids is None:
+                    self._lone_ids = {}
+                self._lone_ids[len(self._events)] = self._last_event_id
+            if event_type is not None and self._until_types:
+                # A block without data has a type only if it names one: heartbeats end no stream.
+                name = event_type.decode("utf-8", "replace") or "message"
+                self._done = name in self._until_types
             return
         raw = lines[0] if len(lines) == 1 else b"\n".join(lines)
         if raw == self._until_data:
@@ -577,10 +603,11 @@ class Parser(Generic[T_co]):
             except Exception as error:
                 text = raw.decode("utf-8", "replace")
                 event = new_event(name, text, self._last_event_id, retry)
+                self._done = name in self._until_types
                 raise DecodeError(event, self._take_events()) from error
         event = new_event(name, data, self._last_event_id, retry)
         self._events.append(event)
-        if self._until is not None and self._until(event):
+        if name in self._until_types or (self._until is not None and self._until(event)):
             self._done = True
 
 
