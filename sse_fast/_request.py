@@ -36,7 +36,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 DEFAULT_FIELDS = {
     "Accept": b"text/event-stream",
     "Accept-Encoding": b"identity",
-    "Cache-Control": b"no-store",
+    "Cache-Control": b"no-cache",
 }
 """The header fields of a request for an event stream, unless the caller sets them."""
 

@@ -64,7 +64,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         method: the request method.
         headers: header fields: a mapping, pairs, or a callable without arguments that returns
             them before each attempt (may be async). None as a value removes a default field
-            (Accept, Accept-Encoding, Cache-Control).
+            (Accept, Accept-Encoding, Cache-Control) or Last-Event-ID.
         json: a body to be sent as JSON.
         data: a body of bytes, text (as UTF-8) or a mapping (as a form).
         client: an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, whose
@@ -74,9 +74,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
             is sent to every server that asks for one, including the targets of redirects. The same
             holds for the certificate of a `client`.
-        last_event_id: the id to resume from, for example that of an earlier process.
+        last_event_id: the id to resume from, for example that of an earlier process; None is "".
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
+        until_event: event types that end the stream, as in `Parser`. A stream that ends without
+            such an event, or block without data, was cut off.
         decode: as in `Parser`.
         resume: how to ask for the rest after a first stream. "get": by a GET of the same URL with
             Last-Event-ID, as MCP does. A callable (may be async): gets the last event ID and
@@ -84,7 +86,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             else of yours or of the client's is sent to another origin. None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
+        check: whether to refuse a 200 whose content type is not text/event-stream. Other statuses
+            follow the policy with either value.
+        name: the name of the source in logs and in its `repr`; None: its URL without the query.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
+            `ready_state` is OPEN in it if the response will be accepted.
         on_error: called with each failure. Return seconds to reconnect after, or None to follow the
             policy, or raise to end the source.
         on_comment: as in `Parser`.
@@ -98,6 +104,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     Attributes:
         url: the URL that was passed.
+        name: the name of the source, or its URL without the query.
         response: the latest `Response`, or None.
         end_reason: the `EndReason`; None while the source runs.
 

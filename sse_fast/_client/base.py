@@ -8,12 +8,13 @@ to do next.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, cast
 
 from sse_fast._check import rejection_reason
 from sse_fast._client.options import check_seconds, refuse_async
@@ -43,7 +44,7 @@ from sse_fast.adapters._clients import resolve_send
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Collection, Iterable
 
     from typing_extensions import TypeVar
 
@@ -78,6 +79,19 @@ class _CallbackError(Exception):
         self.error = error
 
 
+class _ChosenId(NamedTuple):
+    """The id that the program has set while a stream was open."""
+
+    stream: Any
+    value: str
+    replaced: tuple[str, str]
+    """The ids of the stream at that time, after the last event taken and the last delivered."""
+
+    def holds(self, stream: Any, taken_id: str) -> bool:
+        """Return whether no later event of the stream has changed the id."""
+        return stream is self.stream and taken_id in self.replaced
+
+
 class ClientBase(Generic[T]):
     """The common base of `EventSource` and `AsyncEventSource`."""
 
@@ -98,12 +112,15 @@ class ClientBase(Generic[T]):
         client: Any = None,
         uds: str | os.PathLike[str] | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        last_event_id: str = "",
+        last_event_id: str | None = "",
         policy: ReconnectPolicy = ReconnectPolicy(),  # noqa: B008
         until: Any = None,
+        until_event: str | Collection[str] = (),
         decode: Any = None,
         resume: str | Callable[[str], Any] | None = None,
         resend: bool = False,
+        check: bool = True,
+        name: str | None = None,
         on_open: Callable[[Response], object] | None = None,
         on_error: Callable[[Exception], Any] | None = None,
         on_comment: Callable[[str], object] | None = None,
@@ -121,6 +138,8 @@ class ClientBase(Generic[T]):
             raise TypeError(
                 "uds and ssl_context cannot be combined with client: configure them on the client"
             )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"Expected name to be a str or None, got {type(name).__name__}")
         check_timeouts(
             connect_timeout=connect_timeout, idle_timeout=idle_timeout, event_timeout=event_timeout
         )
@@ -133,6 +152,7 @@ class ClientBase(Generic[T]):
             self._send_request = partial(self._send_request, uds=uds, ssl_context=ssl_context)
         target = parse_url(url)
         self.url = url
+        self.name = redact_url(url) if name is None else name
         self.response: Response | None = None
         self.end_reason: EndReason | None = None
         body, content_type = encode_body(json, data)
@@ -141,7 +161,8 @@ class ClientBase(Generic[T]):
         self._common_fields = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
         self._first_request_fields = default_fields(self._common_fields, target.user, content_type)
         self._resume = resume
-        self._until = until
+        self._has_until = until is not None or bool(until_event)
+        self._checks_type = check
         self._on_open = on_open
         self._on_error = on_error
         self._on_close: Callable[[], object] | None = None
@@ -150,9 +171,15 @@ class ClientBase(Generic[T]):
         self._idle_timeout = idle_timeout
         self._event_timeout = event_timeout
         self._new_parser: Callable[..., Parser[Any]] = partial(
-            Parser, max_event_size=max_event_size, on_comment=on_comment, decode=decode, until=until
+            Parser,
+            max_event_size=max_event_size,
+            on_comment=on_comment,
+            decode=decode,
+            until=until,
+            until_event=until_event,
         )
         # Refuse invalid options now, not at the first connection.
+        last_event_id = "" if last_event_id is None else last_event_id
         self._new_parser(last_event_id=last_event_id)
         self._reconnection = Reconnection(
             policy,
@@ -162,14 +189,21 @@ class ClientBase(Generic[T]):
         )
         self._reconnection.last_event_id = last_event_id
         self._stream = None
+        # The id that the program has set while a stream was open.
+        self._chosen_id: _ChosenId | None = None
+        # Held while a stream comes or goes, and while the program sets `last_event_id`. Reentrant,
+        # because a signal handler may set it.
+        self._id_lock = threading.RLock()
         # Wakes a thread that waits for a response or for the next attempt.
         self._signals: SimpleQueue[None] = SimpleQueue()
         # Whether the previous connection ended within an event.
         self._pending = False
-        # Whether the current connection has delivered an event.
-        self._had_event = False
+        # Whether the current connection has delivered an event, and whether its end is marked.
+        self._had_event = self._is_framed = False
         self._watched_chunks: WatchedChunks | None = None
         self._is_reading = False
+        # Whether `on_open` runs for a response that will be accepted.
+        self._is_accepting = False
         self._is_closed = False
         self._is_exhausted = False
         # The delay that reconnect() asked for.
@@ -178,9 +212,13 @@ class ClientBase(Generic[T]):
         self._deferred_error: Exception | None = None
         # The Retry-After of a refused response, for a failure that does not carry it.
         self._retry_after: float | None = None
+        # Whether the next request may carry the last event ID.
+        self._sends_id = True
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {redact_url(self.url)} {self.ready_state.name}>"
+        where = redact_url(self.url)
+        name = "" if self.name == where else f"{self.name!r} "
+        return f"<{type(self).__name__} {name}{where} {self.ready_state.name}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"cannot copy or pickle {type(self).__name__!r} object: it is a connection")
@@ -190,15 +228,38 @@ class ClientBase(Generic[T]):
         """The `ReadyState`: CONNECTING, OPEN or CLOSED."""
         if self._is_closed or self._is_exhausted:
             return ReadyState.CLOSED
+        if self._is_accepting:
+            return ReadyState.OPEN
         state = self._reconnection.state
         is_lost = self._stream is None or self._requested_delay is not None
         return ReadyState.CONNECTING if state is ReadyState.OPEN and is_lost else state
 
     @property
     def last_event_id(self) -> str:
-        """The id to resume from, as of the last event taken."""
+        """The id to resume from, as of the last event taken.
+
+        It can be set at any time and from any thread, to resume from another id. "" or None forgets
+        the id, for example one that the server refuses. The next connection resumes from the id
+        that was set, unless an event that is delivered later changes it.
+        """
         stream = self._stream
-        return self._reconnection.last_event_id if stream is None else cast("str", stream.taken_id)
+        if stream is None:
+            return self._reconnection.last_event_id
+        taken = cast("str", stream.taken_id)
+        chosen = self._chosen_id
+        return chosen.value if chosen is not None and chosen.holds(stream, taken) else taken
+
+    @last_event_id.setter
+    def last_event_id(self, value: str | None) -> None:
+        value = "" if value is None else value
+        # Raises if it is no str.
+        self._new_parser(last_event_id=value)
+        with self._id_lock:
+            stream = self._stream
+            if stream is None:
+                self._reconnection.last_event_id = value
+            else:
+                self._chosen_id = _ChosenId(stream, value, (stream.taken_id, stream.last_event_id))
 
     @property
     def retry(self) -> int | None:
@@ -239,7 +300,7 @@ class ClientBase(Generic[T]):
 
     def _mark_closed(self) -> None:
         if not self._is_closed:
-            log.debug("%s: closed", redact_url(self.url))
+            log.debug("%s: closed", self.name)
         self._is_closed = True
         if self.end_reason is None:
             self.end_reason = EndReason.CLOSED
@@ -378,23 +439,22 @@ class ClientBase(Generic[T]):
             if reconnection.resume_mode == "call":
                 resume_request = await self._build_resume_request()
                 request = reconnection.begin(
-                    time.monotonic(), resume_request.fields, resume_request
+                    time.monotonic(),
+                    resume_request.fields,
+                    resume_request,
+                    sends_id=self._sends_id,
                 )
             else:
                 fields = await self._build_fields()
-                request = reconnection.begin(time.monotonic(), fields)
+                request = reconnection.begin(time.monotonic(), fields, sends_id=self._sends_id)
             while True:
-                log.debug(
-                    "%s %s, attempt %d",
-                    request.method,
-                    redact_url(request.url),
-                    reconnection.attempt,
-                )
+                where, attempt = redact_url(request.url), reconnection.attempt
+                log.debug("%s: %s %s, attempt %d", self.name, request.method, where, attempt)
                 if self._is_closed:
                     raise SourceExhausted
                 source = await self._send_wrapping_errors(request)
                 assert source.response is not None
-                log.debug("%r", source.response)
+                log.debug("%s: %r", self.name, source.response)
                 hop, rejection = reconnection.follow(source.response)
                 if hop is None:
                     break
@@ -443,12 +503,17 @@ class ClientBase(Generic[T]):
         response = self.response = cast("Response", source.response)
         end_reason = rejected = None
         try:
-            end_reason = await self._check(source, rejection or rejection_reason(response))
+            if self._checks_type or rejection or response.status != 200:
+                end_reason = await self._check(source, rejection or rejection_reason(response))
         except ResponseError as error:
             rejected = error
             self._retry_after = error.retry_after
         if self._on_open is not None:
-            await self._call_user(self._on_open, response)
+            self._is_accepting = rejected is None and end_reason is None
+            try:
+                await self._call_user(self._on_open, response)
+            finally:
+                self._is_accepting = False
         if self._is_closed:
             raise SourceExhausted
         if rejected is not None:
@@ -461,11 +526,14 @@ class ClientBase(Generic[T]):
             self._watched_chunks = WatchedChunks(source.chunks, self._event_timeout)
             source = source._replace(chunks=self._watched_chunks)
         self._had_event = False
+        self._is_framed = source.framed or _has_length(response)
         # A reconnect() during the attempt is redundant: this connection is new.
         self._requested_delay = None
-        self._stream = self._make_stream(
-            source, self._new_parser(last_event_id=self._reconnection.last_event_id)
-        )
+        with self._id_lock:
+            self._chosen_id = None
+            self._stream = self._make_stream(
+                source, self._new_parser(last_event_id=self._reconnection.last_event_id)
+            )
         if self._is_closed:
             # Another thread closed the source just now, before it could see the stream.
             self._end_stream(self._stream)
@@ -475,13 +543,17 @@ class ClientBase(Generic[T]):
         headers = self._headers
         if callable(headers):
             headers = parse_user_fields(await self._call_user(headers))
+        self._sends_id = _sends_id(headers)
         return merge_fields(self._first_request_fields, headers)
 
     async def _build_resume_request(self) -> Request:
         """Call `resume`, and build the request from its result."""
         result = await self._call_user(cast("Any", self._resume), self._reconnection.last_event_id)
-        has_headers = isinstance(result, Mapping) and result.get("headers") is not None
-        fields = () if has_headers else await self._build_fields()
+        fields: Fields = ()
+        if isinstance(result, Mapping) and result.get("headers") is not None:
+            self._sends_id = _sends_id(parse_user_fields(result["headers"]))
+        else:
+            fields = await self._build_fields()
         return build_resume_request(result, self.url, self._common_fields, fields)
 
     async def _call_user(self, callback: Callable[..., Any], *arguments: Any) -> Any:
@@ -518,11 +590,11 @@ class ClientBase(Generic[T]):
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
             raise SourceExhausted
-        incomplete = self._reconnection.check_complete(self._pending, self._until is not None)
+        incomplete = self._reconnection.check_complete(self._pending, self._has_until)
         if incomplete is not None:
             await self._connection_failed(incomplete)
             return
-        log.debug("%s: ended", redact_url(self.url))
+        log.debug("%s: ended", self.name)
         if self._on_close is not None:
             failure = None
             try:
@@ -532,7 +604,9 @@ class ClientBase(Generic[T]):
             if failure is not None:
                 await self._connection_failed(failure)
                 return
-        reason = self._reconnection.ended(time.monotonic())
+        reason = self._reconnection.ended(
+            time.monotonic(), had_event=self._had_event, framed=self._is_framed
+        )
         if reason is not None:
             self._finish(reason)
             raise SourceExhausted
@@ -601,7 +675,7 @@ class ClientBase(Generic[T]):
             raise final
         # The text of other exceptions may contain a secret.
         is_safe = isinstance(error, SSEError) and not from_callback
-        self._log_wait(f": {error if is_safe else type(error).__name__}")
+        self._log_wait(f"{error if is_safe else type(error).__name__}; ")
 
     async def _consult_on_error(self, error: Exception) -> float | None:
         """Call `on_error`, and return the delay that it asked for, in seconds, or None."""
@@ -620,12 +694,11 @@ class ClientBase(Generic[T]):
         stream, reconnection = self._stream, self._reconnection
         if stream is None:
             return
-        reconnection.last_event_id = self.last_event_id
         reconnection.retry = self.retry
-        if self._had_event:
-            reconnection.progressed()
         self._pending = stream.pending
-        self._stream = None
+        with self._id_lock:
+            reconnection.last_event_id = self.last_event_id
+            self._stream = self._chosen_id = None
         await self._release(stream)
 
     def _finish(self, reason: EndReason) -> None:
@@ -634,8 +707,18 @@ class ClientBase(Generic[T]):
         if self.end_reason is None:
             self.end_reason = reason
         self._reconnection.close()
-        log.debug("%s: over (%s)", redact_url(self.url), reason.value)
+        log.debug("%s: over (%s)", self.name, reason.value)
 
     def _log_wait(self, why: str = "") -> None:
         seconds = max(0.0, self._reconnection.next_attempt_at - time.monotonic())
-        log.debug("%s%s; next attempt in %.1f s", redact_url(self.url), why, seconds)
+        log.debug("%s: %snext attempt in %.1f s", self.name, why, seconds)
+
+
+def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Return whether the program's fields leave Last-Event-ID to the client."""
+    return not any(name.lower() == "last-event-id" and value is None for name, value in fields)
+
+
+def _has_length(response: Response) -> bool:
+    """Return whether the end of the body is marked (RFC 9112, 6.3)."""
+    return "content-length" in response.headers or "transfer-encoding" in response.headers

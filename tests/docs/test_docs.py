@@ -123,6 +123,10 @@ def was_resumed_by_get(requests: list[Request]) -> None:
     assert requests[1].get("Last-Event-ID") == b"1"
 
 
+def forgot_the_id(requests: list[Request]) -> None:
+    assert [request.get("Last-Event-ID") for request in requests[:3]] == [None, b"1", None]
+
+
 def was_asked_once(requests: list[Request]) -> None:
     assert len(requests) == 1
 
@@ -247,6 +251,17 @@ CASES: dict[str, list[list[Case]]] = {
                     stream(b'data: {"id": 1}\n\n'),
                 ],
                 asked=was_resumed_by_get,
+            )
+        ],
+        [
+            Case(
+                "a\nb\n",
+                plays=[
+                    stream(b"retry: 0\nid: 1\ndata: a\n\n"),
+                    Play(status=410, fields=[], framing="length"),
+                    stream(b"id: 2\ndata: b\n\n"),
+                ],
+                asked=forgot_the_id,
             )
         ],
         [

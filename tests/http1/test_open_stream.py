@@ -70,7 +70,7 @@ def test_request_has_default_fields(reading: Any, faults: FaultServer) -> None:
         f"Host: {host}",
         "Accept: text/event-stream",
         "Accept-Encoding: identity",
-        "Cache-Control: no-store",
+        "Cache-Control: no-cache",
         "User-Agent: sse-fast",
         "Authorization: Basic dXNlcjpwQHNz",
         "",
