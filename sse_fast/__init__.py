@@ -35,7 +35,6 @@ Read on: `help(sse_fast.iter_events)`, `help(sse_fast.EventSource)`, the project
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._core.parser import ACCELERATED, Event, Parser
@@ -135,12 +134,47 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_EXPORTS:
-        value = getattr(import_module(f"sse_fast.{_LAZY_EXPORTS[name]}"), name)
+        value = getattr(_load_module(_LAZY_EXPORTS[name]), name)
         globals()[name] = value
         return value
     if name in _PUBLIC_MODULES:
-        return import_module(f"sse_fast.{name}")
+        return _load_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _load_module(name: str) -> Any:
+    """Import a module of the package. The imports are written out for freezing tools.
+
+    `from sse_fast import adapters` would call `__getattr__` again.
+    """
+    if name == "_client":
+        import sse_fast._client as client
+
+        return client
+    if name == "_http1":
+        import sse_fast._http1 as http1
+
+        return http1
+    if name == "_source":
+        import sse_fast._source as source
+
+        return source
+    if name == "_stream":
+        import sse_fast._stream as stream
+
+        return stream
+    if name == "adapters":
+        import sse_fast.adapters as adapters
+
+        return adapters
+    if name == "columns":
+        import sse_fast.columns as columns
+
+        return columns
+    assert name == "compat", f"no branch for the module {name!r}"
+    import sse_fast.compat as compat
+
+    return compat
 
 
 def __dir__() -> list[str]:

@@ -75,7 +75,7 @@ def _imports_of(node: ast.AST) -> set[str]:
             names.update(
                 f"{module}.{alias.name}"
                 for alias in child.names
-                if (directory / f"{alias.name}.py").exists()
+                if any((directory / f"{alias.name}{end}").exists() for end in (".py", ".pyx"))
             )
     return names
 

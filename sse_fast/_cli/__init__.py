@@ -1,7 +1,8 @@
 """The command `sse-fast`: one file per subcommand.
 
 Exit codes: 0 success, 1 failure (standard error says why, with the body of a refused response), 2
-wrong command line, 130 interrupted, 141 the output pipe was closed.
+wrong command line, 130 interrupted, 141 the output pipe was closed; 143 and 129 for SIGTERM and
+SIGHUP, by which the process ends, after `convert` and `record` have put their files in order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
 from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
+from sse_fast._cli._signals import Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except Terminated as signal:
+        signal.end()
     except BrokenPipeError:
         # The interpreter flushes again at its exit, which must not fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Functions that several commands share: request options, output files, lines of JSON."""
+"""Functions that several commands share: request options, messages, lines of JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -124,19 +123,6 @@ def standard_input() -> Any:
     if sys.stdin is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
     return sys.stdin.buffer
-
-
-def try_to_write(path: Path) -> None:
-    """Check that a file can be written, without changing it.
-
-    Raises:
-        OSError: it cannot.
-    """
-    exists = path.exists()
-    path.open("ab").close()
-    if not exists:
-        # If the path is a dangling link, remove its new target and not the link.
-        path.resolve().unlink()
 
 
 def _read_data(data: str) -> bytes:

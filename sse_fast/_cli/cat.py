@@ -17,6 +17,7 @@ from sse_fast._cli._common import (
     log_if_verbose,
     standard_input,
 )
+from sse_fast._cli._output import check_standard_output
 
 
 def add_to(commands: Any) -> None:
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not is_request and (arguments.no_reconnect or arguments.last_event_id):
         arguments.fail("--no-reconnect and --last-event-id need a URL")
     log_if_verbose(arguments)
+    check_standard_output()
     with ExitStack() as stack:
         events: EventSource | EventStream
         if is_request:

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from sse_fast import EndReason, ReconnectPolicy, SSEError
+from sse_fast import EndReason, EventSource, ReconnectPolicy, SSEError
 from sse_fast._cli import _timing_index
 from sse_fast._cli._common import (
     add_request_options,
@@ -21,8 +21,15 @@ from sse_fast._cli._common import (
     is_url,
     log_if_verbose,
     say,
-    try_to_write,
 )
+from sse_fast._cli._output import (
+    check_distinct,
+    check_standard_output,
+    check_writable,
+    is_special,
+    open_new,
+)
+from sse_fast._cli._signals import Terminated, cleaning_up
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
@@ -81,25 +88,35 @@ def run(arguments: argparse.Namespace) -> int:
     with source:
         if source.end_reason is EndReason.NO_CONTENT:
             raise SSEError("The server answered 204: it has no stream to record")
-        recording.begin(source.url)
-        why = "broken off"
-        try:
-            with _status_line(recording, arguments):
-                for _ in source:
-                    recording.events += 1
-            assert source.end_reason is not None
-            why = _ENDS[source.end_reason]
-        except KeyboardInterrupt:
-            why = "interrupted"
-            raise
-        except BrokenPipeError:
-            why = ""
-            raise
-        finally:
-            recording.end()
-            if why:
-                say(f"{arguments.output}: {recording}: {why}")
+        # Until here, nothing is left to clean up.
+        with cleaning_up():
+            _record(source, recording, arguments)
     return 0
+
+
+def _record(source: EventSource, recording: _Recording, arguments: argparse.Namespace) -> None:
+    """Write the stream to the files, and say how it ended."""
+    recording.begin(source.url)
+    why = "broken off"
+    try:
+        with _status_line(recording, arguments):
+            for _ in source:
+                recording.events += 1
+        assert source.end_reason is not None
+        why = _ENDS[source.end_reason]
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    except Terminated:
+        why = "terminated"
+        raise
+    except BrokenPipeError:
+        why = ""
+        raise
+    finally:
+        recording.end()
+        if why:
+            say(f"{arguments.output}: {recording}: {why}")
 
 
 class _Recording:
@@ -125,15 +142,25 @@ class _Recording:
             OSError: they cannot be written, or exist.
         """
         if self._path is None:
+            check_standard_output()
             return
         index = _timing_index.path_beside(self._path)
         for path in (self._path, index):
-            if not self._force and path.exists() and not _is_special(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if not self._force and path.exists() and not is_special(path):
                 why = "it already exists; choose another name or use --force"
                 raise FileExistsError(errno.EEXIST, why, str(path))
-        for path in (self._path, index) if self._timing else (self._path,):
-            if not _is_special(path):
-                try_to_write(path)
+        check_writable(self._path)
+        if self._timing:
+            if self._path.is_char_device():
+                why = "--timing needs a file, as the index is written beside it"
+                raise OSError(errno.EINVAL, why, str(self._path))
+            check_distinct(self._path, index)
+            check_writable(index)
+        elif os.path.lexists(index) and not os.access(index.parent, os.W_OK):
+            # --force removes the index of an earlier capture.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(index))
 
     def begin(self, url: str) -> None:
         """Open the files; call it when the response head has arrived."""
@@ -174,12 +201,9 @@ class _Recording:
         return time.monotonic() - self._began
 
     def _open(self, path: Path) -> FileIO:
-        return path.open("wb" if self._force or _is_special(path) else "xb", buffering=0)
-
-
-def _is_special(path: Path) -> bool:
-    """Return whether the path is a device or a pipe, which writing cannot overwrite."""
-    return path.is_char_device() or path.is_fifo()
+        if self._force or is_special(path):
+            return path.open("wb", buffering=0)
+        return open_new(path)
 
 
 def _write(file: FileIO, data: bytes) -> None:
