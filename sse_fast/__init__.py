@@ -14,6 +14,9 @@ The calls that most programs need::
     # A URL, followed over as many connections as it takes. Async: AsyncEventSource.
     for event in sse_fast.EventSource(url): print(event.id, event.data)
 
+    # The bytes of a stream to send on, with keep-alive comments, for a web framework's response.
+    body = sse_fast.relay(sse_fast.AsyncEventSource(url))
+
     # A recorded stream, as a table.
     table = pyarrow.table(sse_fast.read_columns("capture.sse"))
 
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
         fetch_event_source,
     )
     from sse_fast._http1 import aopen_stream, open_stream
+    from sse_fast._relay import relay
     from sse_fast._source import Response
     from sse_fast._stream import AsyncEventStream, EndReason, EventStream
     from sse_fast.adapters import aiter_events, iter_events, register
@@ -99,6 +103,7 @@ __all__ = [
     "open_stream",
     "read_columns",
     "register",
+    "relay",
     "uninstall",
 ]
 
@@ -123,6 +128,7 @@ _LAZY_EXPORTS = {
     "open_stream": "_http1",
     "read_columns": "columns",
     "register": "adapters",
+    "relay": "_relay",
     "uninstall": "compat",
 }
 """Public name -> module that is imported when the name is first used: many programs only parse."""

@@ -20,7 +20,7 @@ STREAM = CORE | {"_core", "_source", "_wake"}
 TRANSPORT = STREAM | {"_check", "_request", "_stream"}
 ADAPTERS = TRANSPORT | {"_http1"}
 POLICY = ADAPTERS | {"adapters"}
-PUBLIC = POLICY | {"", "_client", "columns", "compat"}
+PUBLIC = POLICY | {"", "_client", "_relay", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
     "_mime": set(),
@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "_source": CORE,
     "_wake": set(),
     "_stream": STREAM,
+    "_background": {"_wake"},
+    "_relay": STREAM | {"_background"},
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
     "adapters": ADAPTERS,
