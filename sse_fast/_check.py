@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from sse_fast._errors import ResponseError
 from sse_fast._mime import extract_media_type
 from sse_fast._source import MAX_BODY, REDIRECTS, Response, Source, redact_url
-from sse_fast._stream import EndReason, EventStream
+from sse_fast._stream import Comments, EndReason, EventStream
 from sse_fast._wake import await_within, wake_after
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from sse_fast._core.parser import Parser
+    from sse_fast._watch import Watch
 
     T = TypeVar("T")
 
@@ -37,6 +38,8 @@ def open_events(
     parser: Parser[T],
     check: bool,
     on_chunk: Callable[[bytes], object] | None,
+    comments: Comments | None = None,
+    watch: Watch | None = None,
 ) -> EventStream[T]:
     """Make the stream of a sync source, and check its response.
 
@@ -45,14 +48,17 @@ def open_events(
         parser: the parser to feed.
         check: whether to check the response.
         on_chunk: called with each chunk before it is parsed.
+        comments: the queue of the parser's comments.
+        watch: the time limits.
 
     Raises:
         ResponseError: the check failed; the response is closed.
     """
     assert isinstance(opened.chunks, Iterable)
-    opened = opened._replace(chunks=iter(opened.chunks))
+    stream: EventStream[T] = EventStream(opened, parser, on_chunk, comments, watch)
+    # The check and the stream read the same iterator.
+    opened = opened._replace(chunks=stream._chunks)
     reason = check_response(opened) if check else None
-    stream: EventStream[T] = EventStream(opened, parser, on_chunk)
     if reason is not None:
         stream.end_reason = reason
         stream.close()

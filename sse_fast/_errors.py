@@ -206,10 +206,13 @@ class TransportError(SSEError):
     Attributes:
         phase: the step that failed: `"connect"`, `"send"`, `"head"` or `"body"`.
         sent: whether a byte of the request may have reached the server.
+        response: the `Response`, if its body cannot be decoded and nothing of it was, over our own
+            transport: its `body` has the first bytes as they arrived. Otherwise None.
     """
 
     phase: str
     sent: bool
+    response: Any = None
     # Whether the same request would fail again: the bytes are no framing or coding. The end or the
     # reset of a connection never is.
     permanent: bool = False

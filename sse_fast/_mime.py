@@ -9,8 +9,9 @@ __all__ = ["MediaType", "extract_media_type"]
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _SPACE = " \t\n\r"
-# MIME Sniffing, 4.4: the type, the subtype, and white space before the first parameter.
-_ESSENCE = re.compile(rf"({_TOKEN}/{_TOKEN})[{_SPACE}]*(?:;|\Z)")
+# MIME Sniffing, 4.4: the type, the subtype, and white space before the first parameter. Browsers
+# ignore a text after the white space, such as a parameter whose semicolon is missing.
+_ESSENCE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[{_SPACE}][^;]*)?(?:;|\Z)")
 # A value, which ends at a comma outside of quotes. An unfinished quoted string ends with the field.
 _VALUE = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*(?:"|\\?\Z))*', re.DOTALL)
 # A parameter: its name, and a quoted or a plain value, which ends at the next semicolon.

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 from sse_fast._errors import MAX_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from typing import TypeAlias
 
     HeaderFields: TypeAlias = (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     )
     Data: TypeAlias = bytes | str | Mapping[str, Any]
     Fields: TypeAlias = tuple[tuple[str, bytes], ...]
+    Origin: TypeAlias = tuple[str, str, int]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # RFC 9110, 5.5: of the control characters, a field value may hold HTAB.
@@ -73,7 +75,7 @@ class Target(NamedTuple):
     """`user:password`, as basic authorization encodes them, or None."""
 
     @property
-    def origin(self) -> tuple[str, str, int]:
+    def origin(self) -> Origin:
         """Scheme, host and port (HTML standard, 7.1.1)."""
         return self.scheme, self.host.lower(), self.port
 
@@ -272,7 +274,11 @@ def merge_fields(
 
 
 def build_resume_request(
-    answer: Any, first_url: str, defaults: Mapping[str, bytes], fields: Fields
+    answer: Any,
+    first_url: str,
+    defaults: Mapping[str, bytes],
+    fields: Fields,
+    trusted_origins: AbstractSet[Origin] = frozenset(),
 ) -> Request:
     """Build the request from what `resume` returned: a URL to GET, or a mapping.
 
@@ -280,7 +286,9 @@ def build_resume_request(
         answer: what `resume` returned. Missing keys default to a GET of the first URL.
         first_url: the URL that the caller named.
         defaults: the fields of every request.
-        fields: the caller's fields, which are sent to the origin of the first URL only.
+        fields: the caller's fields, which are sent to the origin of the first URL, and to trusted
+            ones.
+        trusted_origins: the origins that may have the caller's fields.
 
     Raises:
         TypeError: `answer` is neither a URL nor such a mapping.
@@ -298,7 +306,7 @@ def build_resume_request(
     own = default_fields(defaults, parse_url(url).user, content_type)
     given: Any = [each for each in fields if not _is_of_first_request(each[0].lower())]
     # To another origin, only send what `resume` has returned for it.
-    cross_origin = parse_url(url).origin != parse_url(first_url).origin
+    cross_origin = parse_url(url).origin not in {parse_url(first_url).origin, *trusted_origins}
     if answer.get("headers") is not None:
         given = parse_user_fields(answer["headers"])
     elif cross_origin:
@@ -311,6 +319,27 @@ def build_resume_request(
 
 def _is_of_first_request(name: str) -> bool:
     return name.startswith("content-") or name == "last-event-id"
+
+
+def parse_origins(origins: Iterable[str]) -> frozenset[Origin]:
+    """Return the origins that the texts name, for example "https://api.example.com:8443".
+
+    Raises:
+        ValueError: a text is not an origin.
+    """
+    parsed = set()
+    for each in origins:
+        try:
+            target = parse_url(each)
+        except (ValueError, TypeError, AttributeError):
+            target = None
+        # The text may be a URL with a secret in it.
+        if target is None or target.path != "/" or target.user is not None or "#" in each:
+            raise ValueError(
+                "Invalid origin: pass scheme, host and port, such as 'https://api.example.com:8443'"
+            )
+        parsed.add(target.origin)
+    return frozenset(parsed)
 
 
 def strip_credentials(request: Request) -> Request:

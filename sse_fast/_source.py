@@ -121,7 +121,8 @@ class Source(NamedTuple):
     """
 
     chunks: Iterable[bytes] | AsyncIterable[bytes]
-    """Bytes as they arrive; async if the client is async."""
+    """Bytes as they arrive; async if the client is async. An empty chunk says that bytes arrived
+    which complete no piece of the body, such as framing, so that time limits can be checked."""
     close: Callable[[], Any] | None = None
     """Releases the connection; awaited if the chunks are async. None: the source is borrowed. The
     `close` of http.client returns whether the connection can be used again."""
@@ -158,15 +159,25 @@ def as_async(opened: Source) -> Source:
     chunks = iter(cast("Iterable[bytes]", opened.chunks))
     close = opened.close or getattr(chunks, "close", None)
 
-    async def each() -> AsyncIterator[bytes]:
-        for chunk in chunks:
-            yield chunk
-
     async def aclose() -> None:
         if close is not None:
             close()
 
-    return opened._replace(chunks=each(), close=aclose, reusable=False)
+    return opened._replace(
+        chunks=_AsyncChunks(chunks), close=aclose, reusable=False, resumable=True
+    )
+
+
+class _AsyncChunks(AsyncIterator[bytes]):
+    """Chunks that are read without `await`, for async iteration."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
 
 
 class FailingChunks(Iterator[bytes]):

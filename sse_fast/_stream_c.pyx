@@ -28,6 +28,11 @@ cdef class _FastNext:
     cdef public bint _read_is_due
     cdef public bint _reading
     cdef public bint _interrupted
+    cdef public bint _in_callback
+    cdef public list _received
+    cdef public object _caught
+    cdef public object _watch
+    cdef public object _segment
     cdef public bint _feed_incomplete
     cdef public object end_reason
 
@@ -42,7 +47,8 @@ cdef class _FastNext:
             if at < len(batch):
                 self._delivered = at + 1
                 return batch[at]
-            if not self._read_is_due or self._reading or self._on_chunk is not None:
+            if (not self._read_is_due or self._reading or self._on_chunk is not None
+                    or self._watch is not None or len(self._received)):
                 return self._next()
             self._reading = True
             try:
@@ -51,25 +57,32 @@ cdef class _FastNext:
                 self._reading = False
                 return self._next(error)
             self._reading = False
-            # Another thread closed the stream, or the chunk has to be converted or sliced.
+            # Another thread closed the stream, or the chunk has to be converted or sliced. It is
+            # stored first, because a signal handler may raise in any Python function.
             if (not self._read_is_due or type(chunk) is not bytes
                     or PyBytes_GET_SIZE(chunk) > self._slice_size):
-                self._on_chunk_read(chunk)
-                continue
+                self._received.append(chunk)
+                self._read_is_due = False
+                return self._next()
             self._interrupted = False
             # A callback may replace `_parser` while this one runs.
             parser = self._parser
             self._id_before_batch = parser._last_event_id
+            self._segment = None
             self._batch = _NO_EVENTS
             self._delivered = 0
             self._feed_incomplete = True
             self._read_is_due = False
+            self._in_callback = True
             try:
                 batch = feed_bytes(
                     parser, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
             except BaseException as error:
-                self._on_feed_error(error, None)
+                self._in_callback = False
+                self._caught = error
+                self._use_caught_error()
                 continue
+            self._in_callback = False
             self._feed_incomplete = False
             if self.end_reason is not None:
                 # A callback closed the stream.

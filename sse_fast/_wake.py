@@ -1,4 +1,7 @@
-"""Bounded waits: waking and protecting a blocked reader, limiting an await, draining a body."""
+"""Bounded waits: waking and protecting a blocked reader, limiting an await, draining a body.
+
+`KeptReads` lets a read outlive the wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,30 @@ import os
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    import asyncio
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
 
 __all__ = [
+    "KeptReads",
+    "Limit",
     "adrain",
     "await_within",
+    "close_later",
     "drain",
     "get_running_trio",
+    "is_tls_socket",
     "make_waker",
     "protect_read",
+    "wait_readable",
     "wake_after",
 ]
 
@@ -71,11 +81,7 @@ def protect_read(sock: Any, read: Callable[..., T]) -> Callable[..., T]:
         sock: the socket that `read` reads, or anything else.
         read: the function.
     """
-    # There are no TLS sockets where the module was not imported.
-    ssl = sys.modules.get("ssl")
-    # Subclasses may have a makefile() of their own. gevent replaces the class by one of its own,
-    # whose reads are woken by close().
-    if ssl is None or type(sock) is not ssl.SSLSocket or type(sock).__module__ != "ssl":
+    if not is_tls_socket(sock):
         return read
 
     def protected(*args: Any) -> T:
@@ -86,6 +92,32 @@ def protect_read(sock: Any, read: Callable[..., T]) -> Callable[..., T]:
             return read(*args)
 
     return protected
+
+
+def is_tls_socket(sock: Any) -> bool:
+    """Return whether this is a TLS socket of the standard library, and none of a subclass.
+
+    Subclasses may have a makefile() or a buffer of their own. gevent replaces the class by one of
+    its own, whose reads are woken by close().
+    """
+    # There are no TLS sockets where the module was not imported.
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and type(sock) is ssl.SSLSocket and type(sock).__module__ == "ssl"
+
+
+def wait_readable(sock: Any, seconds: float) -> bool:
+    """Wait until bytes or the end have arrived at a socket; return whether they have."""
+    import select
+
+    number = sock.fileno()
+    if number < 0:
+        # It was closed: a read raises the error.
+        return True
+    if not hasattr(select, "poll"):
+        return bool(select.select([number], [], [], seconds)[0])
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(min(seconds * 1000, 2**31 - 1)))
 
 
 @contextmanager
@@ -160,3 +192,191 @@ def get_running_trio() -> Any:
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)
     return trio if lowlevel is not None and lowlevel.in_trio_run() else None
+
+
+class KeptReads(AsyncIterator[bytes]):
+    """Async chunks whose reads go on when the wait for them is cancelled.
+
+    Each read runs in a task of its own, an asyncio task or a system task of trio, and the next wait
+    takes its result. The task refers to the chunks only. It is cancelled when this object goes.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._read: _AsyncioRead | _TrioRead | None = None
+
+    async def __anext__(self) -> bytes:
+        if self._read is None:
+            trio = get_running_trio()
+            self._read = (
+                _AsyncioRead(self._chunks) if trio is None else _TrioRead(self._chunks, trio)
+            )
+        await self._read.wait()
+        read, self._read = self._read, None
+        try:
+            return read.take()
+        finally:
+            # The traceback of its exception refers to this frame.
+            del read
+
+    def __del__(self) -> None:
+        if self._read is not None:
+            self._read.cancel()
+
+    def closing_before(self, close: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Return `close` in a form that ends the read before."""
+
+        async def stop_and_close() -> None:
+            read, self._read = self._read, None
+            if read is not None:
+                await read.stop()
+            await close()
+
+        return stop_and_close
+
+
+class _AsyncioRead:
+    """A read in a task of asyncio."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        # Imported late, because most programs are synchronous.
+        import asyncio
+
+        self._task: asyncio.Task[bytes] = asyncio.get_running_loop().create_task(
+            _read_chunk(chunks)
+        )
+        # Retrieve the exception: possibly nobody waits for the task any more.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def wait(self) -> None:
+        import asyncio
+
+        if not self._task.done():
+            await asyncio.wait({self._task})
+
+    def take(self) -> bytes:
+        if self._task.cancelled():
+            # For example because the loop ends.
+            raise ConnectionAbortedError("The task that reads the source was cancelled")
+        return self._task.result()
+
+    def cancel(self) -> None:
+        if not self._task.done():
+            # This may be any thread, and the loop may be closed.
+            with suppress(RuntimeError):
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await self.wait()
+
+
+async def _read_chunk(chunks: AsyncIterator[bytes]) -> bytes:
+    return await chunks.__anext__()
+
+
+class _TrioRead:
+    """A read in a system task of trio, out of which no exception may come."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], trio: Any) -> None:
+        self._chunk: bytes | None = None
+        self._error: BaseException | None = None
+        self._done = trio.Event()
+        self._scope = trio.CancelScope()
+        self._token = trio.lowlevel.current_trio_token()
+        self._cancelled = trio.Cancelled
+        self._finished_error = trio.RunFinishedError
+        trio.lowlevel.spawn_system_task(self._run, chunks)
+
+    async def _run(self, chunks: AsyncIterator[bytes]) -> None:
+        try:
+            with self._scope:
+                self._chunk = await chunks.__anext__()
+        except self._cancelled:
+            # The whole of trio ends.
+            raise
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    async def wait(self) -> None:
+        await self._done.wait()
+
+    def take(self) -> bytes:
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # The traceback of the error refers to this frame.
+            del error
+        if self._chunk is None:
+            raise ConnectionAbortedError("The task that reads the source was cancelled")
+        return self._chunk
+
+    def cancel(self) -> None:
+        # This may be any thread, and the loop may have ended.
+        with suppress(self._finished_error):
+            self._token.run_sync_soon(self._scope.cancel)
+
+    async def stop(self) -> None:
+        self._scope.cancel()
+        await self.wait()
+
+
+_closing: set[Any] = set()
+"""Tasks of `close_later`, of which the event loop holds only weak references."""
+
+
+def close_later(close: Callable[[], Awaitable[Any]]) -> None:
+    """Await `close()` in a task of its own, if the caller runs in an event loop; ignore errors."""
+    if (trio := get_running_trio()) is not None:
+        trio.lowlevel.spawn_system_task(_close_quietly, close)
+        return
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if loop is None or loop.is_closed():
+        return
+    task = loop.create_task(_close_quietly(close))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _close_quietly(close: Callable[[], Awaitable[Any]]) -> None:
+    with suppress(Exception):
+        await close()
+
+
+class Limit:
+    """The time limit of one call of `next_event`, over as many reads as it takes."""
+
+    # Reads after the deadline, as long as bytes are there: an event may be in several chunks.
+    _MAX_EXTRA_READS = 64
+
+    def __init__(self, seconds: float) -> None:
+        """Prepare the limit; the time begins with the first wait."""
+        self._seconds = seconds
+        self._deadline: float | None = None
+        self._extra_reads = 0
+
+    def seconds_left(self) -> float:
+        """Return the seconds for the next wait, at least a moment for what has arrived.
+
+        Raises:
+            TimeoutError: the time is over, and bytes without an event keep arriving.
+        """
+        now = time.monotonic()
+        if self._deadline is None:
+            # Events that were parsed already are returned without a look at the clock.
+            self._deadline = now + self._seconds
+        left = self._deadline - now
+        if left <= 0:
+            self._extra_reads += 1
+            if self._extra_reads > self._MAX_EXTRA_READS:
+                raise self.error()
+        return max(left, 0.001)
+
+    def error(self) -> TimeoutError:
+        """Return the error to raise."""
+        return TimeoutError(f"No event arrived within {self._seconds:g} seconds")

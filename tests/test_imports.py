@@ -17,7 +17,7 @@ from tests.support.commands import run_python
 # package is a room of its own.
 CORE = {"_errors", "_mime"}
 STREAM = CORE | {"_core", "_source", "_wake"}
-TRANSPORT = STREAM | {"_check", "_request", "_stream"}
+TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base", "_watch"}
 ADAPTERS = TRANSPORT | {"_http1"}
 POLICY = ADAPTERS | {"adapters"}
 PUBLIC = POLICY | {"", "_client", "_relay", "columns", "compat"}
@@ -28,8 +28,10 @@ MAY_IMPORT = {
     "_core": CORE,
     "_source": CORE,
     "_wake": set(),
-    "_stream": STREAM,
+    "_watch": CORE,
     "_background": {"_wake"},
+    "_stream_base": STREAM | {"_watch"},
+    "_stream": STREAM | {"_stream_base", "_watch"},
     "_relay": STREAM | {"_background"},
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
@@ -43,7 +45,7 @@ MAY_IMPORT = {
     "": PUBLIC,
 }
 # The state machine of the client decides without a clock, a socket or a sleep.
-PURE = {"_errors", "_request", "_core", "_source", "_stream"}
+PURE = {"_errors", "_request", "_core", "_source", "_stream", "_stream_base"}
 PURE_FILES = {"_client/policy.py", "_client/reconnect.py"}
 INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket", "ssl"} | {
     "threading",

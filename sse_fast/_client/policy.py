@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._request import parse_origins
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -60,6 +62,9 @@ class ReconnectPolicy:
         reconnect_on_end: whether to reconnect after a clean end; None: for GET only.
         max_redirects: the number of redirects that one attempt follows.
         max_id_size: the largest Last-Event-ID to be sent, in bytes; None: no limit.
+        trusted_origins: origins, such as "https://api.example.com:8443", that are treated as that
+            of the URL: a redirect there gets the header fields, the credentials and the client, and
+            by 307 or 308 the body.
     """
 
     initial_attempts: int | None = 3
@@ -80,6 +85,7 @@ class ReconnectPolicy:
     reconnect_on_end: bool | None = None
     max_redirects: int = 20
     max_id_size: int | None = 8192
+    trusted_origins: Collection[str] = ()
     # Set by `whatwg()` for rules that have no field: an end within an event is a clean end, the
     # server's `retry` replaces the backoff, and only the first member of a gzip body is read.
     _whatwg: bool = field(default=False, repr=False)
@@ -97,6 +103,12 @@ class ReconnectPolicy:
             raise ValueError(
                 f"Expected reconnect_on_end to be a bool or None, got {self.reconnect_on_end!r}"
             )
+        if isinstance(self.trusted_origins, str) or not isinstance(
+            self.trusted_origins, Collection
+        ):
+            raise ValueError("Expected trusted_origins to be a collection of origins")
+        # Refuse what is not an origin now.
+        parse_origins(self.trusted_origins)
         if self.jitter > 1:
             raise ValueError(f"Expected jitter to be a share from 0 to 1, got {self.jitter!r}")
 

@@ -41,7 +41,7 @@ from sse_fast._errors import (
     StreamTimeout,
     TransportError,
 )
-from sse_fast._request import Request, parse_url, resolve_location, strip_credentials
+from sse_fast._request import Request, parse_origins, parse_url, resolve_location, strip_credentials
 from sse_fast._source import REDIRECTS
 from sse_fast._stream import EndReason
 from sse_fast.adapters._clients import iter_exception_chain
@@ -77,11 +77,13 @@ class Reconnection:
     Attributes:
         policy: the `ReconnectPolicy`.
         state: the `ReadyState`.
+        trusted_origins: the origins that may have everything of the caller's.
         last_event_id: the id to resume from; set by the driver.
         retry: the reconnection time that the server asked for, in ms, or None; set by the driver.
         next_attempt_at: when the next attempt may begin.
         attempt: the number of attempts in a row, since the first response or the last success.
         failures: the number of failures in a row.
+        failure_count: the number of all failures.
     """
 
     def __init__(
@@ -94,12 +96,15 @@ class Reconnection:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.policy = policy
+        first = parse_url(request.url).origin
+        self.trusted_origins = frozenset({first, *parse_origins(policy.trusted_origins)})
         self.state = ReadyState.CONNECTING
         self.last_event_id = ""
         self.retry: int | None = None
         self.next_attempt_at = float("-inf")
         self.attempt = 0
         self.failures = 0
+        self.failure_count = 0
         self._request = request
         self._is_get = request.method == "GET"
         self._resend = resend
@@ -188,15 +193,16 @@ class Reconnection:
         if url is None:
             return None, f"The redirect ({status}) leads to a URL that is not valid http or https"
         origin, target = parse_url(request.url), parse_url(url)
-        is_same_origin = origin.origin == target.origin
+        # A request that was stripped, or that `resume` has built, for another origin stays there.
+        keeps_all = origin.origin == target.origin or (
+            not request.cross_origin and target.origin in self.trusted_origins
+        )
         if origin.scheme == "https" and target.scheme == "http":
             return None, f"The redirect ({status}) leads from https to http, which is not followed"
-        if request.method != "GET" and not (
-            is_same_origin and status in _METHOD_PRESERVING_REDIRECTS
-        ):
+        if request.method != "GET" and not (keeps_all and status in _METHOD_PRESERVING_REDIRECTS):
             return None, (
                 f"A {request.method} is not repeated after this redirect ({status}): only 307 and "
-                "308 within the same origin repeat it"
+                "308 within the same origin, or to one of trusted_origins, repeat it"
             )
         self._redirect_count += 1
         if self._redirect_count > self.policy.max_redirects:
@@ -205,8 +211,12 @@ class Reconnection:
                 "the policy to follow more"
             )
         hop = request._replace(url=url, redirected=True)
-        if not is_same_origin:
+        if not keeps_all:
             hop = strip_credentials(hop)
+        elif origin.origin != target.origin:
+            # A Host field of the caller names the first host.
+            fields = tuple(each for each in hop.fields if each[0].lower() != "host")
+            hop = hop._replace(fields=fields)
         if status in _PERMANENT_REDIRECTS and (
             self._redirect_count == 1 or self._moved_to is request
         ):
@@ -255,6 +265,7 @@ class Reconnection:
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
         self.failures += 1
+        self.failure_count += 1
         if isinstance(error, RetriableError):
             self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None

@@ -231,6 +231,10 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         """Whether `until` or `until_event` was met; chunks fed after that are ignored."""
         return self._done
 
+    @property
+    def _completed(self):
+        return 0 if self._events is None else len(self._events)
+
     def reset(self):
         """Prepare for a new connection: only `last_event_id`, `retry` and the settings stay.
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._check import acheck_response, open_events
-from sse_fast._core.parser import Parser
 from sse_fast._http1.blocking import open_source
 from sse_fast._http1.connecting import check_connection
 from sse_fast._http1.exchange import Exchange
 from sse_fast._http1.message import prepare
 from sse_fast._source import AsyncFailingChunks, Source
-from sse_fast._stream import AsyncEventStream, EndReason, EventStream
+from sse_fast._stream import AsyncEventStream, EndReason, EventStream, make_parser
 
 if TYPE_CHECKING:
     import os
@@ -90,8 +89,9 @@ def open_stream(
         ssl_context: for https; None trusts the authorities of the system.
         connect_timeout: seconds for each address of the host, and for the TLS handshake; None: no
             limit.
-        idle_timeout: seconds without a byte, before or within the response, and without progress
-            of the request; None: no limit. The total duration of the stream has no limit.
+        idle_timeout: seconds without a byte of the body, and without progress of the request; also
+            the seconds for the whole response head after the request was sent, with interim
+            responses. None: no limit. The total duration of the stream has no limit.
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
@@ -103,18 +103,20 @@ def open_stream(
         ValueError: the URL, the method, a header field or a timeout is invalid.
         TypeError: both json and data are given, or an argument has a wrong type.
         ImportError: httptools is missing; it comes with the extra `client`.
-        TransportError: the connection or the response failed; `StreamTimeout`: not in time.
+        TransportError: the connection or the response failed; `StreamTimeout`: not in time. If the
+            body is no valid framing or coding from its first byte, `response.body` of the error has
+            these bytes, for example a message of the server.
         ResponseError: the check failed.
         SSEError: a variable of the environment requires a proxy.
 
     Iterating raises the errors that `iter_events` names.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
     source = open_source(request, exchange, uds, ssl_context, connect_timeout, idle_timeout)
-    return open_events(source, parser, check, on_chunk)
+    return open_events(source, parser, check, on_chunk, comments)
 
 
 @overload
@@ -174,7 +176,7 @@ def aopen_stream(
 
     Connecting raises the other errors of `open_stream`.
     """
-    parser: Parser[Any] = Parser(**parser_options)
+    parser, comments = make_parser(**parser_options)
     request = prepare(url, method, headers, json, data)
     exchange = Exchange(request)
     check_connection(request, uds, ssl_context, connect_timeout, idle_timeout)
@@ -190,4 +192,4 @@ def aopen_stream(
         return source, await acheck_response(source) if check else None
 
     placeholder = Source(AsyncFailingChunks(), opening.aclose, None, opening.cancel)
-    return AsyncEventStream(placeholder, parser, on_chunk, begin, opens=True)
+    return AsyncEventStream(placeholder, parser, on_chunk, begin, opens=True, comments=comments)

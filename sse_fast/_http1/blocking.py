@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sse_fast._errors import TransportError
 from sse_fast._http1.connecting import (
     connection_error,
+    head_error,
     idle_error,
     prepare_request,
     server_name,
@@ -81,7 +83,8 @@ def open_source(
         sock.close()
         raise
     response = Response(exchange.status, exchange.headers, request.url, sock)
-    return Source(body, sock.close, response, make_waker(sock))
+    exchange.response = response
+    return Source(body, sock.close, response, make_waker(sock), framed=exchange.is_framed)
 
 
 def _connect(
@@ -124,7 +127,7 @@ def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
         # A server that refuses a large body may respond and close before it has read the body.
         send_error = error
     try:
-        body.read_head()
+        body.read_head(sock)
     except (OSError, TransportError) as error:
         if send_error is not None:
             raise connection_error("send", request, send_error) from send_error
@@ -143,20 +146,38 @@ class _Body(Iterator[bytes]):
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._pieces: Iterator[bytes] = iter(())
 
-    def read_head(self) -> None:
+    def read_head(self, sock: socket.socket) -> None:
+        """Read the response head, all of it within the timeout."""
+        timeout = self._timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while not self._exchange.status:
             self._exchange.check()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    assert timeout is not None
+                    raise head_error(timeout, self._exchange.has_begun)
+                sock.settimeout(left)
             self._receive("head")
+        sock.settimeout(timeout)
 
     def __next__(self) -> bytes:
-        while True:
-            for piece in self._pieces:
-                if piece:
-                    return piece
-            self._exchange.check()
-            if self._exchange.complete:
-                raise StopIteration
+        """Return the next piece of the body; b"" if bytes came that complete none."""
+        piece = self._next_piece()
+        if not piece:
             self._receive("body")
+            piece = self._next_piece()
+        return piece
+
+    def _next_piece(self) -> bytes:
+        """Return a piece that was received already; b"" without one."""
+        for piece in self._pieces:
+            if piece:
+                return piece
+        self._exchange.check()
+        if self._exchange.complete:
+            raise StopIteration
+        return b""
 
     def _receive(self, phase: str) -> None:
         try:
@@ -165,6 +186,8 @@ class _Body(Iterator[bytes]):
             if error.errno is not None or self._timeout is None:
                 # This is not the timeout of the socket: TCP keepalive found the peer gone.
                 raise
+            if phase == "head":
+                raise head_error(self._timeout, self._exchange.has_begun) from error
             raise idle_error(self._timeout, phase) from error
         if size:
             self._pieces = self._exchange.receive(self._buffer[:size])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -125,11 +126,12 @@ def _open_plain(source: Any) -> Source:
         with suppress(TypeError):
             source = bytes(memoryview(source))
     if isinstance(source, bytes):
-        return Source((source,))
+        return Source((source,), resumable=True)
     # A mapping or a set is a mistake: its items have no order.
     unordered = isinstance(source, (Mapping, AbstractSet))
     if isinstance(source, (Iterable, AsyncIterable)) and not unordered:
-        return Source(source)
+        # The stream excepts async generators, which a cancelled read closes.
+        return Source(source, resumable=True)
     raise TypeError(f"Expected {_WANTED}, got {qualified_type_name(source)}")
 
 
@@ -157,4 +159,18 @@ def _open_file(file: Any) -> Source:
         )
     # read() would wait until the buffer is full; read1() returns what has arrived.
     read = getattr(file, "read1", file.read)
-    return Source(iter(lambda: read(READ_SIZE), b""))
+    wait = _never_blocks if _is_regular(file) else None
+    return Source(iter(lambda: read(READ_SIZE), b""), wait=wait)
+
+
+def _is_regular(file: Any) -> bool:
+    """Return whether a read never waits: bytes in memory, or a file on a disk."""
+    if isinstance(file, io.BytesIO):
+        return True
+    with suppress(Exception):
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    return False
+
+
+def _never_blocks(seconds: float) -> bool:
+    return True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def open_source(reader: asyncio.StreamReader) -> Source:
     """Return the source of a stream reader, which is borrowed."""
-    return Source(_Chunks(reader))
+    return Source(_Chunks(reader), resumable=True)
 
 
 class _Chunks(AsyncIterator[bytes]):

@@ -420,8 +420,8 @@ class ChunkBatches(EventStream[Any]):
         """Feed the rest of the latest chunk next, if a signal handler raised before it was fed."""
         chunk, offset = self._latest
         fed = self._reader.end_offset - offset
-        if self._unfed is None and fed < len(chunk):
-            self._unfed = memoryview(chunk)[fed:]
+        if not self._received and fed < len(chunk):
+            self._cut(memoryview(chunk)[fed:])
             self._read_is_due = False
 
     def _update_position(self) -> None:
@@ -433,12 +433,12 @@ class ChunkBatches(EventStream[Any]):
         self._update_position()
         super()._on_source_end()
 
-    def _parse(self, chunk: bytes | memoryview, rest: memoryview | None = None) -> None:
+    def _parse(self) -> None:
         # Set the state first, so that it is consistent if a signal handler raises below.
         self._batch = []
         self._delivered = 0
-        self._unfed = rest
-        self._read_is_due = rest is None
+        chunk = next(self._slices)
+        self._read_is_due = not self._has_slices()
         self._reader.feed(chunk, self._batch)
         self._update_position()
         if self._batch or self._reader.rows == 0:

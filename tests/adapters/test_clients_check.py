@@ -134,7 +134,7 @@ def test_last_valid_content_type_field_counts(
         ("text/event-stream, , text/", True),
         ('text/event-stream; a="b, text/html"', True),
         ('text/event-stream; a="b, text/html', True),
-        ("text/event-stream charset=utf-8", False),
+        ("text/event-stream charset=utf-8", True),
         (";text/event-stream", False),
         ("*/*", False),
     ],

@@ -457,6 +457,7 @@ POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
     "reconnect_on_end": (None, True),
     "max_redirects": (20, 0),
     "max_id_size": (8192, None),
+    "trusted_origins": ((), ["https://a.example"]),
 }
 
 

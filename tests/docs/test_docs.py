@@ -154,6 +154,8 @@ CASES: dict[str, list[list[Case]]] = {
             Case("401 no\n", {"/v1/chat/completions": Answer([b"no"], status=401)}),
         ],
         [Case(r"\{'n': 1\}\nskipped ping\n\{'n': 2\}\n")],
+        [Case("1\n2\n", events())],
+        [Case("1\n2\n", events())],
         [Case(r"b': keep-alive\\n\\n'\nkeep-alive\nb'data: 1\\n\\n'\n\['1'\]\n")],
         [Case("")],
     ],
@@ -213,6 +215,7 @@ CASES: dict[str, list[list[Case]]] = {
                 ],
             )
         ],
+        [Case("1\n2\n", events(once=True))],
         [Case("1\n2\n", events(once=True))],
     ],
     "docs/guides/columns.md": [

@@ -108,7 +108,7 @@ def test_error_is_copied_and_pickled(name: str, way: str) -> None:
             (each.event, each.id) for each in error.events
         ]
         assert made.events[-1] == error.events[-1]
-    if hasattr(error, "response"):
+    if getattr(error, "response", None) is not None:
         assert made.response.status == 429
         assert dict(made.response.headers) == {
             "Content-Type" if way == "copy" else "content-type": "application/json"

@@ -18,6 +18,7 @@ from sse_fast import (
     EndReason,
     Event,
     EventTooLarge,
+    SSEError,
     StreamTimeout,
     TransportError,
     aiter_events,
@@ -121,7 +122,10 @@ def test_source_error_becomes_transport_error(kind: Any) -> None:
     assert stream.end_reason is EndReason.ERROR
     assert stream.pending
     assert source.closed == 1
-    assert kind.next(stream) is None
+    # Iterating again is no clean end.
+    for _ in range(2):
+        with pytest.raises(SSEError, match="has ended already, with ConnectionResetError"):
+            kind.next(stream)
 
 
 def test_timeout_of_source_becomes_stream_timeout(kind: Any) -> None:
@@ -192,7 +196,8 @@ def test_event_too_large_raised_after_earlier_events(kind: Any) -> None:
         kind.next(stream)
     assert stream.end_reason is EndReason.ERROR
     assert source.closed == 1
-    assert kind.next(stream) is None
+    with pytest.raises(SSEError, match="has ended already, with EventTooLarge"):
+        kind.next(stream)
 
 
 @pytest.mark.parametrize("callback", ["on_comment", "on_chunk", "until"])

@@ -1,0 +1,247 @@
+"""Exceptions of signal handlers, between any two lines, lose no chunk and splice no event."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import dis
+import gc
+import itertools
+import operator
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sse_fast import DecodeError, SSEError, _stream, _stream_base, aiter_events, iter_events
+from tests.support.streams import AsyncClosing
+
+FILES = {_stream.__file__, _stream_base.__file__}
+PIECES = [b"data: 1, which is ", b"long\n\n: c\n\ndata: 2\n\ndata: 3, which is ", b"the end\n\n"]
+WHOLE = ["1, which is long", "2", "3, which is the end"]
+
+
+class Interruption(BaseException):
+    """The exception of a signal handler."""
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Let no stream of an earlier test be collected, and closed, within a traced one."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Tracer:
+    """Raises `Interruption` at the nth line, or bytecode, of the files of streams."""
+
+    def __init__(self, at: int, *, opcodes: bool) -> None:
+        self.left = at
+        self.opcodes = opcodes
+        self.place = ""
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in FILES:
+            return None
+        if self.opcodes:
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+        if self.opcodes and _is_return(frame):
+            # A result that has left the function is lost, as that of any function.
+            return self
+        if event == ("opcode" if self.opcodes else "line"):
+            self.left -= 1
+            if self.left == 0:
+                self.place = f"{frame.f_code.co_name}:{frame.f_lineno}"
+                raise Interruption
+        return self
+
+    @property
+    def has_raised(self) -> bool:
+        return self.left <= 0
+
+
+def _is_return(frame: Any) -> bool:
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN")
+
+
+def traced(tracer: Tracer, step: Callable[[], Any]) -> Any:
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        return step()
+    finally:
+        sys.settrace(before)
+
+
+def read(step: Callable[[], Any], tracer: Tracer) -> list[Any]:
+    """Read to the end and go on after each exception; an SSEError ends the rows."""
+    rows: list[Any] = []
+    for _ in range(30):
+        try:
+            event = traced(tracer, step)
+        except (Interruption, DecodeError) as error:
+            # An exception that is on its way out is the context of the interruption.
+            for each in (error, error.__context__):
+                if isinstance(each, DecodeError) and each.event.data not in rows:
+                    rows.append(each.event.data)
+            continue
+        except SSEError:
+            rows.append("SSEError")
+            return rows
+        if event is None:
+            return rows
+        rows.append(event.data)
+    raise AssertionError(f"no end: {rows}")
+
+
+def check_every_place(
+    open_step: Callable[[], Callable[[], Any]], whole: list[Any], *, opcodes: bool = False
+) -> None:
+    bad: dict[str, list[Any]] = {}
+    steps: list[Callable[[], Any]] = []
+    for at in itertools.count(1):
+        tracer = Tracer(at, opcodes=opcodes)
+        # Kept, because a stream that goes would be closed within a traced one.
+        steps.append(open_step())
+        rows = read(steps[-1], tracer)
+        if "x" in rows:
+            # The undecodable event may come early, as the context of an interruption.
+            rows.remove("x")
+            rows.insert(1, "x")
+        if rows != whole and rows[-1:] != ["SSEError"]:
+            bad[tracer.place] = rows
+        if not tracer.has_raised:
+            break
+    assert at > 30
+    assert bad == {}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "on_chunk": {"on_chunk": lambda chunk: None},
+    "on_comment": {"on_comment": lambda text: None},
+    "both": {"on_chunk": lambda chunk: None, "on_comment": lambda text: None},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize(
+    "opcodes", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["lines", "codes"]
+)
+def test_interrupted_stream_loses_nothing(options: str, kind: Any, opcodes: bool) -> None:
+    def step_of(stream: Any) -> Callable[[], Any]:
+        def step() -> Any:
+            # The Python code that the compiled fast path leaves out.
+            try:
+                return stream._next()
+            except StopIteration:
+                return None
+
+        return step
+
+    check_every_place(
+        lambda: step_of(iter_events(map(kind, PIECES), **OPTIONS[options])), WHOLE, opcodes=opcodes
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_interrupted_large_chunk_loses_nothing(
+    options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream_base, "READ_SIZE", 8)
+
+    def open_step() -> Callable[[], Any]:
+        stream: Any = iter_events([b"".join(PIECES)], **OPTIONS[options])
+        stream._slice_size = min(stream._slice_size, 8)
+        return lambda: next(stream, None)
+
+    check_every_place(open_step, WHOLE)
+
+
+def test_interrupted_stream_keeps_decode_errors() -> None:
+    def open_step() -> Callable[[], Any]:
+        stream = iter_events(iter([b"data: 1\n\ndata: x\n\n", b"data: 3\n\n"]), decode=int)
+        return lambda: next(stream, None)
+
+    check_every_place(open_step, [1, "x", 3])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_interrupted_async_stream_loses_nothing(options: str) -> None:
+    loop = asyncio.new_event_loop()
+
+    def open_step() -> Callable[[], Any]:
+        stream = aiter_events(AsyncClosing(*PIECES), check=False, **OPTIONS[options])
+
+        def step() -> Any:
+            # Run without a loop: these chunks never wait.
+            coroutine = anext(stream, None).__await__()
+            try:
+                while True:
+                    next(coroutine)
+            except StopIteration as stop:
+                return stop.value
+
+        return step
+
+    try:
+        check_every_place(open_step, WHOLE)
+    finally:
+        loop.close()
+
+
+def test_on_chunk_is_called_once_for_each_chunk() -> None:
+    """An interruption before or after the call makes no difference."""
+    for at in range(1, 200):
+        seen: list[bytes] = []
+        stream = iter_events(map(bytearray, PIECES), on_chunk=seen.append)
+        assert read(lambda stream=stream: next(stream, None), Tracer(at, opcodes=False)) == WHOLE
+        assert seen == PIECES
+
+
+# -- Real signals ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raising_signal() -> Iterator[Any]:
+    number = getattr(signal, "SIGUSR1", signal.SIGINT)
+
+    def handler(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(number, handler)
+    yield number
+    signal.signal(number, before)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_signal_after_read_loses_nothing(kind: Any, options: str, raising_signal: Any) -> None:
+    """The handler runs in the next Python function that is entered."""
+
+    def chunks() -> Iterator[Any]:
+        # All in C: no Python function is entered before that of the stream.
+        second = map(
+            operator.itemgetter(1),
+            zip(map(_thread.interrupt_main, [raising_signal]), [kind(PIECES[1])], strict=True),
+        )
+        return itertools.chain([kind(PIECES[0])], second, [kind(PIECES[2])])
+
+    stream = iter_events(chunks(), **OPTIONS[options])
+    rows: list[str] = []
+    interruptions = 0
+    while True:
+        try:
+            # extend() keeps what it got before an exception.
+            rows.extend(map(operator.attrgetter("data"), stream))
+            break
+        except Interruption:
+            interruptions += 1
+    assert rows == WHOLE
+    assert interruptions == 1
