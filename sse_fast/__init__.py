@@ -161,6 +161,10 @@ def _load_module(name: str) -> Any:
         import sse_fast._http1 as http1
 
         return http1
+    if name == "_relay":
+        import sse_fast._relay as relay
+
+        return relay
     if name == "_source":
         import sse_fast._source as source
 

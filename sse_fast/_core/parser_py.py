@@ -290,10 +290,6 @@ class Parser(Generic[T_co]):
         """Whether `until` or `until_event` was met; chunks fed after that are ignored."""
         return self._done
 
-    @property
-    def _completed(self) -> int:
-        return len(self._events)
-
     def reset(self) -> None:
         """Prepare for a new connection: only `last_event_id`, `retry` and the settings stay.
 
