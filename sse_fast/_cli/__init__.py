@@ -12,10 +12,20 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
 from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
+from sse_fast._cli._common import say
 from sse_fast._cli._signals import Terminated
+from sse_fast._cli._terminal import visible
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages show the control characters of arguments; commands inherit it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the command's name; None: those of the process.
     """
     core = "Cython" if ACCELERATED else "plain Python"
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
     )
     parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
@@ -50,15 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         name = "" if error.filename is None else f"{error.filename}: "
-        print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
+        say(f"{name}{error.strerror or error}")
         return 1
     except ResponseError as error:
         # The body of a refused response usually explains the refusal.
-        text = error.response.body.decode("utf-8", "replace").strip()
-        # Control characters from a server must not reach the terminal.
-        body = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
-        print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
+        body = error.response.body.decode("utf-8", "replace").replace("\r\n", "\n").strip()
+        say(f"{error}{body and chr(10)}{body}")
         return 1
     except (SSEError, ImportError) as error:
-        print(f"sse-fast: {error}", file=sys.stderr)
+        say(f"{error}")
         return 1

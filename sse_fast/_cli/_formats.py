@@ -8,6 +8,7 @@ from itertools import repeat
 from typing import Any, BinaryIO
 
 from sse_fast._cli._common import json_line
+from sse_fast._cli._terminal import VisibleFile
 
 # A row group of Parquet ends when it reaches one of them.
 GROUP_BYTES = 64 * 2**20
@@ -29,7 +30,7 @@ def needed(library: str, otherwise: str = "") -> Iterator[None]:
 class Writer:
     """Writes record batches to a file, which it does not close."""
 
-    def __init__(self, file: BinaryIO, pyarrow: Any, schema: Any) -> None:
+    def __init__(self, file: BinaryIO | VisibleFile, pyarrow: Any, schema: Any) -> None:
         self._file = file
         self._pyarrow = pyarrow
         self._schema = schema
@@ -118,15 +119,17 @@ class _JsonLines(Writer):
 
     def write(self, columns: Any) -> None:
         batch = self._pyarrow.record_batch(columns)
-        events, data, ids, retries, *offsets = (column.to_pylist() for column in batch.columns)
-        rows = zip(
-            events, data, ids, retries, offsets[0] if offsets else repeat(None), strict=False
-        )
+        events, data, ids, retries, *more = (column.to_pylist() for column in batch.columns)
+        names = batch.schema.names[4:]
+        rest: Any = zip(*more, strict=True) if more else repeat(())
+        rows = zip(events, data, ids, retries, rest, strict=False)
         self._file.write(
             b"".join(
                 [
-                    json_line(event, text, last_id or "", retry, offset)
-                    for event, text, last_id, retry, offset in rows
+                    json_line(
+                        event, text, last_id or "", retry, dict(zip(names, values, strict=True))
+                    )
+                    for event, text, last_id, retry, values in rows
                 ]
             )
         )

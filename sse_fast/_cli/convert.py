@@ -19,6 +19,7 @@ from sse_fast._cli._common import say, standard_input
 from sse_fast._cli._formats import WRITERS, needed
 from sse_fast._cli._output import check_standard_output, check_writable, is_special, replacing
 from sse_fast._cli._signals import cleaning_up
+from sse_fast._cli._terminal import VisibleFile, is_terminal, standard_output
 
 # pyarrow and rich are imported where they are used: the other commands do not need them.
 if TYPE_CHECKING:
@@ -276,14 +277,14 @@ def _read(capture: _Capture, stream: ColumnStream, done: _Done) -> Iterator[Colu
 
 
 @contextmanager
-def _open_output(path: str) -> Iterator[BinaryIO]:
+def _open_output(path: str) -> Iterator[BinaryIO | VisibleFile]:
     """Open the output; a regular file appears under its name once all of it is written."""
     try:
         if path == "-":
-            yield sys.stdout.buffer
+            yield standard_output()
         elif is_special(Path(path)):
             with open(path, "wb") as file:
-                yield file
+                yield VisibleFile(file) if file.isatty() else file
         else:
             with replacing(path) as file:
                 yield file
@@ -296,9 +297,13 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
 @contextmanager
 def _progress(total: int | None, arguments: argparse.Namespace) -> Iterator[Callable[[int], None]]:
     """Show progress on a terminal; yields a function of the number of bytes read so far."""
-    to_screen = arguments.output == "-" and sys.stdout.isatty()
     # Standard error is None if it was closed.
-    if arguments.quiet or to_screen or sys.stderr is None or not sys.stderr.isatty():
+    if (
+        arguments.quiet
+        or is_terminal(arguments.output)
+        or sys.stderr is None
+        or not sys.stderr.isatty()
+    ):
         yield lambda size: None
         return
     with needed("rich", ", or --quiet"):

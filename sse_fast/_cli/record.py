@@ -19,7 +19,6 @@ from sse_fast._cli._common import (
     add_request_options,
     event_source,
     is_url,
-    log_if_verbose,
     say,
 )
 from sse_fast._cli._output import (
@@ -30,6 +29,8 @@ from sse_fast._cli._output import (
     open_new,
 )
 from sse_fast._cli._signals import Terminated, cleaning_up
+from sse_fast._cli._terminal import VisibleFile, is_terminal
+from sse_fast._cli._waiting import telling
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
@@ -75,7 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.fail("only an http or https URL can be recorded")
     if arguments.output == "-" and arguments.timing:
         arguments.fail("--timing needs a file, as the index is written beside it")
-    log_if_verbose(arguments)
     recording = _Recording(arguments.output, timing=arguments.timing, force=arguments.force)
     source = event_source(
         arguments,
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # Check the paths before sending the request, which may have side effects or cost money.
     recording.check_paths()
-    with source:
+    with telling(source, arguments), source:
         if source.end_reason is EndReason.NO_CONTENT:
             raise SSEError("The server answered 204: it has no stream to record")
         # Until here, nothing is left to clean up.
@@ -115,7 +115,7 @@ def _record(source: EventSource, recording: _Recording, arguments: argparse.Name
         raise
     finally:
         recording.end()
-        if why:
+        if why and not arguments.quiet:
             say(f"{arguments.output}: {recording}: {why}")
 
 
@@ -130,6 +130,8 @@ class _Recording:
         self._force = force
         self._file: FileIO | None = None
         self._index: FileIO | None = None
+        # Takes the place of `_file` on a terminal.
+        self._screen: VisibleFile | None = None
 
     def __str__(self) -> str:
         events = f"{self.events:,} event{'' if self.events == 1 else 's'}"
@@ -167,12 +169,14 @@ class _Recording:
         self._began = time.monotonic()
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+            self._show_on_terminal()
             return
         index = _timing_index.path_beside(self._path)
         if self._force:
             # An index of an earlier capture does not fit this one.
             index.unlink(missing_ok=True)
         self._file = self._open(self._path)
+        self._show_on_terminal()
         if self._timing:
             self._index = self._open(index)
             _write(self._index, _timing_index.first_line(url))
@@ -181,7 +185,10 @@ class _Recording:
         """Write a chunk that has just arrived."""
         assert self._file is not None
         arrived = self._seconds()
-        _write(self._file, chunk)
+        if self._screen is None:
+            _write(self._file, chunk)
+        else:
+            self._screen.write(chunk)
         self._size += len(chunk)
         # Write the index after the chunk, so that it never describes more than the capture holds.
         if self._index is not None:
@@ -196,6 +203,10 @@ class _Recording:
             self._index.close()
         if self._file is not None:
             self._file.close()
+
+    def _show_on_terminal(self) -> None:
+        if self._file is not None and self._file.isatty():
+            self._screen = VisibleFile(self._file)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
@@ -221,7 +232,7 @@ def _write(file: FileIO, data: bytes) -> None:
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
     """Show progress on standard error, if it is a terminal with no other output."""
     stderr = sys.stderr
-    busy = arguments.verbose or (arguments.output == "-" and sys.stdout.isatty())
+    busy = arguments.verbose or arguments.quiet or is_terminal(arguments.output)
     if busy or stderr is None or not stderr.isatty():
         yield
         return
