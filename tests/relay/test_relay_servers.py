@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 
 import sse_fast
@@ -298,3 +300,29 @@ def test_async_relay_over_library_closed_in_a_wait(aopener: Any, stage: Stage) -
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_async_relay_of_a_source_over_httpx(backend: str, stage: Stage) -> None:
+    """Comments and a cancelled wait, on both of its event loops."""
+    quiet = Play(body=[b"retry: 0\n\ndata: a\n\n"], framing="chunked", end="hang")
+    stage.plays = [quiet, quiet]
+
+    async def main() -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            for leaves_by_cancellation in (True, False):
+                source = sse_fast.AsyncEventSource(stage.url, client=client, policy=POLICY)
+                relayed = sse_fast.relay(source, heartbeat=0.05)
+                parts: set[bytes] = set()
+                while len(parts) < 2:
+                    parts.add(await relayed.__anext__())
+                if leaves_by_cancellation:
+                    with anyio.move_on_after(0.005):
+                        await relayed.__anext__()
+                else:
+                    await relayed.aclose()
+                assert await anyio.to_thread.run_sync(wait_until, lambda: stage.open == 0)
+                assert source.end_reason is sse_fast.EndReason.CLOSED
+
+    anyio.run(main, backend=backend)
+    assert len(stage.requests) == 2
