@@ -40,6 +40,18 @@ assert_type(Event().retry, int | None)
 assert_type(Event().encode(), bytes)
 
 assert_type(sse_fast.iter_events(chunks), EventStream[str])
+for part in sse_fast.relay(sse_fast.iter_events(chunks), heartbeat=None):
+    assert_type(part, bytes)
+
+
+async def pass_on() -> None:
+    relayed = sse_fast.relay(sse_fast.aiter_events(chunks))
+    async for part in relayed:
+        assert_type(part, bytes)
+    await relayed.aclose()
+
+
+sse_fast.relay(chunks)  # type: ignore[arg-type]
 assert_type(sse_fast.iter_events(chunks, decode=int, until="x"), EventStream[int])
 assert_type(sse_fast.iter_events(chunks, decode={"n": int}), EventStream[Any])
 assert_type(sse_fast.aiter_events(chunks, decode=int, on_chunk=len), AsyncEventStream[int])
