@@ -5,6 +5,7 @@ HTML standard, 9.2.3, and Fetch, "process response": status 200 and the right co
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import AsyncIterable, Iterable
@@ -12,12 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from sse_fast._errors import ResponseError
-from sse_fast._source import REDIRECTS, Response, Source, redact_url
+from sse_fast._mime import extract_media_type
+from sse_fast._source import MAX_BODY, REDIRECTS, Response, Source, redact_url
 from sse_fast._stream import Comments, EndReason, EventStream
 from sse_fast._wake import await_within, wake_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import TypeVar
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["acheck_response", "check_response", "open_events", "rejection_reason"]
 
-_MAX_BODY = 64 * 1024
 _MAX_BODY_SECONDS = 2.0
 
 
@@ -133,7 +134,7 @@ def _read_refused(opened: Source, response: Response) -> None:
             with suppress(Exception):
                 for chunk in chunks:
                     body.extend(chunk)
-                    if len(body) >= _MAX_BODY or time.monotonic() > deadline:
+                    if len(body) >= MAX_BODY or time.monotonic() > deadline:
                         break
         finally:
             with suppress(Exception):
@@ -149,13 +150,14 @@ def _read_refused(opened: Source, response: Response) -> None:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         reader.join(_MAX_BODY_SECONDS)
-    response.body = bytes(body[:_MAX_BODY])
+    # Our transport adds the bytes that are no framing or coding.
+    response.body = (bytes(body) + response.body)[:MAX_BODY]
 
 
 async def _aread_refused(opened: Source, response: Response) -> None:
     async for chunk in cast("AsyncIterable[bytes]", opened.chunks):
-        response.body = (response.body + chunk)[:_MAX_BODY]
-        if len(response.body) == _MAX_BODY:
+        response.body = (response.body + chunk)[:MAX_BODY]
+        if len(response.body) == MAX_BODY:
             break
 
 
@@ -172,27 +174,50 @@ def rejection_reason(response: Response) -> str:
     if response.status != 200:
         return f"Expected status 200, got {response.status}{where}"
     content_type = response.headers.get("content-type", "").strip()
-    essence = content_type.partition(";")[0].split(maxsplit=1)
-    if not essence or essence[0].casefold() != "text/event-stream":
+    if extract_media_type(content_type).essence != "text/event-stream":
         got = repr(content_type) if content_type else "none"
         return f"Expected content type 'text/event-stream', got {got}{where}"
     return ""
 
 
 def _response_error(objection: str, response: Response) -> ResponseError:
-    """Make the error; Retry-After is a number of seconds or a date (RFC 9110, 10.2.3)."""
+    headers = response.headers
+    return ResponseError(objection, response, _parse_retry_after(headers, time.time()))
+
+
+def _parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that Retry-After asks to wait: a number or a date (RFC 9110, 10.2.3).
+
+    A date is compared with the clock of the server that sent it, which may be far from ours.
+
+    Args:
+        headers: the header fields of the response.
+        now: the time to compare a date with if the server sent none, as a Unix time.
+    """
+    value = headers.get("retry-after", "").strip()
+    # Some servers send fractions. Repeated fields are joined by commas.
+    number = re.match(r"([0-9]+(?:\.[0-9]*)?)\s*(?:,|\Z)", value)
+    if number is not None:
+        return float(number[1])
+    until = _parse_date(value)
+    if until is None:
+        return None
+    date = _parse_date(headers.get("date", ""))
+    if date is not None:
+        age = re.match(r"[0-9]{1,9}\Z", headers.get("age", "").strip())
+        # A cache adds the seconds since the date (RFC 9111, 5.1).
+        now = date + (int(age[0]) if age is not None else 0)
+    return max(0.0, until - now)
+
+
+def _parse_date(value: str) -> float | None:
+    """Return the Unix time of a date in one of the three formats (RFC 9110, 5.6.7), or None."""
     # Imported late: it loads socket and half of the email package.
     from datetime import timezone
     from email.utils import parsedate_to_datetime
 
-    value = response.headers.get("retry-after", "").strip()
-    delay: float | None = None
-    if value.isascii() and value.isdigit():
-        delay = float(value)
-    elif value:
-        with suppress(ValueError, OverflowError):
-            date = parsedate_to_datetime(value)
-            # A date without a zone is GMT.
-            date = date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
-            delay = max(0.0, date.timestamp() - time.time())
-    return ResponseError(objection, response, delay)
+    with suppress(ValueError, OverflowError, TypeError):
+        date = parsedate_to_datetime(value.strip())
+        # A date without a zone is GMT.
+        return (date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)).timestamp()
+    return None

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = [
     "DecodeError",
@@ -39,13 +39,52 @@ MAX_SECONDS = 1e9
 
 
 class SSEError(Exception):
-    """Base class of every exception that sse_fast defines."""
+    """Base class of every exception that sse_fast defines.
+
+    All can be copied and pickled, for example to leave a worker process. A pickle holds no
+    `__cause__`, as with any exception, and a text in the place of a value that cannot be pickled.
+    """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # `read_columns` adds the columns read so far. They refer to memory of this process, so an
-        # error that crosses to another one travels without them.
-        state = {name: value for name, value in self.__dict__.items() if name != "columns"}
-        return type(self), self.args, state
+        # The constructor is not called: that of a subclass may take other arguments.
+        args = tuple(map(_make_portable, self.args))
+        return _make_error, (_importable_class(type(self)), args), self._portable_state()
+
+    def _portable_state(self) -> dict[str, Any]:
+        """Return the attributes that can be pickled.
+
+        `read_columns` adds the columns read so far. They refer to memory of this process, so an
+        error that crosses to another one travels without them.
+        """
+        portable = {name: _make_portable(value) for name, value in _attributes(self)}
+        portable.pop("columns", None)
+        return portable
+
+    def __copy__(self) -> Any:
+        return self._copy_with(lambda value: value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        from copy import deepcopy
+
+        def copy(value: Any) -> Any:
+            try:
+                return deepcopy(value, memo)
+            except Exception:
+                # For example a socket; the copies share it.
+                return value
+
+        return self._copy_with(copy, memo)
+
+    def _copy_with(self, copy: Callable[[Any], Any], memo: dict[int, Any] | None = None) -> Any:
+        made = _make_error(type(self), ())
+        if memo is not None:
+            memo[id(self)] = made
+        made.args = tuple(map(copy, self.args))
+        for name, value in _attributes(self):
+            setattr(made, name, copy(value))
+        made.__cause__ = self.__cause__
+        made.__suppress_context__ = self.__suppress_context__
+        return made
 
 
 class EventTooLarge(SSEError):
@@ -114,11 +153,21 @@ class DecodeError(SSEError):
         self.event = event
         self.events = list(events)
 
+    def _portable_state(self) -> dict[str, Any]:
+        return {**super()._portable_state(), "_cause_name": self._name_cause()}
+
+    def _name_cause(self) -> str:
+        # A pickled error has lost its cause, and an executor puts its own traceback there.
+        name: str | None = self.__dict__.get("_cause_name")
+        if name is not None:
+            return name
+        return "an exception" if self.__cause__ is None else type(self.__cause__).__name__
+
     def __str__(self) -> str:
         # The event may be secret, and messages end up in logs.
-        cause = "an exception" if self.__cause__ is None else type(self.__cause__).__name__
         return (
-            f"decode raised {cause} for an event with {len(self.event.data)} characters of data: "
+            f"decode raised {self._name_cause()} for an event with {len(self.event.data)} "
+            "characters of data: "
             "see .event and __cause__; feed(b'') continues with the next event"
         )
 
@@ -157,10 +206,16 @@ class TransportError(SSEError):
     Attributes:
         phase: the step that failed: `"connect"`, `"send"`, `"head"` or `"body"`.
         sent: whether a byte of the request may have reached the server.
+        response: the `Response`, if its body cannot be decoded and nothing of it was, over our own
+            transport: its `body` has the first bytes as they arrived. Otherwise None.
     """
 
     phase: str
     sent: bool
+    response: Any = None
+    # Whether the same request would fail again: the bytes are no framing or coding. The end or the
+    # reset of a connection never is.
+    permanent: bool = False
 
     def __init__(self, message: str, *, phase: str = "body", sent: bool = True) -> None:
         super().__init__(message)
@@ -192,3 +247,52 @@ class RetriableError(SSEError):
 
 class FatalError(SSEError):
     """Raised by a callback to stop; it propagates unchanged, as any other exception does."""
+
+
+_PLAIN_TYPES = (str, bytes, int, float, bool, type(None))
+
+
+def _make_error(cls: type[SSEError], args: tuple[Any, ...]) -> Any:
+    """Make an error without its constructor; its attributes are set afterwards."""
+    made = cls.__new__(cls)
+    made.args = args
+    return made
+
+
+def _attributes(error: SSEError) -> list[tuple[str, Any]]:
+    """Return the attributes of an error, with those that a subclass keeps in slots."""
+    slots = [cls.__dict__.get("__slots__", ()) for cls in type(error).__mro__]
+    names = [name for each in slots for name in ((each,) if isinstance(each, str) else each)]
+    kept = [(name, getattr(error, name)) for name in names if hasattr(error, name)]
+    return [*error.__dict__.items(), *kept]
+
+
+def _importable_class(cls: type[SSEError]) -> type[SSEError]:
+    """Return the class, or its nearest base that another process can import."""
+    return next(each for each in cls.__mro__ if _can_be_pickled(each))
+
+
+def _can_be_pickled(value: object) -> bool:
+    import pickle
+
+    try:
+        # Some classes, mostly of exceptions, can be pickled, but not loaded.
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True
+
+
+def _make_portable(value: Any) -> Any:
+    """Return the value, with a text in the place of whatever in it cannot be pickled."""
+    if type(value) in _PLAIN_TYPES or _can_be_pickled(value):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(_make_portable, value))
+    if type(value) is dict:
+        return {_make_portable(name): _make_portable(each) for name, each in value.items()}
+    names = getattr(type(value), "__match_args__", ())
+    if type(value).__module__ == "sse_fast" and names:
+        # An event whose data was decoded to an object of the user.
+        return type(value)(*(_make_portable(getattr(value, name)) for name in names))
+    return f"<{type(value).__module__}.{type(value).__qualname__}, which cannot be pickled>"

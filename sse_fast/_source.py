@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from sse_fast._errors import TransportError
+from sse_fast._mime import extract_media_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 READ_SIZE = 64 * 1024
 """The largest read from a source and the largest slice for one `feed`, in bytes. It bounds the
 number of events that are held at a time."""
+
+MAX_BODY = 64 * 1024
+"""The most that `Response.body` keeps of a refused body, in bytes."""
 
 REDIRECTS = {301, 302, 303, 307, 308}
 """The statuses of a redirect, provided that the response has a Location (RFC 9110, 15.4)."""
@@ -57,7 +62,8 @@ class Response:
         status: the status code.
         headers: the header fields, a mapping that ignores the case of names.
         url: the URL as the library reports it; "" if the library does not know it.
-        raw: the library's own response object.
+        raw: the library's own response object; None in a pickle or a copy, which no connection
+            outlives.
         body: the first 64 KiB of the body if the check refused the response; otherwise b"".
     """
 
@@ -69,6 +75,34 @@ class Response:
         self.url = url
         self.raw = raw
         self.body = b""
+
+    @property
+    def text(self) -> str:
+        """The body as text, in the charset of the content type, otherwise in UTF-8.
+
+        Bytes that are invalid in it are replaced by U+FFFD.
+        """
+        charset = extract_media_type(self.headers.get("content-type", "")).charset or "utf-8"
+        # A charset that is unknown, or is the name of a codec for something else.
+        with suppress(LookupError, ValueError):
+            return self.body.decode(charset, "replace").removeprefix("\ufeff")
+        return self.body.decode("utf-8", "replace").removeprefix("\ufeff")
+
+    def json(self) -> Any:
+        """Parse the body as JSON.
+
+        Raises:
+            ValueError: the body is not JSON, possibly because only its first 64 KiB are kept.
+        """
+        # Imported late: few programs read a refused response.
+        import json
+
+        return json.loads(self.body)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        state = {"status": self.status, "url": self.url, "raw": None, "body": self.body}
+        # The mapping of a library may not allow to be pickled.
+        return None, {**state, "headers": Headers(self.headers.items())}
 
     def __repr__(self) -> str:
         return f"<Response {self.status} {redact_url(self.url)}>"
@@ -87,7 +121,8 @@ class Source(NamedTuple):
     """
 
     chunks: Iterable[bytes] | AsyncIterable[bytes]
-    """Bytes as they arrive; async if the client is async."""
+    """Bytes as they arrive; async if the client is async. An empty chunk says that bytes arrived
+    which complete no piece of the body, such as framing, so that time limits can be checked."""
     close: Callable[[], Any] | None = None
     """Releases the connection; awaited if the chunks are async. None: the source is borrowed. The
     `close` of http.client returns whether the connection can be used again."""

@@ -547,7 +547,9 @@ class StreamBase(Generic[T]):
             except TypeError:
                 self._received = []
                 raise
-            calls = iter(()) if self._on_chunk is None else map(self._on_chunk, (data,))
+            # An empty chunk only lets time limits be checked.
+            on_chunk = self._on_chunk if data else None
+            calls = iter(()) if on_chunk is None else map(on_chunk, (data,))
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         # If `on_chunk` raises, the next call continues after it.

@@ -15,7 +15,7 @@ from tests.support.commands import run_python
 
 # Room -> the rooms it may import, besides itself: one row each, inward only. A file directly in the
 # package is a room of its own.
-CORE = {"_errors"}
+CORE = {"_errors", "_mime"}
 STREAM = CORE | {"_core", "_source", "_wake"}
 TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base", "_watch"}
 ADAPTERS = TRANSPORT | {"_http1"}
@@ -23,6 +23,7 @@ POLICY = ADAPTERS | {"adapters"}
 PUBLIC = POLICY | {"", "_client", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
+    "_mime": set(),
     "_request": CORE,
     "_core": CORE,
     "_source": CORE,

@@ -89,8 +89,9 @@ def open_stream(
         ssl_context: for https; None trusts the authorities of the system.
         connect_timeout: seconds for each address of the host, and for the TLS handshake; None: no
             limit.
-        idle_timeout: seconds without a byte, before or within the response, and without progress
-            of the request; None: no limit. The total duration of the stream has no limit.
+        idle_timeout: seconds without a byte of the body, and without progress of the request; also
+            the seconds for the whole response head after the request was sent, with interim
+            responses. None: no limit. The total duration of the stream has no limit.
         check: as in `iter_events`.
         on_chunk: as in `iter_events`.
         **parser_options: the keywords of `Parser`.
@@ -102,7 +103,9 @@ def open_stream(
         ValueError: the URL, the method, a header field or a timeout is invalid.
         TypeError: both json and data are given, or an argument has a wrong type.
         ImportError: httptools is missing; it comes with the extra `client`.
-        TransportError: the connection or the response failed; `StreamTimeout`: not in time.
+        TransportError: the connection or the response failed; `StreamTimeout`: not in time. If the
+            body is no valid framing or coding from its first byte, `response.body` of the error has
+            these bytes, for example a message of the server.
         ResponseError: the check failed.
         SSEError: a variable of the environment requires a proxy.
 

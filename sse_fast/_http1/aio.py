@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sse_fast._errors import MAX_SECONDS, SSEError, TransportError
 from sse_fast._http1.connecting import (
     connection_error,
+    head_error,
     idle_error,
     is_address,
     prepare_request,
@@ -159,7 +160,7 @@ class _Connection:
         # Pieces that were returned since the reader last suspended.
         self._in_a_row = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._waiting_since = 0.0
+        self._waiting_since: float | None = None
         self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._ended = False
@@ -200,21 +201,32 @@ class _Connection:
             await self._wait_for_more()
 
     async def read_body(self) -> bytes:
-        """Return the next piece of the body; b"" at its end."""
+        """Return the next piece of the body; b"" if bytes came that complete none.
+
+        Raises:
+            StopAsyncIteration: the body has ended.
+        """
         if self._in_a_row == _MAX_IN_A_ROW:
             self._in_a_row = 0
             await asyncio.sleep(0)
-        while True:
-            while self._received:
-                for piece in self._received[0]:
-                    if piece:
-                        self._in_a_row += 1
-                        return piece
-                self._received.popleft()
-            self._exchange.check()
-            if self._exchange.complete:
-                return b""
+        piece = self._next_piece()
+        if not piece:
             await self._wait_for_more()
+            piece = self._next_piece()
+        return piece
+
+    def _next_piece(self) -> bytes:
+        """Return a piece that was received already; b"" without one."""
+        while self._received:
+            for piece in self._received[0]:
+                if piece:
+                    self._in_a_row += 1
+                    return piece
+            self._received.popleft()
+        self._exchange.check()
+        if self._exchange.complete:
+            raise StopAsyncIteration
+        return b""
 
     async def aclose(self) -> None:
         """Abort the connection, and wait until it is closed.
@@ -245,7 +257,9 @@ class _Connection:
         self._in_a_row = 0
         self._waiter = self._loop.create_future()
         if self._timeout is not None:
-            self._waiting_since = self._loop.time()
+            # The whole head has to arrive within the timeout.
+            if self._exchange.status or self._waiting_since is None:
+                self._waiting_since = self._loop.time()
             if self._timer is None:
                 self._unsent = self._transport.get_write_buffer_size()
                 self._timer = self._loop.call_later(self._timeout, self._check_idle)
@@ -271,11 +285,16 @@ class _Connection:
         if unsent != before:
             # The request is still being sent, which counts as progress.
             self._waiting_since = self._loop.time()
+        assert self._waiting_since is not None
         left = self._waiting_since + self._timeout - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_idle)
         else:
-            self._error = idle_error(self._timeout, "body" if self._exchange.status else "head")
+            self._error = (
+                idle_error(self._timeout, "body")
+                if self._exchange.status
+                else head_error(self._timeout, self._exchange.has_begun)
+            )
             self._wake()
 
 
@@ -312,10 +331,7 @@ class _Body(AsyncIterator[bytes]):
         self._connection = connection
 
     async def __anext__(self) -> bytes:
-        chunk = await self._connection.read_body()
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
+        return await self._connection.read_body()
 
     def __del__(self) -> None:
         self._connection.abandon()
@@ -404,4 +420,13 @@ async def open_source(
         transport.abort()
         raise
     response = Response(exchange.status, exchange.headers, request.url, transport)
-    return Source(_Body(connection), connection.aclose, response, transport.abort, resumable=True)
+    exchange.response = response
+    return Source(
+        _Body(connection),
+        connection.aclose,
+        response,
+        transport.abort,
+        framed=exchange.is_framed,
+        # A cancelled read leaves what was received in its queue.
+        resumable=True,
+    )

@@ -143,3 +143,19 @@ def idle_error(seconds: float, phase: str) -> StreamTimeout:
         "silent for longer",
         phase=phase,
     )
+
+
+def head_error(seconds: float, has_begun: bool) -> StreamTimeout:
+    """Make the error for a response head that exceeded `idle_timeout`.
+
+    Args:
+        seconds: the timeout.
+        has_begun: whether a byte of the head arrived.
+    """
+    if not has_begun:
+        return idle_error(seconds, "head")
+    return StreamTimeout(
+        f"The response head was not complete {seconds:g} seconds after the request: increase "
+        "idle_timeout if the server may need longer",
+        phase="head",
+    )

@@ -1,48 +1,35 @@
 """A response of HTTP/1.1 from the bytes of its connection, without input and output (RFC 9112).
 
-httptools (llhttp, in C) parses the head and the framing. `Exchange` turns its callbacks into a
-head, the body as it arrives, and errors that say what was wrong.
+`Exchange` finds the head, decodes the body as it arrives, and says what was wrong.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from sse_fast._errors import TransportError
-from sse_fast._http1.decoding import GzipDecoder
-from sse_fast._source import Headers, redact_url
+from sse_fast._http1.chunked import (
+    MAX_FRAMING,
+    ChunkedBody,
+    FramingTooLargeError,
+    load_httptools,
+)
+from sse_fast._http1.decoding import Decoder, make_decoder, permanent_error
+from sse_fast._http1.head import HeadError, find_end, parse_head, parse_status_line
+from sse_fast._source import MAX_BODY, Headers, redact_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sse_fast._http1.message import Message
+    from sse_fast._source import Response
 
 __all__ = ["MAX_HEAD", "Exchange", "load_httptools"]
 
 MAX_HEAD = 64 * 1024
-"""The largest response head that is accepted, in bytes; trailers have the same limit."""
+"""The largest response head that is accepted, in bytes, with the interim ones before it."""
 
-_PLAIN = {"", "identity"}
-
-
-def load_httptools() -> Any:
-    """Import httptools.
-
-    Raises:
-        ImportError: httptools is not installed; it comes with the extra `client`.
-    """
-    try:
-        import httptools
-    except ImportError:
-        raise ImportError(
-            "HTTP over raw sockets needs httptools, which is not installed: pip install "
-            "'sse-fast[client]'"
-        ) from None
-    return httptools
-
-
-class _Stop(Exception):
-    """Raised by a callback to stop the parser, at the end of the response or on an error."""
+_WITHOUT_BODY = {204, 304}
 
 
 class Exchange:
@@ -52,6 +39,8 @@ class Exchange:
         status: the status code; 0 until the head is complete.
         headers: the header fields.
         complete: whether the body has ended.
+        is_framed: whether the response marks the end of its body, instead of the connection.
+        response: what the transport made of the head, for errors; it may be None.
     """
 
     def __init__(self, request: Message) -> None:
@@ -63,59 +52,31 @@ class Exchange:
         Raises:
             ImportError: httptools is not installed.
         """
-        httptools = load_httptools()
         self.status = 0
         self.headers = Headers()
         self.complete = False
+        self.is_framed = False
+        self.response: Response | None = None
         self._where = redact_url(request.url)
         self._bodiless = request.method == "HEAD"
-        self._fields: list[tuple[str, str]] = []
-        self._fields_size = 0
+        # The bytes of an unfinished head, and how many of them were searched for its end.
+        self._head = bytearray()
         self._head_size = 0
+        self._searched = 0
+        self._is_http = False
         self._error: TransportError | None = None
-        self._decoder: GzipDecoder | None = None
-        self._body: list[bytes] = []
-        # httptools finds its callbacks by name, once: this attribute and the four methods on_*.
-        self.on_body = self._body.append
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser_error = httptools.HttpParserError
+        self._decoder: Decoder | None = None
+        self._is_decoded = False
+        self._undecodable = b""
+        # A chunked body, or the bytes to come of one of known length, or neither.
+        self._chunked = ChunkedBody()
+        self._is_chunked = False
+        self._left: int | None = None
 
-    def on_status(self, reason: bytes) -> None:
-        """Count the reason phrase (httptools callback)."""
-        self._fields_size += len(reason)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header field or, after the head, count a trailer (httptools callback)."""
-        self._fields_size += len(name) + len(value)
-        if self._fields_size > MAX_HEAD:
-            self._fail(self._head_too_large())
-        self._fields.append((name.decode("latin-1"), value.decode("latin-1")))
-
-    def on_headers_complete(self) -> None:
-        """Accept a final head, or drop an interim one (httptools callback)."""
-        status = self._parser.get_status_code()
-        fields, self._fields, self._fields_size = self._fields, [], 0
-        if status == 101:
-            self._fail(
-                TransportError(
-                    f"{self._where} switched to another protocol (status 101), which was not "
-                    "requested",
-                    phase="head",
-                )
-            )
-        # A lower status is an interim response (RFC 9110, 15.2): the final one follows.
-        if status >= 200:
-            # The parser keeps white space after a value, which is not part of it (RFC 9110, 5.5).
-            self.status = status
-            self.headers = Headers((name, value.strip(" \t")) for name, value in fields)
-            self._check_codings(Headers(fields).get("transfer-encoding", "chunked"))
-
-    def on_message_complete(self) -> None:
-        """Stop at the end of the final response (httptools callback)."""
-        if self.status:
-            self.complete = True
-            # Otherwise the parser would read the bytes after it as another response.
-            raise _Stop
+    @property
+    def has_begun(self) -> bool:
+        """Whether a byte of the response was received."""
+        return self._head_size > 0
 
     def receive(self, data: memoryview) -> Iterator[bytes]:
         """Parse the next bytes of the connection.
@@ -127,24 +88,17 @@ class Exchange:
             The decoded pieces of the body in `data`. An error of the framing is not raised here but
             by `check`, after these pieces were used.
         """
-        if self.complete:
+        if self.complete or self._error is not None:
             return iter(())
-        try:
-            self._parser.feed_data(data)
-        except self._parser_error as error:
-            # Bytes after the end of the body are ignored.
-            if not self.complete and self._error is None:
-                self._error = self._explain(error)
-        if not self.status:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD and self._error is None:
-                self._error = self._head_too_large()
-        elif self._bodiless:
-            self.complete = True
-            self._body.clear()
-        body = b"".join(self._body)
-        self._body.clear()
-        return iter((body,)) if self._decoder is None else self._decoder.decode(body)
+        if self.status:
+            body = self._receive_body(data)
+        else:
+            rest = self._receive_head(data)
+            if not self.status:
+                return iter(())
+            # A response without a body is complete with its head.
+            body = self._receive_body(rest)
+        return iter((body,)) if self._decoder is None else self._decode(self._decoder, body)
 
     def check(self) -> None:
         """Raise the error that follows the received bytes, if there is one.
@@ -153,6 +107,7 @@ class Exchange:
             TransportError: the head, the framing or the coding of the body is wrong.
         """
         if self._error is not None:
+            self._show_undecodable(self._error)
             raise self._error
         if self.complete and self._decoder is not None:
             self._decoder.check_end()
@@ -163,8 +118,8 @@ class Exchange:
         Raises:
             TransportError: the response is incomplete.
         """
-        if self.status and not {"content-length", "transfer-encoding"} & set(self.headers):
-            self.complete = True
+        if self.status and self._error is None and not self.complete:
+            self.complete = self._chunked.end() if self._is_chunked else self._left is None
         self.check()
         if self.complete:
             return
@@ -175,38 +130,127 @@ class Exchange:
             )
         raise TransportError("The connection ended before the end of the body")
 
-    def _check_codings(self, transfer: str) -> None:
-        coding = self.headers.get("content-encoding", "").lower()
-        codings = [each for each in map(str.strip, coding.split(",")) if each not in _PLAIN]
-        if codings in (["gzip"], ["x-gzip"]):
-            self._decoder = GzipDecoder()
-        elif codings:
-            self._fail(
-                TransportError(
-                    f"The body has content coding {coding!r}, which was not requested and is not "
-                    "supported here: use an HTTP library that decodes it"
-                )
+    # -- The head
+
+    def _receive_head(self, data: memoryview) -> bytes:
+        """Collect the head; return the bytes after it once it is complete."""
+        self._head_size += len(data)
+        self._head += data
+        try:
+            while not self.status:
+                if not self._is_http:
+                    # Empty lines before the status line are skipped.
+                    self._head = self._head.lstrip(b"\r\n")
+                    self._is_http = self._has_status_line()
+                end = find_end(self._head, max(0, self._searched - 2))
+                self._searched = len(self._head)
+                if end < 0:
+                    if self._head_size > MAX_HEAD:
+                        raise HeadError
+                    return b""
+                if self._head_size - len(self._head) + end > MAX_HEAD:
+                    raise HeadError
+                head, self._head = bytes(self._head[:end]), self._head[end:]
+                self._searched, self._is_http = 0, False
+                self._use_head(head)
+        except HeadError as error:
+            if self._error is None:
+                self._error = self._explain_head(error)
+            return b""
+        rest, self._head = bytes(self._head), bytearray()
+        return rest
+
+    def _has_status_line(self) -> bool:
+        """Return whether the status line is complete.
+
+        Another protocol is refused by its first bytes: it may never send an empty line.
+        """
+        line, ends, _ = self._head.partition(b"\n")
+        if ends or not b"HTTP/".startswith(line[:5]):
+            parse_status_line(bytes(line.removesuffix(b"\r")))
+        return bool(ends)
+
+    def _use_head(self, data: bytes) -> None:
+        """Accept a final head, or drop an interim one."""
+        head = parse_head(data)
+        if head.status == 101:
+            self._error = permanent_error(
+                f"{self._where} switched to another protocol (status 101), which was not requested",
+                "head",
             )
-        # Compared with its white space: the parser does not recognize "chunked " either.
-        if transfer.lower() != "chunked":
-            self._fail(TransportError(f"Transfer coding {transfer!r} is not supported"))
+            raise HeadError
+        # A lower status is an interim response (RFC 9110, 15.2): the final one follows.
+        if head.status < 200:
+            return
+        self.status = head.status
+        self.headers = Headers(head.fields)
+        if self._bodiless or head.status in _WITHOUT_BODY or head.length == 0:
+            self.complete = self.is_framed = True
+            return
+        self._is_chunked, self._left = head.is_chunked, head.length
+        self.is_framed = head.is_chunked or head.length is not None
+        try:
+            if head.unsupported:
+                raise permanent_error(f"Transfer coding {head.unsupported!r} is not supported")
+            self._decoder = make_decoder(self.headers.get("content-encoding", ""))
+        except TransportError as error:
+            self._error = error
 
-    def _fail(self, error: TransportError) -> NoReturn:
-        self._error = error
-        raise _Stop
-
-    def _head_too_large(self) -> TransportError:
-        return TransportError(
-            f"The {'trailers' if self.status else 'response head'} from {self._where} exceed"
-            f"{'' if self.status else 's'} {MAX_HEAD} bytes",
-            phase="body" if self.status else "head",
+    def _explain_head(self, error: HeadError) -> TransportError:
+        if error.args:
+            return permanent_error(
+                f"The response is not HTTP/1.1, from {self._where}: {error}", "head", error
+            )
+        return permanent_error(
+            f"The response head from {self._where} exceeds {MAX_HEAD} bytes", "head"
         )
 
-    def _explain(self, error: Exception) -> TransportError:
-        what = "body has invalid framing" if self.status else "response is not HTTP/1.1"
-        explained = TransportError(
-            f"The {what}, from {self._where}: {error or type(error).__name__}",
-            phase="body" if self.status else "head",
+    # -- The body
+
+    def _receive_body(self, data: bytes | memoryview) -> bytes:
+        """Return the bytes of the body in the next bytes of the connection."""
+        if self.complete or self._error is not None:
+            return b""
+        if self._is_chunked:
+            body = self._chunked.feed(data)
+            self.complete = self._chunked.is_complete
+            if self._chunked.error is not None:
+                self._error = self._explain_framing(self._chunked.error)
+            return body
+        if self._left is None:
+            return bytes(data)
+        body = bytes(data[: self._left])
+        self._left -= len(body)
+        self.complete = self._left == 0
+        return body
+
+    def _decode(self, decoder: Decoder, body: bytes) -> Iterator[bytes]:
+        try:
+            for piece in decoder.decode(body):
+                self._is_decoded = self._is_decoded or bool(piece)
+                yield piece
+        except TransportError as error:
+            self._error = error
+            # A body that was not encoded at all, for example a message of the server, is shown.
+            if not self._is_decoded:
+                self._undecodable = body
+            self._show_undecodable(error)
+            raise
+
+    def _explain_framing(self, error: Exception) -> TransportError:
+        if isinstance(error, FramingTooLargeError):
+            return permanent_error(
+                f"The {error} from {self._where} exceed {MAX_FRAMING} bytes", cause=error
+            )
+        self._undecodable = self._chunked.unframed
+        return permanent_error(
+            f"The body has invalid framing, from {self._where}: {error or type(error).__name__}",
+            cause=error,
         )
-        explained.__cause__ = error
-        return explained
+
+    def _show_undecodable(self, error: TransportError) -> None:
+        """Show the bytes that are no framing or coding in the response of the error."""
+        if self.response is not None and self._undecodable:
+            self.response.body = (self.response.body + self._undecodable)[:MAX_BODY]
+            self._undecodable = b""
+            error.response = self.response

@@ -52,9 +52,8 @@ REFUSED: dict[str, tuple[str, str | None, list[tuple[str, str]], bytes, str, flo
         "200 OK", TYPE, [("Content-Type", "text/html")], b"<p>",
         f"'{TYPE}', got '{TYPE}, text/html'", None,
     ),
-    "two types, the other way round": (
-        "200 OK", "text/html", [("Content-Type", TYPE)], b"<p>",
-        f"'{TYPE}', got 'text/html, {TYPE}'", None,
+    "two types, one field": (
+        "200 OK", f"{TYPE}; a=b, {JSON}, */*, x", [], b"{}", f"'{TYPE}', got '{TYPE}; a=b,", None,
     ),
 }  # fmt: skip
 
@@ -106,6 +105,19 @@ def test_response_is_refused_over_tls_and_http2(
 
 
 @pytest.mark.parametrize(
+    ("reader", "types"),
+    cross(READERS, [("text/html", TYPE), (f"{TYPE}; charset=utf-8", TYPE), (TYPE, "*/*", "none")]),
+)
+def test_last_valid_content_type_field_counts(
+    reader: Reader, faults: FaultServer, types: tuple[str, ...]
+) -> None:
+    fields = [f"Content-Type: {each}" for each in types]
+    faults.scripts["/"] = [head(*fields, type=None), STREAM]
+    outcome = reader.read(faults.url + "/")
+    assert (plain(outcome.events), outcome.error) == (EVENTS, None)
+
+
+@pytest.mark.parametrize(
     ("content_type", "accepted"),
     [
         ("text/event-stream", True),
@@ -116,7 +128,15 @@ def test_response_is_refused_over_tls_and_http2(
         ("text/event-streamX", False),
         ("application/text/event-stream", False),
         ("text/event-stream, text/html", False),
+        ("text/html, text/event-stream", True),
+        ("application/json, text/event-stream; charset=utf-8", True),
+        ("text/event-stream, */*", True),
+        ("text/event-stream, , text/", True),
+        ('text/event-stream; a="b, text/html"', True),
+        ('text/event-stream; a="b, text/html', True),
+        ("text/event-stream charset=utf-8", True),
         (";text/event-stream", False),
+        ("*/*", False),
     ],
 )
 def test_check_compares_essence_of_content_type(
@@ -136,6 +156,8 @@ def test_check_compares_essence_of_content_type(
     ("value", "seconds"),
     [
         ("7", 7.0),
+        ("1.5", 1.5),
+        ("7, 9", 7.0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
         ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("-1", None),
@@ -148,6 +170,28 @@ def test_retry_after_is_parsed(value: str, seconds: float | None) -> None:
     response = httpx.Response(503, headers=[(b"Retry-After", value.encode())], content=b"")
     with pytest.raises(ResponseError) as caught:
         iter_events(response)
+    assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "age", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", None, 30.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", None, 30.0),
+        ("Sun Nov  6 08:49:37 1994", None, 30.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "20", 10.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "soon", 30.0),
+        ("Sun, 06 Nov 1994 08:49:00 GMT", None, 0.0),
+    ],
+)
+def test_retry_after_date_is_compared_with_server_clock(
+    value: str, age: str | None, seconds: float
+) -> None:
+    headers = {"Retry-After": value, "Date": "Sun, 06 Nov 1994 08:49:07 GMT"}
+    if age is not None:
+        headers["Age"] = age
+    with pytest.raises(ResponseError) as caught:
+        iter_events(httpx.Response(503, headers=headers, content=b""))
     assert caught.value.retry_after == seconds
 
 

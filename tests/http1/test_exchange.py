@@ -221,6 +221,10 @@ def test_truncated_response_is_never_clean(name: str) -> None:
     assert set(phases[heads:]) <= {"body"}
     if name == "close":
         assert clean == list(range(first, len(data)))
+    elif "chunk" in data[:first].decode():
+        # The empty line after the last chunk or the trailers may be missing.
+        last = data.rindex(b"\r\n0\r\n") + len(b"\r\n0\r")
+        assert clean == [end for end in range(last, len(data)) if data[end - 1] in b"\r\n"]
     elif name.startswith("gzip, "):
         # Before the first member, and anywhere after it.
         assert clean == [first, *range(first + len(gzip.compress(STREAM)), len(data))]
@@ -243,15 +247,7 @@ def test_response_to_head_has_no_body() -> None:
     assert exchange.complete
 
 
-@pytest.mark.parametrize("field", ["Content-Encoding: br", "Content-Encoding: gzip, gzip"])
-def test_unknown_content_coding_yields_nothing(field: str) -> None:
-    exchange = Exchange(REQUEST)
-    assert b"".join(exchange.receive(memoryview(whole(*framed("length", [STREAM], field))))) == b""
-    with pytest.raises(TransportError, match="which was not requested"):
-        exchange.check()
-
-
-@pytest.mark.parametrize("coding", ["gzip, chunked", "identity", "chunked \t"])
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "chunked;q=1", "\x0bchunked"])
 def test_other_transfer_coding_is_refused(coding: str) -> None:
     exchange = Exchange(REQUEST)
     data = head(f"Transfer-Encoding: {coding}") + chunk(STREAM) + chunk(b"")
