@@ -14,6 +14,9 @@ The calls that most programs need::
     # A URL, followed over as many connections as it takes. Async: AsyncEventSource.
     for event in sse_fast.EventSource(url): print(event.id, event.data)
 
+    # The bytes of a stream to send on, with keep-alive comments, for a web framework's response.
+    body = sse_fast.relay(sse_fast.AsyncEventSource(url))
+
     # A recorded stream, as a table.
     table = pyarrow.table(sse_fast.read_columns("capture.sse"))
 
@@ -35,7 +38,6 @@ Read on: `help(sse_fast.iter_events)`, `help(sse_fast.EventSource)`, the project
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._core.parser import ACCELERATED, Event, Parser
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
         fetch_event_source,
     )
     from sse_fast._http1 import aopen_stream, open_stream
+    from sse_fast._relay import relay
     from sse_fast._source import Response
     from sse_fast._stream import AsyncEventStream, EndReason, EventStream
     from sse_fast.adapters import aiter_events, iter_events, register
@@ -100,6 +103,7 @@ __all__ = [
     "open_stream",
     "read_columns",
     "register",
+    "relay",
     "uninstall",
 ]
 
@@ -124,6 +128,7 @@ _LAZY_EXPORTS = {
     "open_stream": "_http1",
     "read_columns": "columns",
     "register": "adapters",
+    "relay": "_relay",
     "uninstall": "compat",
 }
 """Public name -> module that is imported when the name is first used: many programs only parse."""
@@ -135,12 +140,51 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_EXPORTS:
-        value = getattr(import_module(f"sse_fast.{_LAZY_EXPORTS[name]}"), name)
+        value = getattr(_load_module(_LAZY_EXPORTS[name]), name)
         globals()[name] = value
         return value
     if name in _PUBLIC_MODULES:
-        return import_module(f"sse_fast.{name}")
+        return _load_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _load_module(name: str) -> Any:
+    """Import a module of the package. The imports are written out for freezing tools.
+
+    `from sse_fast import adapters` would call `__getattr__` again.
+    """
+    if name == "_client":
+        import sse_fast._client as client
+
+        return client
+    if name == "_http1":
+        import sse_fast._http1 as http1
+
+        return http1
+    if name == "_relay":
+        import sse_fast._relay as relay
+
+        return relay
+    if name == "_source":
+        import sse_fast._source as source
+
+        return source
+    if name == "_stream":
+        import sse_fast._stream as stream
+
+        return stream
+    if name == "adapters":
+        import sse_fast.adapters as adapters
+
+        return adapters
+    if name == "columns":
+        import sse_fast.columns as columns
+
+        return columns
+    assert name == "compat", f"no branch for the module {name!r}"
+    import sse_fast.compat as compat
+
+    return compat
 
 
 def __dir__() -> list[str]:

@@ -74,6 +74,8 @@ class _PlainNext:
 if TYPE_CHECKING or not ACCELERATED:
     _FastNext = _PlainNext
 else:
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._core import parser_c  # noqa: F401
     from sse_fast._stream_c import _FastNext
 
 

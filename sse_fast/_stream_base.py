@@ -11,7 +11,7 @@ import enum
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         max_event_size: int
         on_comment: Callable[[str], object] | None
         until: str | Callable[[Event[T]], object] | None
+        until_event: str | Collection[str]
 else:
     from typing import TypeVar
 

@@ -40,6 +40,18 @@ assert_type(Event().retry, int | None)
 assert_type(Event().encode(), bytes)
 
 assert_type(sse_fast.iter_events(chunks), EventStream[str])
+for part in sse_fast.relay(sse_fast.iter_events(chunks), heartbeat=None):
+    assert_type(part, bytes)
+
+
+async def pass_on() -> None:
+    relayed = sse_fast.relay(sse_fast.aiter_events(chunks))
+    async for part in relayed:
+        assert_type(part, bytes)
+    await relayed.aclose()
+
+
+sse_fast.relay(chunks)  # type: ignore[arg-type]
 assert_type(sse_fast.iter_events(chunks, decode=int, until="x"), EventStream[int])
 assert_type(sse_fast.iter_events(chunks, decode={"n": int}), EventStream[Any])
 assert_type(sse_fast.aiter_events(chunks, decode=int, on_chunk=len), AsyncEventStream[int])
@@ -50,6 +62,11 @@ with sse_fast.iter_events(chunks, max_event_size=9) as events:
 
 Parser().feed("text")  # type: ignore[arg-type]
 Parser(until=b"x")  # type: ignore[call-overload]
+assert_type(Parser(until_event="end"), Parser[str])
+assert_type(Parser(until_event=("end", "error"), decode=int), Parser[int])
+assert_type(sse_fast.iter_events(chunks, until_event={"end"}), EventStream[str])
+Parser(until_event=b"end")  # type: ignore[arg-type]
+sse_fast.iter_events(chunks, until_event=None)  # type: ignore[call-overload]
 sse_fast.iter_events(chunks, wrong=1)  # type: ignore[call-overload]
 Event().data = "x"  # type: ignore[misc]
 
@@ -57,6 +74,7 @@ assert_type(open_stream("u", method="POST", json=[], uds="p"), EventStream[str])
 assert_type(open_stream("u", decode=int, headers={"A": b"b"}), EventStream[int])
 assert_type(open_stream("u", decode={"a": int}), EventStream[Any])
 assert_type(aopen_stream("u", data="d", until="x"), AsyncEventStream[str])
+assert_type(aopen_stream("u", data="d", until_event=["x"]), AsyncEventStream[str])
 assert_type(aopen_stream("u", decode=int), AsyncEventStream[int])
 open_stream("u", timeout=1)  # type: ignore[call-overload]
 open_stream("u", data=1)  # type: ignore[call-overload]

@@ -24,7 +24,7 @@ def load() -> ModuleType:
     Raises:
         ImportError: there is no compiled parser, no Cython, or no C compiler.
     """
-    from sse_fast._core import parser_c  # type: ignore[attr-defined]  # noqa: F401
+    from sse_fast._core import parser_c  # noqa: F401
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         path = _compile(Path(directory))

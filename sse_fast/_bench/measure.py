@@ -149,7 +149,7 @@ def measure(
 def floors(chunks: list[bytes]) -> dict[str, Callable[[], object]]:
     """Return functions that do only what every parser must: make objects, find lines, be called."""
     from sse_fast._bench.floor import load
-    from sse_fast._core import parser_c  # type: ignore[attr-defined]
+    from sse_fast._core import parser_c
 
     feed = parser_c.Parser().feed
     floor = load().Floor(chunks, [feed(chunk) for chunk in chunks])

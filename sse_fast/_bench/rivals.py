@@ -12,8 +12,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
-from importlib import import_module, metadata
+from importlib import metadata
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from sse_fast import __version__
@@ -65,11 +65,11 @@ def _version(requirement: str) -> str:
     return metadata.version(re.split(r"[^\w.-]", requirement)[0])
 
 
-def _part(module: str, name: str) -> Any:
+def _part(module: ModuleType, name: str) -> Any:
     """Return a class of a library."""
-    found = getattr(import_module(module), name, None)
+    found = getattr(module, name, None)
     if found is None:
-        raise ImportError(f"{module!r} has no {name!r}")
+        raise ImportError(f"{module.__name__!r} has no {name!r}")
     return found
 
 
@@ -87,8 +87,19 @@ def _finish(events: Iterable[Any], keep: bool, id: str = "id") -> Events:
     return []
 
 
-def _ours(module: str) -> Parse:
-    parser = _part(module, "Parser")
+def _cython() -> Parse:
+    import sse_fast._core.parser_c as module  # type: ignore[import-not-found]
+
+    return _ours(module.Parser)
+
+
+def _plain_python() -> Parse:
+    from sse_fast._core.parser_py import Parser
+
+    return _ours(Parser)
+
+
+def _ours(parser: Any) -> Parse:
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         feed = parser().feed
@@ -103,8 +114,10 @@ def _ours(module: str) -> Parse:
 
 def _launchdarkly() -> Parse:
     # SSEClient reads a connection with these.
-    reader = _part("ld_eventsource.reader", "_SSEReader")
-    lines_from = _part("ld_eventsource.reader", "_BufferedLineReader").lines_from
+    from ld_eventsource import reader as module
+
+    reader = _part(module, "_SSEReader")
+    lines_from = _part(module, "_BufferedLineReader").lines_from
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         # `id` would be None where the last event ID stays in force.
@@ -115,8 +128,10 @@ def _launchdarkly() -> Parse:
 
 def _httpx_sse() -> Parse:
     # EventSource.iter_sse() does the same: httpx decodes the text, and httpx-sse lines and events.
-    line_decoder = _part("httpx_sse._decoders", "SSELineDecoder")
-    event_decoder = _part("httpx_sse._decoders", "SSEDecoder")
+    import httpx_sse._decoders as module
+
+    line_decoder = _part(module, "SSELineDecoder")
+    event_decoder = _part(module, "SSEDecoder")
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         decode_text = _text_decoder()
@@ -135,25 +150,33 @@ def _httpx_sse() -> Parse:
 
 def _anthropic() -> Parse:
     # The client makes a new decoder for each response.
-    decoder = _part("anthropic._streaming", "SSEDecoder")
+    import anthropic._streaming as module
+
+    decoder = _part(module, "SSEDecoder")
     return lambda chunks, keep: _finish(decoder().iter_bytes(iter(chunks)), keep)
 
 
 def _openai() -> Parse:
-    decoder = _part("openai._streaming", "SSEDecoder")
+    import openai._streaming as module
+
+    decoder = _part(module, "SSEDecoder")
     return lambda chunks, keep: _finish(decoder().iter_bytes(iter(chunks)), keep)
 
 
 def _sseclient() -> Parse:
     # The distribution `sseclient` has a module of the same name.
     _version("sseclient-py")
-    client = _part("sseclient", "SSEClient")
+    import sseclient
+
+    client = _part(sseclient, "SSEClient")
     return lambda chunks, keep: _finish(client(chunks).events(), keep)
 
 
 def _httpx2() -> Parse:
     # EventSource.__iter__() does the same with the decoded text of a response.
-    parser = _part("httpx2._sse", "_SSEParser")
+    import httpx2._sse as module
+
+    parser = _part(module, "_SSEParser")
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         decode_text = _text_decoder()
@@ -170,7 +193,9 @@ def _httpx2() -> Parse:
 
 
 def _assel() -> Parse:
-    parser = _part("assel", "Parser")
+    import assel
+
+    parser = _part(assel, "Parser")
 
     def parse(chunks: Iterable[bytes], keep: bool) -> Events:
         receive = parser().receive_bytes
@@ -187,8 +212,8 @@ def _assel() -> Parse:
 RIVALS: dict[str, Rival] = {
     rival.name: rival
     for rival in (
-        Rival("sse_fast", "", partial(_ours, "sse_fast._core.parser_c")),
-        Rival("sse_fast, plain Python", "", partial(_ours, "sse_fast._core.parser_py")),
+        Rival("sse_fast", "", _cython),
+        Rival("sse_fast, plain Python", "", _plain_python),
         Rival("launchdarkly-eventsource", "launchdarkly-eventsource==1.7.4", _launchdarkly),
         Rival("httpx-sse", "httpx-sse==0.4.3", _httpx_sse),
         Rival("anthropic", "anthropic==2.12.0; python_version >= '3.11'", _anthropic),

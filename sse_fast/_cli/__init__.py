@@ -1,7 +1,8 @@
 """The command `sse-fast`: one file per subcommand.
 
 Exit codes: 0 success, 1 failure (standard error says why, with the body of a refused response), 2
-wrong command line, 130 interrupted, 141 the output pipe was closed.
+wrong command line, 130 interrupted, 141 the output pipe was closed; 143 and 129 for SIGTERM and
+SIGHUP, by which the process ends, after `convert` and `record` have put their files in order.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
 from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
+from sse_fast._cli._common import say
+from sse_fast._cli._signals import Terminated
+from sse_fast._cli._terminal import visible
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages show the control characters of arguments; commands inherit it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the command's name; None: those of the process.
     """
     core = "Cython" if ACCELERATED else "plain Python"
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
     )
     parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
@@ -40,21 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return 130
+    except Terminated as signal:
+        signal.end()
     except BrokenPipeError:
         # The interpreter flushes again at its exit, which must not fail on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         name = "" if error.filename is None else f"{error.filename}: "
-        print(f"sse-fast: {name}{error.strerror or error}", file=sys.stderr)
+        say(f"{name}{error.strerror or error}")
         return 1
     except ResponseError as error:
         # The body of a refused response usually explains the refusal.
-        text = error.response.body.decode("utf-8", "replace").strip()
-        # Control characters from a server must not reach the terminal.
-        body = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
-        print(f"sse-fast: {error}{body and chr(10)}{body}", file=sys.stderr)
+        body = error.response.body.decode("utf-8", "replace").replace("\r\n", "\n").strip()
+        say(f"{error}{body and chr(10)}{body}")
         return 1
     except (SSEError, ImportError) as error:
-        print(f"sse-fast: {error}", file=sys.stderr)
+        say(f"{error}")
         return 1

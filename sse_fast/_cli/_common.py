@@ -1,27 +1,29 @@
-"""Functions that several commands share: request options, output files, lines of JSON."""
+"""Functions that several commands share: request options, messages, lines of JSON."""
 
 from __future__ import annotations
 
 import argparse
 import errno
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from sse_fast import EventSource
+from sse_fast._cli._terminal import visible
 from sse_fast._request import URL_CHARACTERS
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 # Encodes one str three times as fast as json.dumps, which inspects each value's type.
 _quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a request, which `event_source` and `log_if_verbose` read."""
+    """Add the options of a request, which `event_source` and `telling` read."""
     parser.add_argument("-X", "--request", metavar="METHOD", help="the request method")
     parser.add_argument(
         "-H",
@@ -34,7 +36,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-d",
-        "--data",
+        "--body",
         metavar="DATA",
         action="append",
         help="the request body, sent by POST; @FILE reads it from a file, @- from standard input; "
@@ -52,14 +54,34 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="log connections and reconnects to standard error",
     )
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print no messages about waiting and no summary, only errors",
+    )
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--cacert", metavar="FILE", help="trust the authorities in this PEM file for https"
+    )
+    trust.add_argument(
+        "-k",
+        "--insecure",
+        action="store_true",
+        help="accept any certificate for https: the server may be anyone",
+    )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="accept a response whose content type is not text/event-stream",
+    )
     parser.set_defaults(fail=parser.error)
 
 
-def log_if_verbose(arguments: argparse.Namespace) -> None:
-    """Log to standard error if `-v` was given."""
-    if arguments.verbose:
-        logging.basicConfig(format="sse-fast: %(message)s", level=logging.INFO)
-        logging.getLogger("sse_fast").setLevel(logging.DEBUG)
+def has_request_options(arguments: argparse.Namespace) -> bool:
+    """Return whether an option was given that needs a URL."""
+    wanted = ("request", "header", "body", "last_event_id", "cacert", "insecure", "no_check")
+    return any(getattr(arguments, name) for name in wanted)
 
 
 def is_url(arguments: argparse.Namespace) -> bool:
@@ -73,7 +95,7 @@ def is_url(arguments: argparse.Namespace) -> bool:
 def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
     """Make the client that the options describe; it is not connected yet."""
     url = arguments.source
-    body = None if arguments.data is None else b"&".join(map(_read_data, arguments.data))
+    body = None if arguments.body is None else b"&".join(map(_read_data, arguments.body))
     defaults = {} if body is None else {"Content-Type": "application/x-www-form-urlencoded"}
     try:
         parts = urlsplit(url)
@@ -89,6 +111,8 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
             data=body,
             last_event_id=arguments.last_event_id,
             until=arguments.until,
+            check=not arguments.no_check,
+            ssl_context=_ssl_context(arguments),
             **options,
         )
     except ValueError as error:
@@ -96,22 +120,51 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
         raise
 
 
+def _ssl_context(arguments: argparse.Namespace) -> SSLContext | None:
+    """Return the context that the options describe; None: the system's authorities.
+
+    Raises:
+        OSError: the file cannot be read, or has no certificate.
+    """
+    if not arguments.cacert and not arguments.insecure:
+        return None
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=arguments.cacert)
+    except ssl.SSLError as error:
+        raise OSError(
+            errno.EINVAL, "it has no certificate in PEM form", arguments.cacert
+        ) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, arguments.cacert) from error
+    if arguments.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def say(message: str) -> None:
-    """Print a message to standard error, if there is one."""
+    """Print a message to standard error, if there is one; it may contain text from a server."""
     # print(file=None) would print to standard output.
     if sys.stderr is not None:
-        print(f"sse-fast: {message}", file=sys.stderr, flush=True)
+        print(f"sse-fast: {visible(message)}", file=sys.stderr, flush=True)
 
 
 def json_line(
-    event: str, data: str, id: str, retry: int | None, offset: int | None = None
+    event: str,
+    data: str,
+    id: str,
+    retry: int | None,
+    more: Mapping[str, str | int | None] = {},
 ) -> bytes:
-    """Return an event as a line of JSON, with its byte offset if given."""
+    """Return an event as a line of JSON, with more keys at its end."""
     retry_text = "null" if retry is None else retry
-    more = "" if offset is None else f', "offset": {offset}'
+    rest = "".join([f', "{name}": {_quote(value)}' for name, value in more.items()])
     return (
         f'{{"event": {_quote(event)}, "data": {_quote(data)}, "id": {_quote(id)}, '
-        f'"retry": {retry_text}{more}}}\n'
+        f'"retry": {retry_text}{rest}}}\n'
     ).encode()
 
 
@@ -124,19 +177,6 @@ def standard_input() -> Any:
     if sys.stdin is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
     return sys.stdin.buffer
-
-
-def try_to_write(path: Path) -> None:
-    """Check that a file can be written, without changing it.
-
-    Raises:
-        OSError: it cannot.
-    """
-    exists = path.exists()
-    path.open("ab").close()
-    if not exists:
-        # If the path is a dangling link, remove its new target and not the link.
-        path.resolve().unlink()
 
 
 def _read_data(data: str) -> bytes:

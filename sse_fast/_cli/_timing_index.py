@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class Timing(NamedTuple):
 
     seconds: array[float]
     lengths: array[int]
+    began: float | None = None
+    """When the response head arrived: seconds since the epoch; None if the first line is other."""
 
 
 def path_beside(capture: Path) -> Path:
@@ -65,6 +68,7 @@ def read(path: Path, capture: Path) -> Timing:
         text = _text(file.readline())
         if text.rstrip().partition(",")[0] != _FIRST:
             raise SSEError(f"{path}, line 1: expected {_FIRST!r}, got {text.rstrip()[:80]!r}")
+        timing = timing._replace(began=_time_of(text))
         for number, text in enumerate(map(_text, file), 2):
             if text.startswith("#") or not text.endswith("\n"):
                 continue
@@ -93,6 +97,20 @@ def read(path: Path, capture: Path) -> Timing:
             timing.seconds.append(seconds)
             timing.lengths.append(length)
     return timing
+
+
+def time_text(seconds: float) -> str:
+    """Return a time since the epoch as text: ISO 8601, in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds")
+
+
+def _time_of(first: str) -> float | None:
+    fields = first.split(", ")
+    with suppress(IndexError, ValueError):
+        when = datetime.fromisoformat(fields[1])
+        # A time without a zone could be any.
+        return None if when.tzinfo is None else when.timestamp()
+    return None
 
 
 def _text(raw: bytes) -> str:

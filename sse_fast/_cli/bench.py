@@ -8,13 +8,12 @@ import json
 import math
 import shlex
 import sys
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sse_fast import __version__
-from sse_fast._cli._common import try_to_write
+from sse_fast._cli._output import check_writable
 
 # Modules that time and draw are imported late, since other commands do not need them.
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot.suffix.lower() not in (".png", ".svg"):
             arguments.fail(f"--plot writes .png or .svg, not {str(arguments.plot)!r}")
         _require("matplotlib")
-        try_to_write(arguments.plot)
+        check_writable(arguments.plot)
     report = _measure(columns, arguments)
     if arguments.json:
         _print_json(report)
@@ -158,7 +157,11 @@ def _columns(arguments: argparse.Namespace) -> list[tuple[Stream, str]]:
 
 def _require(library: str) -> None:
     try:
-        import_module(library)
+        if library == "rich":
+            import rich  # noqa: F401
+        else:
+            assert library == "matplotlib", f"no branch for the library {library!r}"
+            import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"`sse-fast bench` needs {library} ({error}): pip install 'sse-fast[bench]'"

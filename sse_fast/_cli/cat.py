@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from sse_fast import EndReason, Event, EventSource, EventStream, ReconnectPolicy, iter_events
+from sse_fast import (
+    EndReason,
+    EventSource,
+    EventStream,
+    ReconnectPolicy,
+    SSEError,
+    iter_events,
+)
 from sse_fast._cli._common import (
     add_request_options,
     event_source,
+    has_request_options,
     is_url,
-    json_line,
-    log_if_verbose,
+    say,
     standard_input,
 )
+from sse_fast._cli._inputs import Clock, FieldWatch, chunks_of
+from sse_fast._cli._output import check_standard_output
+from sse_fast._cli._printing import Printer
+from sse_fast._cli._terminal import has_colors
+from sse_fast._cli._waiting import telling
 
 
 def add_to(commands: Any) -> None:
@@ -25,13 +37,41 @@ def add_to(commands: Any) -> None:
         "cat",
         help="print events as they arrive",
         description="Print the events of a URL, a file or standard input as they arrive, "
-        "in the form of an event stream. Connecting times out after 10 seconds, and a stream "
+        "in the form of an event stream. Files may be compressed by gzip or zstd; one that has no "
+        "line of an event stream is refused. Connecting times out after 10 seconds, and a stream "
         "after 300 seconds of silence. A GET that ends or breaks off is resumed after the last "
         "event, as in browsers, until --until is met or the server answers 204. Any other request "
         "ends with its stream, and is not repeated after a break. A URL needs the extra [client].",
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json",
+        dest="form",
+        action="store_const",
+        const="json",
+        default="stream",
+        help="print one JSON object per line",
+    )
+    form.add_argument(
+        "--data",
+        dest="form",
+        action="store_const",
+        const="data",
+        help="print the data of each event and an end of line, and nothing else",
+    )
+    parser.add_argument(
+        "--timestamps",
+        action="store_true",
+        help="print when each event arrived: as a comment, with --json as `arrival`, with --data "
+        "before a TAB; for a file by its index, FILE.timing, or else when it is read",
+    )
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="color the names of fields (default: on terminals, unless NO_COLOR is set)",
+    )
     parser.add_argument("--no-reconnect", action="store_true", help="make one attempt, and stop")
     add_request_options(parser)
     parser.set_defaults(run=run)
@@ -40,37 +80,68 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     is_request = is_url(arguments)
-    if not is_request and (arguments.request or arguments.header or arguments.data):
+    if not is_request and (arguments.request or arguments.header or arguments.body):
         arguments.fail("-X, -H and -d need a URL")
     if not is_request and (arguments.no_reconnect or arguments.last_event_id):
         arguments.fail("--no-reconnect and --last-event-id need a URL")
-    log_if_verbose(arguments)
+    if not is_request and has_request_options(arguments):
+        arguments.fail("--cacert, --insecure and --no-check need a URL")
+    check_standard_output()
+    colors = arguments.form == "stream" and has_colors(arguments.color)
+    printer = Printer(arguments.form, timestamps=arguments.timestamps, colors=colors)
+    clock, watch = Clock(), FieldWatch()
     with ExitStack() as stack:
         events: EventSource | EventStream
         if is_request:
-            policy = ReconnectPolicy.never() if arguments.no_reconnect else ReconnectPolicy()
-            events = stack.enter_context(event_source(arguments, policy=policy))
+            events = _request(arguments, clock, watch)
+            stack.enter_context(telling(events, arguments))
+            stack.enter_context(events)
         elif arguments.source == "-":
-            events = iter_events(standard_input(), until=arguments.until)
+            events = iter_events(
+                _watched(chunks_of(standard_input(), None, clock), watch), until=arguments.until
+            )
         else:
-            file = stack.enter_context(open(arguments.source, "rb"))
-            events = iter_events(file, until=arguments.until)
-        _print_events(events, as_json=arguments.json)
-        if events.end_reason is EndReason.END and events.pending:
-            print("sse-fast: the stream ended within an event, which was dropped", file=sys.stderr)
+            path = Path(arguments.source)
+            file = stack.enter_context(path.open("rb"))
+            events = iter_events(
+                _watched(chunks_of(file, path, clock), watch), until=arguments.until
+            )
+        name = "standard input" if arguments.source == "-" else arguments.source
+        if isinstance(events, EventSource):
+            # The URL without its query.
+            name = events.name
+        try:
+            for event in events:
+                printer.print(event, clock.now)
+        except SSEError:
+            # A page that is cut off, or a binary file with long lines, fails in other ways first.
+            watch.check(name)
+            raise
+        if events.end_reason is EndReason.END:
+            watch.check(name)
+            if events.pending:
+                say("the stream ended within an event, which was dropped")
     return 0
 
 
-def _print_events(events: Iterable[Event], *, as_json: bool) -> None:
-    output = sys.stdout.buffer
-    last_id = ""
-    for event in events:
-        if as_json:
-            output.write(json_line(event.event, event.data, event.id, event.retry))
-        else:
-            # encode() writes no line for an empty id, but the output needs one to reset the id.
-            output.write(b"id\n" if last_id and not event.id else b"")
-            output.write(event.encode())
-            last_id = event.id
-        # Flush each event: a person or a pipe may be waiting for it.
-        output.flush()
+def _request(arguments: argparse.Namespace, clock: Clock, watch: FieldWatch) -> EventSource:
+    """Make the client for a URL."""
+
+    def see(chunk: bytes) -> None:
+        clock.tick(chunk)
+        if arguments.no_check:
+            watch.see(chunk)
+
+    def check_latest(response: Any) -> None:
+        # A page that is not a stream would be requested without end.
+        watch.check(source.name)
+
+    policy = ReconnectPolicy.never() if arguments.no_reconnect else ReconnectPolicy()
+    source = event_source(arguments, policy=policy, on_chunk=see, on_open=check_latest)
+    return source
+
+
+def _watched(chunks: Iterator[bytes], watch: FieldWatch) -> Iterator[bytes]:
+    for chunk in chunks:
+        watch.see(chunk)
+        yield chunk

@@ -6,24 +6,26 @@ import argparse
 import errno
 import io
 import os
-import shutil
 import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from sse_fast import SSEError
-from sse_fast._cli._common import json_line, say, standard_input
+from sse_fast._cli._common import say, standard_input
+from sse_fast._cli._formats import WRITERS, needed
+from sse_fast._cli._output import check_standard_output, check_writable, is_special, replacing
+from sse_fast._cli._signals import cleaning_up
+from sse_fast._cli._terminal import VisibleFile, is_terminal, standard_output
 
 # pyarrow and rich are imported where they are used: the other commands do not need them.
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sse_fast._cli._formats import Writer
     from sse_fast.columns import Columns, ColumnStream
 
 SUFFIXES = {
@@ -35,9 +37,6 @@ SUFFIXES = {
     ".csv": "csv",
 }
 TEXTS = ("jsonl", "csv")
-# A row group of Parquet ends when it reaches one of them.
-GROUP_BYTES = 64 * 2**20
-GROUP_ROWS = 2**20
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -108,13 +107,18 @@ def run(arguments: argparse.Namespace) -> int:
     captures = [_examine(name) for name in arguments.captures]
     _check_output(captures, arguments)
     streams = _open_streams(captures, arguments)
-    pyarrow = _require("pyarrow", "")
+    with needed("pyarrow"):
+        import pyarrow
     sizes = [capture.size for capture in captures]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = _Done()
     started = time.perf_counter()
-    with _progress(total, arguments) as show, _open_output(arguments.output) as file:
-        writer = _WRITERS[kind](file, pyarrow, pyarrow.schema(streams[0]))
+    with (
+        cleaning_up(),
+        _progress(total, arguments) as show,
+        _open_output(arguments.output) as file,
+    ):
+        writer = WRITERS[kind](file, pyarrow, pyarrow.schema(streams[0]))
         try:
             _convert(captures, streams, writer, done, show)
         except BaseException:
@@ -196,15 +200,15 @@ def _check_output(captures: list[_Capture], arguments: argparse.Namespace) -> No
     if arguments.captures.count("-") > 1:
         arguments.fail("standard input (-) can be read only once")
     if arguments.output == "-":
+        check_standard_output()
         return
-    for path in (arguments.output, _temporary_path(arguments.output)):
-        try:
-            existing = os.stat(path)
-        except OSError:
-            continue
+    path = arguments.output
+    with suppress(FileNotFoundError):
+        existing = os.stat(path)
         for capture in captures:
             if capture.status is not None and os.path.samestat(capture.status, existing):
                 arguments.fail(f"the output {path!r} is one of the captures: choose another name")
+    check_writable(Path(path))
 
 
 def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> list[ColumnStream]:
@@ -241,7 +245,7 @@ class _Done:
 def _convert(
     captures: list[_Capture],
     streams: list[ColumnStream],
-    writer: _Writer,
+    writer: Writer,
     done: _Done,
     show: Callable[[int], None],
 ) -> None:
@@ -269,133 +273,20 @@ def _read(capture: _Capture, stream: ColumnStream, done: _Done) -> Iterator[Colu
         done.is_broken = True
 
 
-# -- Formats --------------------------------------------------------------------------------------
-
-
-class _Writer:
-    """Writes record batches to a file, which it does not close."""
-
-    def __init__(self, file: BinaryIO, pyarrow: Any, schema: Any) -> None:
-        self._file = file
-        self._pyarrow = pyarrow
-        self._schema = schema
-
-    def write(self, columns: Any) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Write what is still buffered."""
-
-
-class _Parquet(_Writer):
-    """Parquet. `event` keeps its dictionary, one for each row group."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        parquet = _require("pyarrow.parquet", "")
-        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
-        self._begin_group()
-
-    def _begin_group(self) -> None:
-        self._batches: list[Any] = []
-        self._rows = 0
-        self._bytes = 0
-
-    def write(self, columns: Any) -> None:
-        if self._rows + len(columns) > GROUP_ROWS:
-            self._write_group()
-        batch = self._pyarrow.record_batch(columns)
-        self._batches.append(batch)
-        self._rows += batch.num_rows
-        self._bytes += batch.nbytes
-        if self._bytes >= GROUP_BYTES:
-            self._write_group()
-
-    def _write_group(self) -> None:
-        if self._batches:
-            table = self._pyarrow.Table.from_batches(self._batches)
-            self._writer.write_table(table.unify_dictionaries(), row_group_size=self._rows)
-        self._begin_group()
-
-    def close(self) -> None:
-        try:
-            self._write_group()
-        finally:
-            self._writer.close()
-
-
-class _Plain(_Writer):
-    """Arrow, with `event` as plain text.
-
-    An Arrow file has one dictionary for all batches, and many readers do not understand one that
-    grows.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        field = self._schema.field("event").with_type(self._schema.field("data").type)
-        self._schema = self._schema.set(self._schema.get_field_index("event"), field)
-        self._writer = self._open()
-
-    def _open(self) -> Any:
-        return _require("pyarrow.ipc", "").new_file(self._file, self._schema)
-
-    def write(self, columns: Any) -> None:
-        self._writer.write(self._pyarrow.record_batch(columns).cast(self._schema))
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Csv(_Plain):
-    """CSV, whose columns have no dictionaries either."""
-
-    def _open(self) -> Any:
-        return _require("pyarrow.csv", "").CSVWriter(self._file, self._schema)
-
-
-class _JsonLines(_Writer):
-    """JSON lines, as `sse-fast cat --json` prints them."""
-
-    def write(self, columns: Any) -> None:
-        batch = self._pyarrow.record_batch(columns)
-        events, data, ids, retries, *offsets = (column.to_pylist() for column in batch.columns)
-        rows = zip(
-            events, data, ids, retries, offsets[0] if offsets else repeat(None), strict=False
-        )
-        self._file.write(
-            b"".join(
-                [
-                    json_line(event, text, last_id or "", retry, offset)
-                    for event, text, last_id, retry, offset in rows
-                ]
-            )
-        )
-
-
-_WRITERS: dict[str, type[_Writer]] = {
-    "parquet": _Parquet,
-    "arrow": _Plain,
-    "jsonl": _JsonLines,
-    "csv": _Csv,
-}
-
-
 # -- Output ---------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _open_output(path: str) -> Iterator[BinaryIO]:
+def _open_output(path: str) -> Iterator[BinaryIO | VisibleFile]:
     """Open the output; a regular file appears under its name once all of it is written."""
     try:
         if path == "-":
-            yield sys.stdout.buffer
-        elif os.path.exists(path) and not os.path.isfile(path):
-            # A pipe or a device is written to, not replaced.
+            yield standard_output()
+        elif is_special(Path(path)):
             with open(path, "wb") as file:
-                yield file
+                yield VisibleFile(file) if file.isatty() else file
         else:
-            with _replace(path) as file:
+            with replacing(path) as file:
                 yield file
     except OSError as error:
         if error.filename is None:
@@ -404,67 +295,32 @@ def _open_output(path: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _replace(path: str) -> Iterator[BinaryIO]:
-    # Replace the target of a link, not the link.
-    target = os.path.realpath(path)
-    temporary = _temporary_path(path)
-    exists = os.path.exists(target)
-    if exists and not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    # An existing file may be the user's, or belong to another conversion: "x" refuses it.
-    with open(temporary, "xb") as file:
-        try:
-            yield file
-            file.close()
-            if exists:
-                shutil.copymode(target, temporary)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                file.close()
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-
-
-def _temporary_path(path: str) -> str:
-    return f"{os.path.realpath(path)}.part"
-
-
-@contextmanager
 def _progress(total: int | None, arguments: argparse.Namespace) -> Iterator[Callable[[int], None]]:
     """Show progress on a terminal; yields a function of the number of bytes read so far."""
-    to_screen = arguments.output == "-" and sys.stdout.isatty()
     # Standard error is None if it was closed.
-    if arguments.quiet or to_screen or sys.stderr is None or not sys.stderr.isatty():
+    if (
+        arguments.quiet
+        or is_terminal(arguments.output)
+        or sys.stderr is None
+        or not sys.stderr.isatty()
+    ):
         yield lambda size: None
         return
-    progress = _require("rich.progress", ", or --quiet")
-    console = import_module("rich.console").Console(file=sys.stderr)
+    with needed("rich", ", or --quiet"):
+        from rich import console, progress
     with progress.Progress(
         progress.BarColumn(),
         progress.TaskProgressColumn(),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
-        console=console,
+        console=console.Console(file=sys.stderr),
         transient=True,
         redirect_stdout=False,
         redirect_stderr=False,
     ) as bar:
         task = bar.add_task("", total=total)
         yield lambda size: bar.update(task, completed=size)
-
-
-def _require(module: str, otherwise: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        library = module.partition(".")[0]
-        raise ImportError(
-            f"sse-fast convert needs {library} ({error}): "
-            f"pip install 'sse-fast[convert]'{otherwise}"
-        ) from error
 
 
 def _count(events: int) -> str:

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -164,7 +163,8 @@ def _socket_reader(port: int, options: dict[str, float]) -> Iterator[EventStream
 
 @contextmanager
 def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
-    requests = import_module("requests")
+    import requests
+
     with requests.Session() as session:
         # Ignore proxies and .netrc: the server is in this process.
         session.trust_env = False
@@ -175,7 +175,9 @@ def _requests_reader(port: int, options: dict[str, float]) -> Iterator[EventStre
 
 @contextmanager
 def _urllib3_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
-    with import_module("urllib3").PoolManager() as pool:
+    import urllib3
+
+    with urllib3.PoolManager() as pool:
         response = pool.request(
             "POST", f"http://127.0.0.1:{port}{_PATH}", json=options, preload_content=False
         )
@@ -183,22 +185,35 @@ def _urllib3_reader(port: int, options: dict[str, float]) -> Iterator[EventStrea
             yield events
 
 
-def _httpx_reader(name: str) -> Callable[..., Any]:
-    @contextmanager
-    def reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
-        with (
-            import_module(name).Client(trust_env=False) as client,
-            client.stream("POST", f"http://127.0.0.1:{port}{_PATH}", json=options) as response,
-            _events_of(response) as events,
-        ):
-            yield events
+@contextmanager
+def _httpx_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    import httpx
 
-    return reader
+    with httpx.Client(trust_env=False) as client, _by(client, port, options) as events:
+        yield events
+
+
+@contextmanager
+def _httpx2_reader(port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    import httpx2
+
+    with httpx2.Client(trust_env=False) as client, _by(client, port, options) as events:
+        yield events
+
+
+@contextmanager
+def _by(client: Any, port: int, options: dict[str, float]) -> Iterator[EventStream[Any]]:
+    """Read by a client of httpx or httpx2."""
+    with (
+        client.stream("POST", f"http://127.0.0.1:{port}{_PATH}", json=options) as response,
+        _events_of(response) as events,
+    ):
+        yield events
 
 
 @contextmanager
 def _aiohttp_reader(port: int, options: dict[str, float]) -> Iterator[list[Event[Any]]]:
-    aiohttp = import_module("aiohttp")
+    import aiohttp
 
     async def read() -> list[Event[Any]]:
         async with (
@@ -241,8 +256,8 @@ _READERS: dict[str, Callable[..., Any]] = {
     "socket": _socket_reader,
     "requests": _requests_reader,
     "urllib3": _urllib3_reader,
-    "httpx": _httpx_reader("httpx"),
-    "httpx2": _httpx_reader("httpx2"),
+    "httpx": _httpx_reader,
+    "httpx2": _httpx2_reader,
     "aiohttp": _aiohttp_reader,
     "sse_fast": _own_reader,
 }

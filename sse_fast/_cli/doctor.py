@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from sse_fast import ACCELERATED, Event, SSEError, __version__
 from sse_fast.compat import LIBRARIES, install
+from sse_fast.compat._loading import load_replacement
 
 EVENTS = 1000
 ROUNDS = 5
@@ -64,7 +64,7 @@ def measure(name: str) -> tuple[float, float]:
 
     Each is the best of several rounds.
     """
-    module = import_module(f"sse_fast.compat.{name}")
+    module = load_replacement(name)
     chunks = sample()
     theirs, ours = [], []
     with without_collections():

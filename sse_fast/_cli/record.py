@@ -13,16 +13,24 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from sse_fast import EndReason, ReconnectPolicy, SSEError
+from sse_fast import EndReason, EventSource, ReconnectPolicy, SSEError
 from sse_fast._cli import _timing_index
 from sse_fast._cli._common import (
     add_request_options,
     event_source,
     is_url,
-    log_if_verbose,
     say,
-    try_to_write,
 )
+from sse_fast._cli._output import (
+    check_distinct,
+    check_standard_output,
+    check_writable,
+    is_special,
+    open_new,
+)
+from sse_fast._cli._signals import Terminated, cleaning_up
+from sse_fast._cli._terminal import VisibleFile, is_terminal
+from sse_fast._cli._waiting import telling
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
@@ -68,7 +76,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.fail("only an http or https URL can be recorded")
     if arguments.output == "-" and arguments.timing:
         arguments.fail("--timing needs a file, as the index is written beside it")
-    log_if_verbose(arguments)
     recording = _Recording(arguments.output, timing=arguments.timing, force=arguments.force)
     source = event_source(
         arguments,
@@ -78,28 +85,38 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # Check the paths before sending the request, which may have side effects or cost money.
     recording.check_paths()
-    with source:
+    with telling(source, arguments), source:
         if source.end_reason is EndReason.NO_CONTENT:
             raise SSEError("The server answered 204: it has no stream to record")
-        recording.begin(source.url)
-        why = "broken off"
-        try:
-            with _status_line(recording, arguments):
-                for _ in source:
-                    recording.events += 1
-            assert source.end_reason is not None
-            why = _ENDS[source.end_reason]
-        except KeyboardInterrupt:
-            why = "interrupted"
-            raise
-        except BrokenPipeError:
-            why = ""
-            raise
-        finally:
-            recording.end()
-            if why:
-                say(f"{arguments.output}: {recording}: {why}")
+        # Until here, nothing is left to clean up.
+        with cleaning_up():
+            _record(source, recording, arguments)
     return 0
+
+
+def _record(source: EventSource, recording: _Recording, arguments: argparse.Namespace) -> None:
+    """Write the stream to the files, and say how it ended."""
+    recording.begin(source.url)
+    why = "broken off"
+    try:
+        with _status_line(recording, arguments):
+            for _ in source:
+                recording.events += 1
+        assert source.end_reason is not None
+        why = _ENDS[source.end_reason]
+    except KeyboardInterrupt:
+        why = "interrupted"
+        raise
+    except Terminated:
+        why = "terminated"
+        raise
+    except BrokenPipeError:
+        why = ""
+        raise
+    finally:
+        recording.end()
+        if why and not arguments.quiet:
+            say(f"{arguments.output}: {recording}: {why}")
 
 
 class _Recording:
@@ -113,6 +130,8 @@ class _Recording:
         self._force = force
         self._file: FileIO | None = None
         self._index: FileIO | None = None
+        # Takes the place of `_file` on a terminal.
+        self._screen: VisibleFile | None = None
 
     def __str__(self) -> str:
         events = f"{self.events:,} event{'' if self.events == 1 else 's'}"
@@ -125,27 +144,39 @@ class _Recording:
             OSError: they cannot be written, or exist.
         """
         if self._path is None:
+            check_standard_output()
             return
         index = _timing_index.path_beside(self._path)
         for path in (self._path, index):
-            if not self._force and path.exists() and not _is_special(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if not self._force and path.exists() and not is_special(path):
                 why = "it already exists; choose another name or use --force"
                 raise FileExistsError(errno.EEXIST, why, str(path))
-        for path in (self._path, index) if self._timing else (self._path,):
-            if not _is_special(path):
-                try_to_write(path)
+        check_writable(self._path)
+        if self._timing:
+            if self._path.is_char_device():
+                why = "--timing needs a file, as the index is written beside it"
+                raise OSError(errno.EINVAL, why, str(self._path))
+            check_distinct(self._path, index)
+            check_writable(index)
+        elif os.path.lexists(index) and not os.access(index.parent, os.W_OK):
+            # --force removes the index of an earlier capture.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(index))
 
     def begin(self, url: str) -> None:
         """Open the files; call it when the response head has arrived."""
         self._began = time.monotonic()
         if self._path is None:
             self._file = open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+            self._show_on_terminal()
             return
         index = _timing_index.path_beside(self._path)
         if self._force:
             # An index of an earlier capture does not fit this one.
             index.unlink(missing_ok=True)
         self._file = self._open(self._path)
+        self._show_on_terminal()
         if self._timing:
             self._index = self._open(index)
             _write(self._index, _timing_index.first_line(url))
@@ -154,7 +185,10 @@ class _Recording:
         """Write a chunk that has just arrived."""
         assert self._file is not None
         arrived = self._seconds()
-        _write(self._file, chunk)
+        if self._screen is None:
+            _write(self._file, chunk)
+        else:
+            self._screen.write(chunk)
         self._size += len(chunk)
         # Write the index after the chunk, so that it never describes more than the capture holds.
         if self._index is not None:
@@ -170,16 +204,17 @@ class _Recording:
         if self._file is not None:
             self._file.close()
 
+    def _show_on_terminal(self) -> None:
+        if self._file is not None and self._file.isatty():
+            self._screen = VisibleFile(self._file)
+
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
     def _open(self, path: Path) -> FileIO:
-        return path.open("wb" if self._force or _is_special(path) else "xb", buffering=0)
-
-
-def _is_special(path: Path) -> bool:
-    """Return whether the path is a device or a pipe, which writing cannot overwrite."""
-    return path.is_char_device() or path.is_fifo()
+        if self._force or is_special(path):
+            return path.open("wb", buffering=0)
+        return open_new(path)
 
 
 def _write(file: FileIO, data: bytes) -> None:
@@ -197,7 +232,7 @@ def _write(file: FileIO, data: bytes) -> None:
 def _status_line(recording: _Recording, arguments: argparse.Namespace) -> Iterator[None]:
     """Show progress on standard error, if it is a terminal with no other output."""
     stderr = sys.stderr
-    busy = arguments.verbose or (arguments.output == "-" and sys.stdout.isatty())
+    busy = arguments.verbose or arguments.quiet or is_terminal(arguments.output)
     if busy or stderr is None or not stderr.isatty():
         yield
         return

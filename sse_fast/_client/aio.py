@@ -13,7 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._check import acheck_response
-from sse_fast._client.base import ClientBase, ConnectionEnded, SourceExhausted
+from sse_fast._client.base import ClientBase
+from sse_fast._client.jobs import TaskJob
+from sse_fast._client.options import check_seconds
+from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
+from sse_fast._client.stats import AsyncCountedChunks
 from sse_fast._errors import StreamTimeout
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
 
     from sse_fast._client.options import ClientOptions
     from sse_fast._core.parser import Event, Parser
-    from sse_fast._request import Request
     from sse_fast._source import Response, Source
 
     D = TypeVar("D")
@@ -64,7 +67,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         method: the request method.
         headers: header fields: a mapping, pairs, or a callable without arguments that returns
             them before each attempt (may be async). None as a value removes a default field
-            (Accept, Accept-Encoding, Cache-Control).
+            (Accept, Accept-Encoding, Cache-Control) or Last-Event-ID.
         json: a body to be sent as JSON.
         data: a body of bytes, text (as UTF-8) or a mapping (as a form).
         client: an `httpx.AsyncClient`, `httpx2.AsyncClient` or `aiohttp.ClientSession`, whose
@@ -74,9 +77,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
             is sent to every server that asks for one, including the targets of redirects. The same
             holds for the certificate of a `client`.
-        last_event_id: the id to resume from, for example that of an earlier process.
+        last_event_id: the id to resume from, for example that of an earlier process; None is "".
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
+        until_event: event types that end the stream, as in `Parser`. A stream that ends without
+            such an event, or block without data, was cut off.
         decode: as in `Parser`.
         resume: how to ask for the rest after a first stream. "get": by a GET of the same URL with
             Last-Event-ID, as MCP does. A callable (may be async): gets the last event ID and
@@ -84,7 +89,11 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             else of yours or of the client's is sent to another origin. None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
+        check: whether to refuse a 200 whose content type is not text/event-stream. Other statuses
+            follow the policy with either value.
+        name: the name of the source in logs and in its `repr`; None: its URL without the query.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
+            `ready_state` is OPEN in it if the response will be accepted.
         on_error: called with each failure. Return seconds to reconnect after, or None to follow the
             policy, or raise to end the source.
         on_comment: as in `Parser`.
@@ -98,6 +107,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     Attributes:
         url: the URL that was passed.
+        name: the name of the source, or its URL without the query.
         response: the latest `Response`, or None.
         end_reason: the `EndReason`; None while the source runs.
 
@@ -156,29 +166,56 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         if self._watched_chunks is not None:
             self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
+        event: Event[T] | None = None
         stream = self._stream
-        if stream is not None and not self._is_reading:
+        if stream is not None and not self._is_reading and self._kept_event is None:
             stream.take()
             try:
-                event: Event[T] = await stream.__anext__()
+                event = await stream.__anext__()
+                self._meter.events += 1
+                return event
             except StopAsyncIteration:
                 caught = ConnectionEnded()
             except GeneratorExit:
                 # The coroutine is being closed, so nothing can be awaited.
                 raise
             except BaseException as error:
+                if event is not None:
+                    # A signal handler raised: the next call returns the event.
+                    self._kept_event = event
+                    raise
                 caught = error
-            else:
-                self._had_event = True
-                return event
         try:
-            event = await self._advance(caught)
+            if caught is not None or not self._has_kept_event():
+                await self._advance(caught)
         except SourceExhausted:
             raise StopAsyncIteration from None
         finally:
             caught = None
-        self._had_event = True
-        return event
+        return self._take_kept_event()
+
+    async def next_event(self, timeout: float | None = None) -> Event[T] | None:
+        """Return the next event, or None when there are no more.
+
+        Args:
+            timeout: seconds to wait for it, the waits for a response and for the next attempt
+                included; None: no limit.
+
+        Raises:
+            TimeoutError: no event arrived in time. Nothing is lost, and no request is sent again
+                for it: the next call goes on.
+            Exception: the errors of iteration.
+        """
+        import anyio
+
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
+        with anyio.move_on_after(timeout):
+            try:
+                return await self.__anext__()
+            except StopAsyncIteration:
+                return None
+        raise TimeoutError(f"No event arrived within {timeout:g} seconds")
 
     async def __aenter__(self) -> Self:
         try:
@@ -222,17 +259,26 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         """
         before, self._on_close = self._on_close, on_close
         try:
-            async for event in self:
+            while True:
+                event = failure = None
                 try:
+                    try:
+                        event = await self.__anext__()
+                    except StopAsyncIteration:
+                        break
                     await self._call(on_message, event)
+                    continue
                 except GeneratorExit:
                     # The coroutine is being closed, so nothing can be awaited.
                     raise
                 except BaseException as error:
+                    if event is None:
+                        raise
                     failure = error
-                else:
-                    continue
-                await self._message_failed(failure)
+                try:
+                    await self._message_failed(failure)
+                finally:
+                    del failure
         finally:
             self._on_close = before
         assert self.end_reason is not None
@@ -245,6 +291,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         self._wake(None)
         if stream is not None:
             await self._release(stream)
+        if not self._is_reading:
+            await self._drop_opening()
 
     def _begin_reading(self) -> None:
         super()._begin_reading()
@@ -264,27 +312,52 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             self._response_scope.cancel()
         if self._sleep_interrupt is not None:
             self._sleep_interrupt.set()
+        if self._is_closed and self._opening is not None and not self._is_reading:
+            # Nobody waits for the attempt under way.
+            with suppress(RuntimeError):
+                self._start_in_loop(self._drop_opening)
         if stream is not None:
             # The loop may be about to end, which ends the stream as well.
             with suppress(RuntimeError):
                 self._start_in_loop(stream.aclose)
 
-    async def _send(self, request: Request) -> Source:
+    def _count_chunks(self, chunks: Any) -> Any:
+        return AsyncCountedChunks(chunks.__aiter__(), self._meter)
+
+    async def _send(self, opening: Opening) -> Source:
         import anyio
 
-        with anyio.move_on_after(self._event_timeout) as self._response_scope:
-            source = await self._send_request(request, self._connect_timeout, self._idle_timeout)
-            return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
-        # The scope was cancelled, by close() or by the timeout.
-        if self._is_closed:
-            raise SourceExhausted
-        raise StreamTimeout(
-            f"No response from {redact_url(request.url)} within {self._event_timeout:g} seconds: "
-            "raise event_timeout if it may take longer",
-            phase="head",
-        )
+        if opening.job is None:
+            # In a task of its own, so that a cancelled wait neither drops nor repeats the request.
+            opening.job = TaskJob(
+                partial(
+                    self._send_request, opening.request, self._connect_timeout, self._idle_timeout
+                ),
+                _close,
+            )
+        job = opening.job
+        left = None
+        if self._event_timeout is not None:
+            left = max(0.0, opening.began_at + self._event_timeout - time.monotonic())
+        with anyio.move_on_after(left) as self._response_scope:
+            await job.wait()
+        # If the scope was cancelled, it was by close() or by the timeout.
+        if not job.is_done:
+            if self._is_closed:
+                raise SourceExhausted
+            raise StreamTimeout(
+                f"No response from {redact_url(opening.request.url)} within "
+                f"{self._event_timeout:g} seconds: raise event_timeout if it may take longer",
+                phase="head",
+            )
+        source: Source = job.get_result()
+        return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
 
-    async def _check(self, source: Source, rejection: str) -> EndReason | None:
+    async def _end_job(self, job: TaskJob[Any]) -> None:
+        job.abandon()
+        await _close_shielded(job.wait)
+
+    async def _check(self, opening: Opening, source: Source, rejection: str) -> EndReason | None:
         import anyio
 
         with anyio.CancelScope() as self._response_scope:
@@ -297,8 +370,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             await adrain(cast("AsyncIterator[bytes]", source.chunks))
 
     async def _close_source(self, source: Source) -> None:
-        if source.close is not None:
-            await _close_shielded(source.close)
+        await _close(source)
 
     def _make_stream(self, source: Source, parser: Parser[T]) -> AsyncEventStream[T]:
         return AsyncEventStream(source, parser, self._on_chunk)
@@ -306,10 +378,14 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _release(self, stream: AsyncEventStream[T]) -> None:
         await _close_shielded(stream.aclose)
 
-    async def _read(self) -> Event[T]:
-        async for event in cast("AsyncEventStream[T]", self._stream):
-            return event
-        raise ConnectionEnded
+    def _keeps_stream(self, stream: Any, error: BaseException) -> bool:
+        return stream.end_reason is None and not isinstance(error, MemoryError)
+
+    async def _read(self) -> None:
+        try:
+            self._kept_event = await cast("AsyncEventStream[T]", self._stream).__anext__()
+        except StopAsyncIteration:
+            raise ConnectionEnded from None
 
     async def _sleep(self, seconds: float) -> None:
         import anyio
@@ -348,6 +424,12 @@ async def afetch_event_source(
     """
     async with AsyncEventSource(url, **options) as source:
         return await source.run(on_message, on_close=on_close)
+
+
+async def _close(source: Source) -> None:
+    """Close a source that no stream owns; ignore errors."""
+    if source.close is not None:
+        await _close_shielded(source.close)
 
 
 async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:

@@ -11,7 +11,7 @@ from sse_fast._errors import MAX_SECONDS
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Collection, Iterable
     from typing import TypeAlias
 
     from typing_extensions import TypedDict, TypeVar
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
         client: Any
         uds: str | os.PathLike[str] | None
         ssl_context: ssl.SSLContext | None
-        last_event_id: str
+        last_event_id: str | None
         policy: ReconnectPolicy
         until: str | Callable[[Event[T]], object] | None
+        until_event: str | Collection[str]
         resume: str | Callable[[str], Any] | None
         resend: bool
+        check: bool
+        name: str | None
         on_open: Callable[[Response], object] | None
         on_error: Callable[[Exception], Any] | None
         on_comment: Callable[[str], object] | None

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._request import parse_origins
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -28,32 +30,41 @@ class ReadyState(enum.IntEnum):
 class ReconnectPolicy:
     """When to connect again, and after how long. All durations are in seconds.
 
-    The wait before an attempt is the longest of `min_delay`, the server's `retry` and its
-    Retry-After, plus a random share of a backoff. The backoff starts at `initial_delay`, grows by
-    the factor `multiplier` with each further attempt without an event, up to `max_delay`, and
-    starts again after an event.
+    After a good end of a stream, the client waits for the server's `retry`, or else for a random
+    share of `end_delay`. An end is good if the stream had an event, and either the end of its body
+    is marked (chunked, Content-Length, HTTP/2) or it was open for `reset_after` seconds. Without
+    either, an end looks like a crash of the server: only its `retry` tells it from one.
+
+    After a failure, the client waits for the longest of `min_delay`, the server's `retry` and its
+    Retry-After, plus a random share of a backoff. The backoff starts at `initial_delay` and grows
+    by the factor `multiplier` with each further failure, up to `max_delay`. It starts again after a
+    marked end of a stream with events, or when a connection was open for `reset_after` seconds.
 
     Attributes:
         initial_attempts: attempts to get the first response before its error is raised; None: no
             limit.
-        max_attempts: attempts in a row to get the next response after there was a first one; an
-            event, or `reset_after` seconds open, starts the count again. None: no limit; 0: never
-            reconnect.
+        max_attempts: attempts in a row after the first response; what starts the backoff again
+            starts the count again, too. None: no limit; 0: never reconnect.
         max_elapsed: how long after the first failure in a row further attempts may begin; None: no
             limit.
         retry_statuses: the statuses after which the client tries again instead of raising.
-        initial_delay: the first backoff before reconnecting. The first attempt has no delay.
-        multiplier: the factor by which the backoff grows after an attempt without an event.
+        end_delay: the wait after a good end, unless the server has sent a `retry`. `whatwg()` has
+            one wait for all cases, `initial_delay`.
+        initial_delay: the first backoff after a failure. The first attempt has no delay.
+        multiplier: the factor by which the backoff grows after each further failure.
         max_delay: the longest backoff.
-        jitter: the random share of the backoff: 1.0 all of it, 0.0 none.
+        jitter: the random share of the backoff and of `end_delay`: 1.0 all of it, 0.0 none.
         min_delay: the shortest wait, which also holds for a delay that a callback asks for.
         max_retry: the longest `retry` of a server that is respected, in seconds, although `retry`
             itself is in milliseconds.
         max_retry_after: the longest Retry-After that is respected.
-        reset_after: how long a connection has to be open to count as if it had brought an event.
+        reset_after: how long a connection has to be open for the backoff to start again.
         reconnect_on_end: whether to reconnect after a clean end; None: for GET only.
         max_redirects: the number of redirects that one attempt follows.
         max_id_size: the largest Last-Event-ID to be sent, in bytes; None: no limit.
+        trusted_origins: origins, such as "https://api.example.com:8443", that are treated as that
+            of the URL: a redirect there gets the header fields, the credentials and the client, and
+            by 307 or 308 the body.
     """
 
     initial_attempts: int | None = 3
@@ -62,6 +73,7 @@ class ReconnectPolicy:
     retry_statuses: Collection[int] = field(
         default=frozenset({408, 425, 429, *range(500, 600)} - {501, 505}), repr=False
     )
+    end_delay: float = 1.0
     initial_delay: float = 1.0
     multiplier: float = 2.0
     max_delay: float = 30.0
@@ -73,6 +85,7 @@ class ReconnectPolicy:
     reconnect_on_end: bool | None = None
     max_redirects: int = 20
     max_id_size: int | None = 8192
+    trusted_origins: Collection[str] = ()
     # Set by `whatwg()` for rules that have no field: an end within an event is a clean end, the
     # server's `retry` replaces the backoff, and only the first member of a gzip body is read.
     _whatwg: bool = field(default=False, repr=False)
@@ -90,6 +103,12 @@ class ReconnectPolicy:
             raise ValueError(
                 f"Expected reconnect_on_end to be a bool or None, got {self.reconnect_on_end!r}"
             )
+        if isinstance(self.trusted_origins, str) or not isinstance(
+            self.trusted_origins, Collection
+        ):
+            raise ValueError("Expected trusted_origins to be a collection of origins")
+        # Refuse what is not an origin now.
+        parse_origins(self.trusted_origins)
         if self.jitter > 1:
             raise ValueError(f"Expected jitter to be a share from 0 to 1, got {self.jitter!r}")
 

@@ -9,7 +9,6 @@ seconds of a monotonic clock. The verdict "again" means: begin an attempt at `ne
 | a redirect                               | `follow`              | the `Request` to send, or why |
 |                                          |                       | it is not followed            |
 | an event stream (200)                    | `opened`              | read it                       |
-| the connection has brought an event      | `progressed`          | count from zero again         |
 | a refused response, a network error, a   | `failed`              | None: again                   |
 | timeout, an exception of a callback      |                       | an error: raise it            |
 | the end of the stream                    | `check_complete`      | None: call `ended`            |
@@ -20,7 +19,8 @@ seconds of a monotonic clock. The verdict "again" means: begin an attempt at `ne
 | a wait that was cancelled or interrupted | `interrupted`         | None: again                   |
 |                                          |                       | an error: raise it when the   |
 |                                          |                       | program reads on              |
-| 204, `until` was met, an error is raised | `close`               | it is over                    |
+| 204, `until` or `until_event` was met,   | `close`               | it is over                    |
+| an error is raised                       |                       |                               |
 
 For example, a 503 arrives at `failed` as a `ResponseError`. It is retried if
 `ReconnectPolicy.retry_statuses` contains it, the request may be sent again (`_is_repeatable`), and
@@ -41,7 +41,7 @@ from sse_fast._errors import (
     StreamTimeout,
     TransportError,
 )
-from sse_fast._request import Request, parse_url, resolve_location, strip_credentials
+from sse_fast._request import Request, parse_origins, parse_url, resolve_location, strip_credentials
 from sse_fast._source import REDIRECTS
 from sse_fast._stream import EndReason
 from sse_fast.adapters._clients import iter_exception_chain
@@ -77,10 +77,13 @@ class Reconnection:
     Attributes:
         policy: the `ReconnectPolicy`.
         state: the `ReadyState`.
+        trusted_origins: the origins that may have everything of the caller's.
         last_event_id: the id to resume from; set by the driver.
         retry: the reconnection time that the server asked for, in ms, or None; set by the driver.
         next_attempt_at: when the next attempt may begin.
-        attempt: the number of attempts since the first response or the last event.
+        attempt: the number of attempts in a row, since the first response or the last success.
+        failures: the number of failures in a row.
+        failure_count: the number of all failures.
     """
 
     def __init__(
@@ -93,11 +96,15 @@ class Reconnection:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.policy = policy
+        first = parse_url(request.url).origin
+        self.trusted_origins = frozenset({first, *parse_origins(policy.trusted_origins)})
         self.state = ReadyState.CONNECTING
         self.last_event_id = ""
         self.retry: int | None = None
         self.next_attempt_at = float("-inf")
         self.attempt = 0
+        self.failures = 0
+        self.failure_count = 0
         self._request = request
         self._is_get = request.method == "GET"
         self._resend = resend
@@ -107,12 +114,14 @@ class Reconnection:
         self._current: Request | None = None
         # The number of redirects in this attempt.
         self._redirect_count = 0
-        # The target of its leading permanent redirects, from which later attempts start.
+        # The target of its leading permanent redirects. Later attempts start from there if it led
+        # to a stream: a maintenance page that answers 301 must not replace the URL.
         self._moved_to: Request | None = None
         self._began_at = float("-inf")
         self._opened_at: float | None = None
         self._had_response = False
-        self._failure_count = 0
+        # The exponent of the next backoff.
+        self._backoffs = 0
         self._failing_since: float | None = None
 
     # -- Connecting
@@ -132,6 +141,8 @@ class Reconnection:
         now: float,
         fields: Iterable[tuple[str, bytes]] = (),
         resume_request: Request | None = None,
+        *,
+        sends_id: bool = True,
     ) -> Request:
         """Begin an attempt, and return the request to send.
 
@@ -139,6 +150,7 @@ class Reconnection:
             now: the time, in seconds.
             fields: the header fields. A Last-Event-ID among them is replaced once there is an id.
             resume_request: the request that asks for the rest, if `resume_mode` is "call".
+            sends_id: whether to send the last event ID; False: the program asked to leave it out.
 
         Raises:
             StreamIncomplete: the id is too long to be sent.
@@ -149,7 +161,7 @@ class Reconnection:
         has_own_id = resume_request is not None and any(
             name.lower() == "last-event-id" for name, _ in fields
         )
-        if self.last_event_id and not has_own_id:
+        if self.last_event_id and sends_id and not has_own_id:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
             fields.append(("Last-Event-ID", self._encode_id()))
         self.attempt += 1
@@ -181,15 +193,16 @@ class Reconnection:
         if url is None:
             return None, f"The redirect ({status}) leads to a URL that is not valid http or https"
         origin, target = parse_url(request.url), parse_url(url)
-        is_same_origin = origin.origin == target.origin
+        # A request that was stripped, or that `resume` has built, for another origin stays there.
+        keeps_all = origin.origin == target.origin or (
+            not request.cross_origin and target.origin in self.trusted_origins
+        )
         if origin.scheme == "https" and target.scheme == "http":
             return None, f"The redirect ({status}) leads from https to http, which is not followed"
-        if request.method != "GET" and not (
-            is_same_origin and status in _METHOD_PRESERVING_REDIRECTS
-        ):
+        if request.method != "GET" and not (keeps_all and status in _METHOD_PRESERVING_REDIRECTS):
             return None, (
                 f"A {request.method} is not repeated after this redirect ({status}): only 307 and "
-                "308 within the same origin repeat it"
+                "308 within the same origin, or to one of trusted_origins, repeat it"
             )
         self._redirect_count += 1
         if self._redirect_count > self.policy.max_redirects:
@@ -198,35 +211,34 @@ class Reconnection:
                 "the policy to follow more"
             )
         hop = request._replace(url=url, redirected=True)
-        if not is_same_origin:
+        if not keeps_all:
             hop = strip_credentials(hop)
+        elif origin.origin != target.origin:
+            # A Host field of the caller names the first host.
+            fields = tuple(each for each in hop.fields if each[0].lower() != "host")
+            hop = hop._replace(fields=fields)
         if status in _PERMANENT_REDIRECTS and (
             self._redirect_count == 1 or self._moved_to is request
         ):
             self._moved_to = hop
-            # The next attempt calls `resume` again, so its redirects are not remembered.
-            if self.resume_mode != "call":
-                self._request = self._request._replace(
-                    url=url, redirected=True, cross_origin=hop.cross_origin
-                )
         self._current = hop
         return hop, ""
 
     def opened(self, now: float) -> None:
         """Note that the response is an event stream."""
         assert self._current is not None
+        moved_to = self._moved_to
+        # The next attempt calls `resume` again, so its redirects are not remembered.
+        if moved_to is not None and self.resume_mode != "call":
+            self._request = self._request._replace(
+                url=moved_to.url, redirected=True, cross_origin=moved_to.cross_origin
+            )
         self.state = ReadyState.OPEN
         self._opened_at = now
         if not self._had_response:
             # From the first stream on, `max_attempts` counts instead of `initial_attempts`.
             self.attempt = 0
         self._had_response = True
-
-    def progressed(self) -> None:
-        """Note that the connection has brought an event: attempts and backoff start again."""
-        self.attempt = 0
-        self._failure_count = 0
-        self._failing_since = None
 
     # -- Losing the connection
 
@@ -252,6 +264,8 @@ class Reconnection:
         """
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
+        self.failures += 1
+        self.failure_count += 1
         if isinstance(error, RetriableError):
             self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None
@@ -264,7 +278,7 @@ class Reconnection:
             # Raised by `begin`, it means that the id cannot be sent, which no attempt changes.
             is_fatal = not in_stream
         else:
-            is_fatal = not isinstance(error, TransportError) or _is_certificate_error(error)
+            is_fatal = not isinstance(error, TransportError) or _is_permanent(error)
         repeatable = self._is_repeatable(request, error)
         if not is_fatal and repeatable:
             delay = self._compute_delay(None, retry_after)
@@ -292,22 +306,44 @@ class Reconnection:
 
         Args:
             pending: whether it ended within an event.
-            until_unmet: whether there is an `until` that no event has met.
+            until_unmet: whether there is an `until` or `until_event` that was not met.
         """
         if self.policy._whatwg or not (pending or until_unmet):
             return None
         if pending:
             return StreamIncomplete("The stream ended within an event")
-        return StreamIncomplete("The stream ended before an event met `until`")
+        return StreamIncomplete("The stream ended before an event met `until` or `until_event`")
 
-    def ended(self, now: float) -> EndReason | None:
-        """Decide what follows after a clean end: return why it is over, or None: again."""
+    def ended(self, now: float, *, had_event: bool, framed: bool) -> EndReason | None:
+        """Decide what follows after a clean end.
+
+        Args:
+            now: the time, in seconds.
+            had_event: whether the stream had an event.
+            framed: whether the end of the body was marked. Any other end may be a crash.
+
+        Returns:
+            The reason why it is over, or None: again.
+        """
+        was_open_long = self._was_open_long(now)
         request = self._disconnect(now)
+        is_good = had_event and (framed or was_open_long)
+        if is_good:
+            self._succeed()
+        elif had_event and self.retry is not None:
+            # The server has said when to ask again. Such an end is neither counted as a failure
+            # nor as a success, which a server that greets and crashes would have.
+            is_good = True
+            self.attempt = max(0, self.attempt - 1)
         reconnects = self.policy.reconnect_on_end
         if self._is_get if reconnects is None else reconnects:
-            delay = self._compute_delay(None, None)
+            delay = self._compute_end_delay() if is_good else self._compute_delay(None, None)
             if self._is_repeatable(request, None) and self._has_attempts_left(now, now + delay):
-                self._schedule(now, delay)
+                if is_good:
+                    self.next_attempt_at = now + delay
+                else:
+                    self.failures += 1
+                    self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
         return EndReason.END
@@ -362,13 +398,22 @@ class Reconnection:
 
     def _disconnect(self, now: float) -> Request | None:
         """Note the loss of the connection, and return the request that it was for."""
-        opened_at, self._opened_at = self._opened_at, None
-        if opened_at is not None and now - opened_at >= self.policy.reset_after:
-            self.progressed()
+        if self._was_open_long(now):
+            self._succeed()
+        self._opened_at = None
         request, self._current = self._current, None
         if self.state is ReadyState.OPEN:
             self.state = ReadyState.CONNECTING
         return request
+
+    def _was_open_long(self, now: float) -> bool:
+        """Return whether there is a connection that has been open for `reset_after` seconds."""
+        return self._opened_at is not None and now - self._opened_at >= self.policy.reset_after
+
+    def _succeed(self) -> None:
+        """Let attempts and backoff start again."""
+        self.attempt = self.failures = self._backoffs = 0
+        self._failing_since = None
 
     def _is_repeatable(self, request: Request | None, error: Exception | None) -> bool:
         """Return whether the next attempt is safe, or the program has consented to repeat it."""
@@ -394,14 +439,24 @@ class Reconnection:
         return limit is None or self.attempt < limit
 
     def _schedule(self, now: float, delay: float) -> None:
-        """Schedule the next attempt, and count the failure or the end, for the next backoff."""
+        """Schedule the next attempt after a failure, and let the next backoff be longer."""
         self.next_attempt_at = now + delay
-        self._failure_count += 1
+        self._backoffs += 1
         if self._failing_since is None:
             self._failing_since = now
 
+    def _compute_end_delay(self) -> float:
+        """Return the seconds to wait after a good end."""
+        policy = self.policy
+        if policy._whatwg:
+            return self._compute_delay(None, None)
+        delay = policy.end_delay - policy.end_delay * policy.jitter * (1 - self._rng())
+        if self.retry is not None:
+            delay = min(self.retry / 1000, policy.max_retry)
+        return max(policy.min_delay, delay)
+
     def _compute_delay(self, delay: float | None, retry_after: float | None) -> float:
-        """Return the seconds to wait before the next attempt.
+        """Return the seconds to wait after a failure.
 
         Args:
             delay: the delay that the program asked for, or None.
@@ -412,7 +467,7 @@ class Reconnection:
             return max(policy.min_delay, delay)
         retry = None if self.retry is None else min(self.retry / 1000, policy.max_retry)
         try:
-            backoff = policy.initial_delay * policy.multiplier**self._failure_count
+            backoff = policy.initial_delay * policy.multiplier**self._backoffs
         except OverflowError:
             backoff = policy.max_delay
         backoff = min(policy.max_delay, backoff)
@@ -423,6 +478,11 @@ class Reconnection:
         return max(policy.min_delay, retry or 0.0, server_delay) + backoff
 
 
-def _is_certificate_error(error: TransportError) -> bool:
-    """Return whether the server's certificate was refused, as it would be again."""
+def _is_permanent(error: TransportError) -> bool:
+    """Return whether another attempt would fail alike.
+
+    This is so if the server's certificate was refused, or its bytes are no framing or coding.
+    """
+    if getattr(error, "permanent", False):
+        return True
     return any(type(each).__name__ in _CERTIFICATE_ERRORS for each in iter_exception_chain(error))

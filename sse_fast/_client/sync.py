@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
-import contextvars
 import inspect
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sse_fast._check import check_response
-from sse_fast._client.base import ClientBase, ConnectionEnded, SourceExhausted
-from sse_fast._client.options import refuse_async
+from sse_fast._client.base import ClientBase
+from sse_fast._client.jobs import ThreadJob
+from sse_fast._client.options import check_seconds, refuse_async
+from sse_fast._client.state import (
+    ConnectionEnded,
+    Opening,
+    SourceExhausted,
+    WaitGivenUp,
+    WaitInterrupted,
+)
+from sse_fast._client.stats import CountedChunks
+from sse_fast._errors import StreamTimeout
+from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
 from sse_fast._wake import drain
 
@@ -55,7 +65,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         method: the request method.
         headers: header fields: a mapping, pairs, or a callable without arguments that returns
             them before each attempt. None as a value removes a default field (Accept,
-            Accept-Encoding, Cache-Control).
+            Accept-Encoding, Cache-Control) or Last-Event-ID.
         json: a body to be sent as JSON.
         data: a body of bytes, text (as UTF-8) or a mapping (as a form).
         client: a `requests.Session`, `urllib3.PoolManager`, `httpx.Client` or `httpx2.Client`,
@@ -66,9 +76,11 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         ssl_context: the `ssl.SSLContext` for https; without `client` only. Its client certificate
             is sent to every server that asks for one, including the targets of redirects. The same
             holds for the certificate of a `client`.
-        last_event_id: the id to resume from, for example that of an earlier process.
+        last_event_id: the id to resume from, for example that of an earlier process; None is "".
         policy: when to connect again, a `ReconnectPolicy`.
         until: what ends the stream, as in `Parser`. A stream that ends without it was cut off.
+        until_event: event types that end the stream, as in `Parser`. A stream that ends without
+            such an event, or block without data, was cut off.
         decode: as in `Parser`.
         resume: how to ask for the rest after a first stream. "get": by a GET of the same URL with
             Last-Event-ID, as MCP does. A callable: gets the last event ID and returns the URL to
@@ -76,7 +88,11 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             the client's is sent to another origin. None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
+        check: whether to refuse a 200 whose content type is not text/event-stream. Other statuses
+            follow the policy with either value.
+        name: the name of the source in logs and in its `repr`; None: its URL without the query.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
+            `ready_state` is OPEN in it if the response will be accepted.
         on_error: called with each failure. Return seconds to reconnect after, or None to follow the
             policy, or raise to end the source.
         on_comment: as in `Parser`.
@@ -91,6 +107,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     Attributes:
         url: the URL that was passed.
+        name: the name of the source, or its URL without the query.
         response: the latest `Response`, or None.
         end_reason: the `EndReason`; None while the source runs.
 
@@ -141,27 +158,60 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if self._watched_chunks is not None:
             self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
+        event: Event[T] | None = None
         stream = self._stream
-        if stream is not None and not self._is_reading:
+        if stream is not None and not self._is_reading and self._kept_event is None:
             # Asking for the next event counts the previous one as taken.
             stream.take()
             try:
-                event: Event[T] = next(stream)
+                event = next(stream)
+                self._meter.events += 1
+                return event
             except StopIteration:
                 caught = ConnectionEnded()
             except BaseException as error:
+                if event is not None:
+                    # A signal handler raised: the next call returns the event.
+                    self._kept_event = event
+                    raise
                 caught = error
-            else:
-                self._had_event = True
-                return event
         try:
-            event = _run_sync(self._advance(caught))
+            if caught is not None or not self._has_kept_event():
+                _run_sync(self._advance(caught))
         except SourceExhausted:
             raise StopIteration from None
         finally:
             caught = None
-        self._had_event = True
-        return event
+        return self._take_kept_event()
+
+    def next_event(self, timeout: float | None = None) -> Event[T] | None:
+        """Return the next event, or None when there are no more.
+
+        Args:
+            timeout: seconds to wait for it, the waits for a response and for the next attempt
+                included; None: no limit. While the stream is open, a limit is possible over our own
+                transport, and over libraries whose responses can be polled.
+
+        Raises:
+            TimeoutError: no event arrived in time. Nothing is lost, and no request is sent again
+                for it: the next call goes on.
+            TypeError: the stream cannot be waited for with a limit. Nothing was read.
+            Exception: the errors of iteration.
+        """
+        if timeout is None:
+            return next(self, None)
+        self._wait_until = time.monotonic() + check_seconds(timeout, "timeout")
+        try:
+            if not self._has_kept_event():
+                _run_sync(self._advance_within())
+        except SourceExhausted:
+            return None
+        except WaitGivenUp:
+            # The exception would refer to this source by its frames.
+            raise TimeoutError(f"No event arrived within {timeout:g} seconds") from None
+        finally:
+            self._wait_until = None
+        return self._take_kept_event()
 
     def __enter__(self) -> Self:
         _run_sync(self._open())
@@ -198,14 +248,22 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         refuse_async(on_message=on_message, on_close=on_close)
         before, self._on_close = self._on_close, on_close
         try:
-            for event in self:
+            while True:
+                event = failure = None
                 try:
+                    event = next(self, None)
+                    if event is None:
+                        break
                     _refuse_awaitable(on_message(event))
-                except BaseException as error:
-                    failure = error
-                else:
                     continue
-                _run_sync(self._message_failed(failure))
+                except BaseException as error:
+                    if event is None:
+                        raise
+                    failure = error
+                try:
+                    _run_sync(self._message_failed(failure))
+                finally:
+                    del failure
         finally:
             self._on_close = before
         assert self.end_reason is not None
@@ -215,112 +273,114 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if stream is not None:
             stream.close()
         self._signals.put(None)
+        if self._is_closed and not self._is_reading:
+            # Nobody waits for the attempt under way.
+            _run_sync(self._drop_opening())
 
     def _wait_for(self, happened: Callable[[], object], seconds: float | None = None) -> None:
-        """Wait until `happened()` is true or the time is up.
+        """Wait until `happened()` is true or the time is up, at most for the time of `next_event`.
 
         A Condition would lose a notification sent by a signal handler that interrupts the wait.
+
+        Raises:
+            WaitGivenUp: the time of `next_event` is up.
+            WaitInterrupted: a signal handler raised.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        with suppress(Empty):
-            while not happened():
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._signals.get(timeout=left)
-
-    def _run_in_thread(self, work: Callable[[], R], discard: Callable[[R | None], object]) -> R:
-        """Run `work` in a daemon thread and return its result, unless close() ends the wait.
-
-        If the wait ends early, `discard(None)` wakes the thread, and `discard(result)` releases the
-        result when the thread has finished.
-        """
-        done: list[tuple[R | None, BaseException | None]] = []
-        abandoned = False
-        context = contextvars.copy_context()
-
-        def run() -> None:
-            result = failure = None
-            try:
-                result = context.run(work)
-            except BaseException as error:
-                failure = error
-            done.append((result, failure))
-            self._signals.put(None)
-            if abandoned and failure is None:
-                discard(result)
-
-        threading.Thread(target=run, name="sse_fast", daemon=True).start()
+        limit = self._wait_until
+        if limit is not None:
+            deadline = limit if deadline is None else min(deadline, limit)
         try:
-            self._wait_for(lambda: done or self._is_closed)
-        except BaseException:
-            abandoned = True
-            discard(done[0][0] if done else None)
-            raise
-        if not done:
-            abandoned = True
-            # The thread may have finished just now.
-            discard(done[0][0] if done else None)
-            raise SourceExhausted
-        result, failure = done[0]
-        if failure is not None:
-            raise failure
-        return cast("R", result)
+            with suppress(Empty):
+                while not happened():
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    self._signals.get(timeout=left)
+        except Exception as error:
+            raise WaitInterrupted(error) from None
+        if limit is not None and limit <= time.monotonic() and not happened():
+            raise WaitGivenUp
 
-    async def _send(self, request: Request) -> Source:
+    def _count_chunks(self, chunks: Any) -> Any:
+        return CountedChunks(iter(chunks), self._meter)
+
+    async def _send(self, opening: Opening) -> Source:
+        if opening.job is None:
+            opening.job = self._make_sending_job(opening.request)
+        job = opening.job
+        job.start()
+        left = None
+        if self._event_timeout is not None:
+            left = opening.began_at + self._event_timeout - time.monotonic()
+        self._wait_for(lambda: job.is_done or self._is_closed, left and max(0.0, left))
+        if not job.is_done:
+            if self._is_closed:
+                raise SourceExhausted
+            raise StreamTimeout(
+                f"No response from {redact_url(opening.request.url)} within "
+                f"{self._event_timeout:g} seconds: raise event_timeout if it may take longer",
+                phase="head",
+            )
+        return cast("Source", job.get_result())
+
+    def _make_sending_job(self, request: Request) -> ThreadJob[Source]:
+        """Return the job that sends a request.
+
+        Most libraries give no access to a connection before the response has arrived, so they send
+        in a thread, for which `close()` does not wait.
+        """
         wakers: list[Callable[[], object]] = []
-        abandoned = False
+        has_to_end: list[bool] = []
 
         def on_connected(wake: Callable[[], object]) -> None:
             wakers.append(wake)
-            if abandoned:
+            if has_to_end:
+                wake()
+
+        def wake_sender() -> None:
+            has_to_end.append(True)
+            for wake in wakers:
                 wake()
 
         options = {"connected": on_connected} if self._has_own_transport else {}
         # If no byte arrives for event_timeout, no event does either.
         timeouts = [each for each in (self._idle_timeout, self._event_timeout) if each is not None]
-
-        def discard(source: Source | None) -> None:
-            nonlocal abandoned
-            abandoned = True
-            for wake in wakers if source is None else ():
-                with suppress(Exception):
-                    wake()
-            if source is not None and source.close is not None:
-                with suppress(Exception):
-                    source.close()
-
-        # Most libraries give no access to a connection before the response has arrived.
-        source = self._run_in_thread(
-            lambda: cast(
-                "Source",
-                self._send_request(
-                    request, self._connect_timeout, min(timeouts, default=None), **options
-                ),
-            ),
-            discard,
+        work = partial(
+            self._send_request,
+            request,
+            self._connect_timeout,
+            min(timeouts, default=None),
+            **options,
         )
-        return source._replace(chunks=iter(cast("Iterable[bytes]", source.chunks)))
+        return ThreadJob(work, self._signals, wake_sender, _close)
 
-    async def _check(self, source: Source, rejection: str) -> EndReason | None:
+    async def _end_job(self, job: ThreadJob[Any]) -> None:
+        job.abandon()
+
+    async def _check(self, opening: Opening, source: Source, rejection: str) -> EndReason | None:
         if not rejection:
             return check_response(source)
-
-        def discard(reason: EndReason | None) -> None:
-            # Closing would wait for a lock that the reading thread holds.
-            if source.wake is not None:
-                with suppress(Exception):
-                    source.wake()
-
-        # Reading the body of a refused response may take `_check._MAX_BODY_SECONDS`.
-        return self._run_in_thread(lambda: check_response(source, rejection), discard)
+        if opening.job is None:
+            # Reading the body of a refused response may take seconds. Closing it would wait for a
+            # lock that the reading thread holds.
+            opening.job = ThreadJob(
+                partial(check_response, source, rejection),
+                self._signals,
+                source.wake or _do_nothing,
+                _do_nothing,
+            )
+        job = opening.job
+        job.start()
+        self._wait_for(lambda: job.is_done or self._is_closed)
+        if not job.is_done:
+            raise SourceExhausted
+        return cast("EndReason | None", job.get_result())
 
     async def _drain_source(self, source: Source) -> None:
         if source.reusable and source.wake is not None:
             drain(cast("Iterator[bytes]", source.chunks), source.wake)
 
     async def _close_source(self, source: Source) -> None:
-        if source.close is not None:
-            with suppress(Exception):
-                source.close()
+        _close(source)
 
     def _make_stream(self, source: Source, parser: Parser[T]) -> EventStream[T]:
         return EventStream(source, parser, self._on_chunk)
@@ -329,10 +389,34 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         with suppress(Exception):
             stream.close()
 
-    async def _read(self) -> Event[T]:
-        for event in cast("EventStream[T]", self._stream):
-            return event
-        raise ConnectionEnded
+    def _keeps_stream(self, stream: Any, error: BaseException) -> bool:
+        # Nothing was read when the wait was given up. Libraries may have lost bytes in any other
+        # interrupted read.
+        return isinstance(error, WaitGivenUp)
+
+    async def _advance_within(self) -> None:
+        """Store the next event in `_kept_event`, or raise `WaitGivenUp` at `_wait_until`."""
+        if self._watched_chunks is not None:
+            self._watched_chunks.waiting_since = time.monotonic()
+        if self._stream is not None and not self._is_reading:
+            # Asking for the next event counts the previous one as taken.
+            self._stream.take()
+        await self._advance()
+
+    async def _read(self) -> None:
+        stream: Any = self._stream
+        if self._wait_until is None:
+            self._kept_event = next(stream, None)
+        else:
+            left = max(0.0, self._wait_until - time.monotonic())
+            try:
+                self._kept_event = stream.next_event(left)
+            except StreamTimeout:
+                raise
+            except TimeoutError:
+                raise WaitGivenUp from None
+        if self._kept_event is None:
+            raise ConnectionEnded
 
     async def _sleep(self, seconds: float) -> None:
         self._wait_for(lambda: self._is_closed or self._requested_delay is not None, seconds)
@@ -371,6 +455,8 @@ def _run_sync(coroutine: Coroutine[Any, Any, R]) -> R:
         coroutine.send(None)
     except StopIteration as stop:
         return cast("R", stop.value)
+    except WaitInterrupted as interrupted:
+        raise interrupted.error from None
     raise RuntimeError("The coroutine suspended, which those of the sync client must not do")
 
 
@@ -384,3 +470,14 @@ def _refuse_awaitable(result: Any) -> Any:
             "AsyncEventSource"
         )
     return result
+
+
+def _close(source: Source) -> None:
+    """Close a source that no stream owns; ignore errors."""
+    if source.close is not None:
+        with suppress(Exception):
+            source.close()
+
+
+def _do_nothing(*arguments: Any) -> None:
+    pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ def _refuse_characters(name: str, value: str, forbidden: str) -> None:
             raise ValueError(f"{name} must not contain {_NAMES[character]}")
 
 
+def _refuse_surrogates(name: str, value: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} must not contain a lone surrogate, which has no form in UTF-8")
+
+
 class Options(NamedTuple):
     """The keywords of `Parser`, checked and prepared for the loops."""
 
@@ -37,16 +42,46 @@ class Options(NamedTuple):
     decode_types: dict[str, Callable[[bytes], Any]] | None
     until: Callable[[Event[Any]], object] | None
     until_data: bytes | None
+    until_types: frozenset[str]
+
+
+def _check_types(until_event: object) -> frozenset[str]:
+    """Return the event types of `until_event`: a str is one type, not its characters."""
+    if isinstance(until_event, str):
+        until_event = (until_event,)
+    elif not isinstance(until_event, Collection) or isinstance(
+        until_event, (bytes, bytearray, memoryview)
+    ):
+        raise TypeError(
+            "Expected until_event to be a str or a collection of str, got "
+            f"{type(until_event).__name__}: pass an event type, or a tuple of them"
+        )
+    types = frozenset(exact_str("each type in until_event", each) for each in until_event)
+    for each in types:
+        if not each:
+            raise ValueError(
+                "until_event has an empty event type, which no event has: 'message' is the type of "
+                "events without one"
+            )
+        _refuse_characters("until_event", each, "\r\n")
+        _refuse_surrogates("until_event", each)
+    return types
 
 
 def check_options(
-    last_event_id: object, max_event_size: object, on_comment: object, decode: Any, until: Any
+    last_event_id: object,
+    max_event_size: object,
+    on_comment: object,
+    decode: Any,
+    until: Any,
+    until_event: object,
 ) -> Options:
     """Check the keywords of `Parser`.
 
     Raises:
         TypeError: a keyword has the wrong type.
-        ValueError: `last_event_id` has a CR, LF or NUL, or `max_event_size` is less than 1.
+        ValueError: `last_event_id` has a CR, LF or NUL, `max_event_size` is less than 1, or
+            `until_event` has a type that no event can have.
     """
     last_event_id = exact_str("last_event_id", last_event_id)
     _refuse_characters("last_event_id", last_event_id, "\r\n\0")
@@ -78,7 +113,8 @@ def check_options(
         until_data, until = until.encode(), None
     elif until is not None and not callable(until):
         raise TypeError(f"Expected until to be a str, callable or None, got {type(until).__name__}")
-    return Options(last_event_id, decode, decode_types, until, until_data)
+    until_types = _check_types(until_event)
+    return Options(last_event_id, decode, decode_types, until, until_data, until_types)
 
 
 # -- Methods of Event, which both classes have as theirs ----------------------------------------

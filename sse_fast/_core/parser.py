@@ -6,7 +6,14 @@
 from __future__ import annotations
 
 import os
+
+# The Cython core imports `types` and the modules below. Freezing tools only see imports of Python
+# files.
+import types  # noqa: F401
 from typing import TYPE_CHECKING
+
+from sse_fast._core import options as _options  # noqa: F401
+from sse_fast._errors import DecodeError, EventTooLarge  # noqa: F401
 
 __all__ = ["ACCELERATED", "Event", "Parser"]
 

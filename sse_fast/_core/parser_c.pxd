@@ -1,7 +1,7 @@
 """The native interface of the parser: what other extensions may cimport."""
 
 cimport cython
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from sse_fast._core.lines cimport LineState, Step, Text
 
@@ -24,13 +24,14 @@ cdef class Parser:
     cdef dict _decode_types
     cdef object _until
     cdef bytes _until_data
+    cdef frozenset _until_types # the types of `until_event`
     cdef list _events           # not delivered yet; None: none
     # Number of events -> id of a block without data after them, in the latest feed; None: none.
     cdef readonly dict _lone_ids
     cdef bytearray _rest        # of a chunk that an exception interrupted; None: none
     cdef bint _is_initialized
     cdef bint _is_feeding
-    cdef bint _has_options      # `decode` or `until`
+    cdef bint _has_options      # `decode`, `until` or `until_event`
     cdef bint _has_callbacks    # parsing may run code that could change the chunk
     cdef bint _done
     cdef Step _refusal          # why input is refused until reset(), or NEED_INPUT
@@ -42,9 +43,10 @@ cdef class Parser:
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
     # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
     cdef int _raise_refusal(self, Step step) except -1
-    cdef int _add_lone_id(self, const Text* id) except -1
+    cdef int _dispatch_without_data(self, const uint8_t** cursor) except -1
     cdef int _dispatch_by_options(
-        self, const Text* raw_data, str event_type, object retry) except -1
+        self, const uint8_t** cursor, const Text* raw_type, const Text* id,
+        const Text* raw_data, int64_t milliseconds) except -1
 
 
 # `Parser.feed` for the bytes of an object that the caller holds.
@@ -54,4 +56,4 @@ cdef object new_event(object event_type, object data, object id, object retry)
 cdef str new_text(const Text* text)
 # The event type as text; the latest one is made once.
 cdef str new_event_type(Parser parser, const Text* text)
-cdef int add_event(Parser parser, object event) except -1
+cdef int add_event(Parser self, object event) except -1

@@ -7,25 +7,36 @@ pass `timeout=aiohttp.ClientTimeout(total=None, sock_read=300)`.
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from sse_fast._errors import SSEError
 from sse_fast._source import AsyncFailingChunks, Headers, Response, Source, is_reusable
-from sse_fast.adapters._clients import wrap_request_error
+from sse_fast.adapters._clients import (
+    AsyncRaisingChunks,
+    explain_refusal,
+    find_response,
+    find_undecoded,
+    is_framed,
+    split_codings,
+    wrap_body_error,
+    wrap_request_error,
+)
 
 if TYPE_CHECKING:
     import aiohttp
+    from typing_extensions import Self
     from yarl import URL
 
     from sse_fast._request import Request
 
 _UNSENT = {"ClientConnectorError", "ClientConnectorCertificateError", "ConnectionTimeoutError"}
 
-_CODINGS = {"identity", "gzip", "deflate", "br", "zstd"}
-_UNKNOWN = "aiohttp does not decode content coding {!r}: request 'Accept-Encoding: identity'"
+_CODINGS = frozenset({"gzip", "deflate", "br", "zstd"})
 
 
 def open_source(original: aiohttp.ClientResponse) -> Source:
@@ -34,7 +45,7 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
     response = Response(original.status, headers, str(original.url), original)
     # No public attribute says whether the body was read, and read() would read all of it.
     if original._body is not None:
-        return Source((original._body,), None, response)
+        return Source((original._body,), None, response, framed=is_framed(headers))
     content = original.content
     if (content.at_eof() and content.total_bytes) or (original.closed and content.exception()):
         return Source(AsyncFailingChunks(), None, response)
@@ -42,11 +53,12 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
     async def aclose() -> None:
         original.close()
 
-    coding = (headers.get("content-encoding") or "identity").lower()
-    chunks: AsyncIterator[bytes] = _Chunks(original)
-    if coding not in _CODINGS:
-        chunks = AsyncFailingChunks(_UNKNOWN.format(coding))
-    return Source(chunks, aclose, response, original.close, is_reusable(headers), resumable=True)
+    # aiohttp decodes a single coding, and raises an error of its own if it lacks a library for it.
+    decoded = _CODINGS if len(split_codings(headers)) == 1 else frozenset()
+    undecoded = find_undecoded(headers, decoded)
+    chunks = _Chunks(original) if undecoded is None else AsyncRaisingChunks(undecoded)
+    reusable, framed = is_reusable(headers), is_framed(headers)
+    return Source(chunks, aclose, response, original.close, reusable, framed, resumable=True)
 
 
 class _Chunks(AsyncIterator[bytes]):
@@ -57,6 +69,7 @@ class _Chunks(AsyncIterator[bytes]):
         self._content = response.content
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lost: asyncio.Future[None] | None = None
+        self._protocol: Any = None
         self._on_lost = partial(_on_connection_lost, weakref.ref(response))
 
     async def __anext__(self) -> bytes:
@@ -64,13 +77,18 @@ class _Chunks(AsyncIterator[bytes]):
             self._begin()
         try:
             chunk = await self._content.readany()
-        except Exception:
+        except Exception as error:
             # readany() raises the stored exception before it returns buffered bytes, and no public
             # API returns them.
             chunk = b""
             with suppress(Exception):
                 chunk = self._content._read_nowait(-1)
             if not chunk:
+                # Only the protocol knows what its parser has found wrong.
+                found = None if self._protocol is None else self._protocol.exception()
+                failure = wrap_body_error(found if isinstance(found, Exception) else error)
+                if isinstance(failure, SSEError):
+                    raise failure from failure.__cause__
                 raise
         if chunk:
             return chunk
@@ -84,6 +102,7 @@ class _Chunks(AsyncIterator[bytes]):
         self._loop = asyncio.get_running_loop()
         connection = self._response.connection
         if connection is not None and connection.protocol is not None:
+            self._protocol = connection.protocol
             self._lost = connection.protocol.closed
         if self._lost is not None:
             self._lost.add_done_callback(self._on_lost)
@@ -129,14 +148,12 @@ async def asend(
 
     Raises:
         TransportError: no response came.
-        aiohttp.InvalidURL: aiohttp refuses the URL.
+        Exception: whatever aiohttp refuses to send, or code of the user raised.
     """
     import aiohttp
-    from yarl import URL
 
     # aiohttp encodes a str as UTF-8.
     fields = [(name, value.decode("utf-8", "surrogateescape")) for name, value in request.fields]
-    given = {name.lower() for name, _ in fields}
     options: dict[str, Any] = {
         "data": request.body,
         "allow_redirects": False,
@@ -144,49 +161,115 @@ async def asend(
         "timeout": aiohttp.ClientTimeout(
             total=None, connect=connect_timeout, sock_read=idle_timeout
         ),
-        # aiohttp adds no Content-Type of its own.
-        "skip_auto_headers": [] if "content-type" in given else ["Content-Type"],
     }
-    authorized = "authorization" in given or "Authorization" in session.headers
-    if request.cross_origin:
-        # A new session, so that nothing of the caller's session is used, not even its tracing.
-        sending = aiohttp.ClientSession(
-            connector=session.connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
-        )
-        _set_proxy(sending, session, URL(request.url))
-    else:
-        # A shallow copy of the session that does not repeat a request on its own.
-        sending = object.__new__(type(session))
-        sending.__dict__.update(session.__dict__)
-        sending._retry_connection = False
-        if authorized and (session.auth is not None or session.trust_env):
-            # The copy ignores netrc and the session's auth, which aiohttp refuses to combine with
-            # an Authorization field.
-            sending._default_auth = None
-            sending._trust_env = False
-            _set_proxy(sending, session, URL(request.url))
+    if all(name.lower() != "content-type" for name, _ in fields):
+        # aiohttp adds no Content-Type of its own.
+        options["skip_auto_headers"] = ["Content-Type"]
     try:
-        response = await sending.request(
-            request.method, URL(request.url), headers=fields, **options
-        )
-    except aiohttp.InvalidURL:
+        if request.cross_origin:
+            response = await _request_bare(session, request, fields, options)
+        else:
+            response = await _request(session, request, fields, options)
+    except Exception as error:
+        found = find_response(error, aiohttp.ClientResponse)
+        if found is not None:
+            return open_source(found)
+        refused = _find_refused(error)
+        if refused is not None:
+            return refused
+        is_of_network = isinstance(error, (aiohttp.ClientError, OSError, asyncio.TimeoutError))
+        if is_of_network and not isinstance(error, aiohttp.InvalidURL):
+            raise wrap_request_error(request.url, error, _UNSENT) from error
+        if isinstance(error, (ValueError, RuntimeError)):
+            # aiohttp refuses the request, or the session is closed.
+            raise explain_refusal(request, error) from error
         raise
-    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-        raise wrap_request_error(request.url, error, _UNSENT) from error
-    finally:
-        # close() then leaves the connector open, and with it the response.
-        sending._connector_owner = False
-        await sending.close()
     return open_source(response)
 
 
-def _set_proxy(sending: Any, session: Any, url: URL) -> None:
-    """Let `sending` use the proxy that the session would use."""
-    from aiohttp.helpers import get_env_proxy_for_url
+async def _request(
+    session: aiohttp.ClientSession,
+    request: Request,
+    fields: list[tuple[str, str]],
+    options: dict[str, Any],
+) -> aiohttp.ClientResponse:
+    from yarl import URL
 
-    # No public attribute names the proxy of a session.
-    proxy = getattr(session, "_default_proxy", None), getattr(session, "_default_proxy_auth", None)
-    if proxy[0] is None and session.trust_env:
-        with suppress(LookupError):
-            proxy = get_env_proxy_for_url(url)
-    sending._default_proxy, sending._default_proxy_auth = proxy
+    given = [value for name, value in fields if name.lower() == "authorization"]
+    try:
+        return await session.request(request.method, URL(request.url), headers=fields, **options)
+    except ValueError:
+        if len(given) != 1 or not (session.auth is not None or session.trust_env):
+            raise
+    # aiohttp refuses an Authorization field beside the auth of the session or of netrc, before it
+    # sends anything. An auth of the request takes the place of both.
+    others = [each for each in fields if each[0].lower() != "authorization"]
+    return await session.request(
+        request.method,
+        URL(request.url),
+        headers=others,
+        auth=_make_auth(given[0]),
+        **options,
+    )
+
+
+def _make_auth(value: str) -> aiohttp.BasicAuth:
+    """Return an auth that sends the given value of Authorization."""
+    import aiohttp
+
+    class GivenAuth(aiohttp.BasicAuth):
+        def __new__(cls) -> Self:
+            # The constructor warns that aiohttp 4 will have no such class.
+            return tuple.__new__(cls, ("", "", "utf-8"))
+
+        def encode(self) -> str:
+            return value
+
+    return GivenAuth()
+
+
+async def _request_bare(
+    session: aiohttp.ClientSession,
+    request: Request,
+    fields: list[tuple[str, str]],
+    options: dict[str, Any],
+) -> aiohttp.ClientResponse:
+    """Send by a new session on the same connector, so that nothing of the caller's is added."""
+    import aiohttp
+    from yarl import URL
+
+    if session.closed:
+        raise RuntimeError("Session is closed")
+    url = URL(request.url)
+    if session.trust_env:
+        # With `trust_env`, the new session would use netrc, too.
+        options["proxy"] = _find_proxy(url)
+    bare = aiohttp.ClientSession(
+        connector=session.connector, connector_owner=False, cookie_jar=aiohttp.DummyCookieJar()
+    )
+    try:
+        return await bare.request(request.method, url, headers=fields, **options)
+    finally:
+        # This leaves the connector open, and with it the response.
+        await bare.close()
+
+
+def _find_proxy(url: URL) -> str | None:
+    """Return the proxy that the environment names for a URL, or None."""
+    if urllib.request.proxy_bypass(url.host or ""):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
+
+
+def _find_refused(error: Exception) -> Source | None:
+    """Return the response without a body that a `ClientResponseError` of the user describes."""
+    import aiohttp
+
+    # Subclasses, and those that aiohttp makes of the errors of its parser, describe no response.
+    if type(error) is not aiohttp.ClientResponseError or error.__cause__ is not None:
+        return None
+    if error.status < 300:
+        return None
+    headers = Headers((error.headers or {}).items())
+    url = str(error.request_info.real_url)
+    return Source((), None, Response(error.status, headers, url, error), framed=True)

@@ -8,20 +8,30 @@ garbage collector, and trio warns about that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import (
-    AsyncFailingChunks,
-    FailingChunks,
-    Headers,
-    Response,
-    Source,
-    is_reusable,
-)
+from sse_fast._errors import SSEError
+from sse_fast._source import Headers, Response, Source, is_reusable
 from sse_fast._wake import make_waker, protect_read
-from sse_fast.adapters._clients import iter_exception_chain, wrap_request_error
+from sse_fast.adapters._clients import (
+    AsyncRaisingChunks,
+    RaisingChunks,
+    explain_refusal,
+    find_response,
+    find_undecoded,
+    fitting_auth,
+    forbid_cross_origin,
+    is_framed,
+    is_overridden,
+    iter_exception_chain,
+    library_class,
+    wrap_body_error,
+    wrap_request_error,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -31,6 +41,12 @@ if TYPE_CHECKING:
 _UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"}
 _REFUSED_STREAM = 7
 """The HTTP/2 error code of a request that was not processed (RFC 9113, 8.7)."""
+
+# The letter "a" in the codings that httpx decodes only if it finds another library.
+_OPTIONAL_CODINGS = {
+    "br": bytes.fromhex("0b00806103"),
+    "zstd": bytes.fromhex("28b52ffd200109000061"),
+}
 
 
 def open_source(original: httpx.Response) -> Source:
@@ -42,45 +58,79 @@ def open_source(original: httpx.Response) -> Source:
         url = ""
     headers = Headers(original.headers.multi_items())
     response = Response(original.status_code, headers, url, original)
+    framed = is_framed(headers, original.http_version)
     # A body that was read is available as `content`. Otherwise each library raises an error of its
     # own, derived from RuntimeError.
     with suppress(RuntimeError):
-        return Source((original.content,), None, response)
+        return Source((original.content,), None, response, framed=framed)
     wake = _make_guarded_waker(original)
     reusable = wake is not None and is_reusable(headers)
-    reason = _why_unreadable(original)
+    undecoded = find_undecoded(headers, _decoded_codings(library_class(original)))
     if isinstance(original.stream, Iterable):
-        chunks = _iter_bytes(original) if reason is None else FailingChunks(reason)
-        return Source(chunks, original.close, response, wake, reusable)
-    achunks: Any = original.aiter_bytes() if reason is None else AsyncFailingChunks(reason)
+        chunks = RaisingChunks(undecoded) if undecoded is not None else _Chunks(original)
+        return Source(chunks, original.close, response, wake, reusable, framed)
+    achunks = AsyncRaisingChunks(undecoded) if undecoded is not None else _AsyncChunks(original)
 
     async def aclose() -> None:
-        if reason is None:
+        if isinstance(achunks, _AsyncChunks):
             # The generator is closed first, because nothing would await its end later.
             await achunks.aclose()
         await original.aclose()
 
-    return Source(achunks, aclose, response, wake, reusable)
+    return Source(achunks, aclose, response, wake, reusable, framed)
 
 
-def _iter_bytes(original: httpx.Response) -> Iterator[bytes]:
-    """Return the chunks of the body; the client may be closed while a thread waits for one."""
-    chunks = iter(original.iter_bytes())
-    return iter(protect_read(_find_socket(original), lambda: next(chunks, None)), None)
+class _Chunks(Iterator[bytes]):
+    """The chunks of the body; the client may be closed while a thread waits for one."""
+
+    def __init__(self, original: httpx.Response) -> None:
+        chunks = original.iter_bytes()
+        self._read = protect_read(_find_socket(original), lambda: next(chunks, None))
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = self._read()
+        except Exception as error:
+            failure = wrap_body_error(error)
+            if failure is error:
+                raise
+            raise failure from error
+        if chunk is None:
+            raise StopIteration
+        return chunk
 
 
-def _why_unreadable(original: httpx.Response) -> str | None:
-    # Both libraries return what they cannot decode as if it were not encoded.
-    codings = original.headers.get_list("content-encoding", split_commas=True)
-    decoder = original._get_content_decoder()
-    decoders = [type(each).__name__ for each in getattr(decoder, "children", [decoder])]
-    wanted = sum(coding.strip().lower() not in ("", "identity") for coding in codings)
-    if wanted == sum(name != "IdentityDecoder" for name in decoders):
-        return None
-    return (
-        f"{type(original).__module__} does not decode content coding {', '.join(codings)!r} here: "
-        "install what it needs, or request 'Accept-Encoding: identity'"
-    )
+class _AsyncChunks(AsyncIterator[bytes]):
+    """The chunks of the body of a response of an async client."""
+
+    def __init__(self, original: httpx.Response) -> None:
+        self._chunks: Any = original.aiter_bytes()
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: bytes = await self._chunks.__anext__()
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            failure = wrap_body_error(error)
+            if failure is error:
+                raise
+            raise failure from error
+        return chunk
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+
+
+@lru_cache
+def _decoded_codings(cls: Any) -> frozenset[str]:
+    """Return the codings that a class of responses decodes, which it tells only by doing it."""
+    found = {
+        coding
+        for coding, encoded in _OPTIONAL_CODINGS.items()
+        if cls(200, headers={"Content-Encoding": coding}, content=encoded).content == b"a"
+    }
+    return frozenset({"gzip", "deflate", *found})
 
 
 def _make_guarded_waker(original: httpx.Response) -> Callable[[], object] | None:
@@ -118,13 +168,30 @@ def send(
         TransportError: no response came.
         Exception: whatever httpx refuses to send, or a hook or an auth of the user raised.
     """
-    prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
-    copy = _copy_client(client, request)
+    arguments, options = _prepare(client, request, connect_timeout, idle_timeout)
+    context = None
     try:
-        response = copy.send(prepared, stream=True, follow_redirects=False, **options)
+        if not request.cross_origin and is_overridden(client, "stream"):
+            context = client.stream(**arguments, **options)
+            response = context.__enter__()
+        else:
+            prepared = _build(client, request, arguments)
+            response = client.send(prepared, stream=True, **options)
     except Exception as error:
-        raise _failure(request, error) from error
-    return open_source(response)
+        return open_source(_recover(request, error))
+    opened = open_source(response)
+    if context is None:
+        return opened
+    close, leave = opened.close, context.__exit__
+
+    def close_all() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            leave(None, None, None)
+
+    return opened._replace(close=close_all)
 
 
 async def asend(
@@ -134,13 +201,30 @@ async def asend(
     idle_timeout: float | None,
 ) -> Source:
     """Send a request of the client through an async client of httpx; see `send`."""
-    prepared, options = _prepare(client, request, connect_timeout, idle_timeout)
-    copy = _copy_client(client, request)
+    arguments, options = _prepare(client, request, connect_timeout, idle_timeout)
+    context = None
     try:
-        response = await copy.send(prepared, stream=True, follow_redirects=False, **options)
+        if not request.cross_origin and is_overridden(client, "stream"):
+            context = client.stream(**arguments, **options)
+            response = await context.__aenter__()
+        else:
+            prepared = _build(client, request, arguments)
+            response = await client.send(prepared, stream=True, **options)
     except Exception as error:
-        raise _failure(request, error) from error
-    return open_source(response)
+        return open_source(_recover(request, error))
+    opened = open_source(response)
+    if context is None:
+        return opened
+    close, leave = opened.close, context.__aexit__
+
+    async def close_all() -> None:
+        try:
+            if close is not None:
+                await close()
+        finally:
+            await leave(None, None, None)
+
+    return opened._replace(close=close_all)
 
 
 def _prepare(
@@ -148,58 +232,77 @@ def _prepare(
     request: Request,
     connect_timeout: float | None,
     idle_timeout: float | None,
-) -> tuple[httpx.Request, dict[str, Any]]:
-    """Return the request as httpx represents it, and the options to send it with."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `build_request` or `stream`, and the options of `send`."""
+    module = sys.modules[library_class(client).__module__]
     # Values are bytes, because httpx refuses some str.
-    fields: Any = [(name.encode(), value) for name, value in request.fields]
-    extensions = {
-        "timeout": {
-            "connect": connect_timeout,
-            "read": idle_timeout,
-            "write": idle_timeout,
-            "pool": connect_timeout,
-        }
+    headers = module.Headers([(name.encode(), value) for name, value in request.fields])
+    arguments = {
+        "method": request.method,
+        "url": request.url,
+        "headers": headers,
+        "content": request.body,
+        "timeout": module.Timeout(
+            connect=connect_timeout, read=idle_timeout, write=idle_timeout, pool=connect_timeout
+        ),
     }
-    prepared = client.build_request(
-        request.method, request.url, headers=fields, content=request.body, extensions=extensions
-    )
+    options: dict[str, Any] = {"follow_redirects": False}
+    auth = client.auth
     if request.cross_origin:
-        # Made without the client, so that nothing of the client is added.
-        prepared = type(prepared)(
-            request.method, request.url, headers=fields, content=request.body, extensions=extensions
-        )
-        return prepared, {"auth": None}
-    if request.redirected:
-        # The URL of a redirect is used as it is, without the parameters of the client.
-        prepared.url = type(prepared.url)(request.url)
-    authorized = any(name.lower() == "authorization" for name, _ in request.fields)
-    by_client = "authorization" in prepared.headers and "NetRC" in type(client.auth).__name__
-    return prepared, {"auth": None} if authorized or by_client else {}
+        options["auth"] = None
+    elif "NetRC" in type(auth).__name__:
+        # netrc never replaces an Authorization of the caller.
+        if "authorization" in headers or "authorization" in client.headers:
+            options["auth"] = None
+    elif auth is not None and not fitting_auth(auth, request):
+        options["auth"] = None
+    return arguments, options
 
 
-def _copy_client(client: Any, request: Request) -> Any:
-    """Return a shallow copy of the client that does not prepare redirects.
+def _build(client: Any, request: Request, arguments: dict[str, Any]) -> Any:
+    """Return the request as httpx represents it; for another origin, without the client."""
+    if not request.cross_origin:
+        prepared = client.build_request(**arguments)
+        if request.redirected:
+            # The URL of a redirect is used as it is, without the parameters of the client.
+            prepared.url = type(prepared.url)(request.url)
+        return prepared
+    if is_overridden(client, "send"):
+        raise forbid_cross_origin(request, f"the method 'send' of {type(client).__name__}")
+    if any(client.event_hooks.values()):
+        raise forbid_cross_origin(request, "the event hooks of the client")
+    cls = sys.modules[library_class(client).__module__].Request
+    timeout = arguments.pop("timeout")
+    return cls(**arguments, extensions={"timeout": timeout.as_dict()})
 
-    httpx would raise for a redirect to a URL that it does not support, and withhold the response.
-    For a request to another origin, the copy has no event hooks, which may add secrets.
-    """
-    copy = object.__new__(type(client))
-    copy.__dict__.update(client.__dict__)
-    copy._build_redirect_request = lambda request, response: request
-    if request.cross_origin:
-        copy.event_hooks = {}
-    return copy
 
-
-def _failure(request: Request, error: Exception) -> Exception:
+def _recover(request: Request, error: Exception) -> Any:
+    """Return the response that a hook of the user refused, or raise what the error means."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    if "TransportError" not in names or names & {"LocalProtocolError", "UnsupportedProtocol"}:
-        # httpx refuses the request, or an event hook or an auth of the user raised.
-        return error
+    found = find_response(error, _response_classes())
+    if found is not None:
+        return found
+    if "InvalidURL" in names or "InvalidURL" in type(error.__context__).__name__:
+        # httpx builds the next request of a redirect, even if it is not to follow it.
+        raise SSEError(
+            "The response redirects to a Location that httpx rejects, as it is not a valid URL"
+        ) from error
+    if names & {"LocalProtocolError", "UnsupportedProtocol"}:
+        # httpx refuses the request.
+        raise explain_refusal(request, error) from error
+    if "TransportError" not in names:
+        # An event hook or an auth of the user raised.
+        raise error
     failure = wrap_request_error(request.url, error, _UNSENT)
     if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):
         failure.sent = False
-    return failure
+    raise failure from error
+
+
+def _response_classes() -> tuple[Any, ...]:
+    """Return the classes of responses of the loaded libraries."""
+    modules = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return tuple(module.Response for module in modules)
 
 
 def _details(error: Exception) -> list[Any]:

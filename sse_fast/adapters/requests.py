@@ -6,10 +6,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import FailingChunks, Headers, Response, Source
-from sse_fast.adapters._clients import wrap_request_error
+from sse_fast._source import MAX_BODY, FailingChunks, Headers, Response, Source
+from sse_fast._wake import drain
+from sse_fast.adapters._clients import (
+    explain_refusal,
+    find_response,
+    fitting_auth,
+    forbid_cross_origin,
+    is_framed,
+    wrap_request_error,
+)
 from sse_fast.adapters._registry import open_source as open_raw
 
 if TYPE_CHECKING:
@@ -30,10 +39,11 @@ def open_source(original: requests.Response) -> Source:
     response = Response(
         original.status_code, Headers(original.headers.items()), original.url or "", original
     )
+    framed = is_framed(response.headers)
     # No public attribute says whether the body was read, and `content` would read all of it.
     private: Any = original
     if private._content is not False:
-        return Source((original.content or b"",), None, response)
+        return Source((original.content or b"",), None, response, framed=framed)
     if private._content_consumed:
         return Source(FailingChunks(), None, response)
     raw = open_raw(original.raw)
@@ -43,7 +53,7 @@ def open_source(original: requests.Response) -> Source:
             raw.close()
         original.close()
 
-    return raw._replace(close=close, response=response)
+    return raw._replace(close=close, response=response, framed=framed)
 
 
 def send(
@@ -59,37 +69,60 @@ def send(
         Exception: whatever requests refuses to send, or a hook of the user raised.
     """
     import requests
+    import urllib3
 
-    # Values are bytes, because requests refuses some str; repeated fields are joined.
-    headers: dict[str, Any] = {}
+    headers: dict[str, str] = {}
     for name, value in request.fields:
-        headers[name] = b", ".join((headers[name], value)) if name in headers else value
-    unprepared = requests.Request(request.method, request.url, headers, data=request.body)
-    authorized = any(name.lower() == "authorization" for name in headers)
-    if authorized or ("Authorization" in session.headers and session.auth is None):
-        # Without an auth, requests would replace the Authorization by that of netrc.
-        unprepared.auth = _keep_authorization
-    prepared = unprepared.prepare() if request.cross_origin else session.prepare_request(unprepared)
-    if request.redirected:
-        # The URL of a redirect is used as it is, without the parameters of the session.
-        prepared.prepare_url(request.url, None)
-    options: Any = session.merge_environment_settings(prepared.url or "", {}, True, None, None)
+        # requests encodes a str as Latin-1. Repeated fields are joined.
+        text = value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    names = {name.lower() for name in headers}
+    options: dict[str, Any] = {}
     if request.cross_origin:
-        options["cert"] = None
+        session = _make_bare_session(session, request)
+    own_auth = session.auth is not None and fitting_auth(session.auth, request)
+    authorized = "authorization" in names or "Authorization" in session.headers
+    if request.cross_origin or (authorized and not own_auth):
+        # Without an auth, requests would use that of netrc.
+        options["auth"] = _keep_authorization
+    if request.redirected and isinstance(session.params, Mapping):
+        # The URL of a redirect is used as it is, without the parameters of the session.
+        options["params"] = dict.fromkeys(session.params)
+    watcher = _ResponseWatcher()
+    hooks = session.hooks.get("response") or []
+    hooks = hooks if isinstance(hooks, list) else [hooks]
+    options["hooks"] = {"response": [watcher.see, *hooks, watcher.read_redirect]}
     try:
-        response = _without_redirects(session).send(
-            prepared, timeout=(connect_timeout, idle_timeout), allow_redirects=False, **options
+        response = session.request(
+            request.method,
+            request.url,
+            headers=headers,
+            data=request.body,
+            stream=True,
+            allow_redirects=False,
+            timeout=(connect_timeout, idle_timeout),
+            **options,
         )
-    except ValueError:
-        # requests refuses this URL or header.
-        raise
-    except requests.HTTPError as error:
-        # A hook of the user raised it; nothing else will close that response.
-        if error.response is not None:
-            error.response.close()
-        raise
-    except requests.RequestException as error:
+    except Exception as error:
+        # A hook of the user, or requests on account of the Location, may raise although there is a
+        # response.
+        if watcher.redirect is not None:
+            return watcher.redirect
+        found = find_response(error, requests.Response)
+        if found is not None:
+            return open_source(found)
+        if watcher.seen is not None:
+            # Nothing else would close it.
+            watcher.seen.close()
+        if isinstance(error, ValueError):
+            # requests refuses this URL or header.
+            raise explain_refusal(request, error) from error
+        if not isinstance(error, (OSError, urllib3.exceptions.HTTPError)):
+            raise
+        # A session that caches reads the body, which raises errors of urllib3.
         raise wrap_request_error(request.url, error, _UNSENT) from error
+    if watcher.redirect is not None and watcher.seen is response:
+        return watcher.redirect
     return open_source(response)
 
 
@@ -97,12 +130,67 @@ def _keep_authorization(prepared: requests.PreparedRequest) -> requests.Prepared
     return prepared
 
 
-def _without_redirects(session: requests.Session) -> requests.Session:
-    """Return a shallow copy of the session that does not resolve redirects.
+def _make_bare_session(session: requests.Session, request: Request) -> requests.Session:
+    """Return a session with the connections of the given one, and nothing else of the caller's.
 
-    requests would read the body of a redirect even with `allow_redirects=False`.
+    It must not be closed, because that would close the connections.
     """
-    copy: Any = object.__new__(type(session))
-    copy.__dict__.update(session.__dict__)
-    copy.resolve_redirects = lambda *args, **kwargs: iter(())
-    return copy  # type: ignore[no-any-return]
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    adapter = session.get_adapter(request.url)
+    if type(adapter) is not HTTPAdapter:
+        name = f"{type(adapter).__module__}.{type(adapter).__qualname__}"
+        raise forbid_cross_origin(request, f"the mounted adapter {name}")
+    bare = requests.Session()
+    for prefix, each in session.adapters.items():
+        bare.mount(prefix, each)
+    bare.verify = session.verify
+    bare.proxies = dict(session.proxies)
+    bare.trust_env = session.trust_env
+    return bare
+
+
+class _ResponseWatcher:
+    """Response hooks, around those of the user, that see what requests does with a response.
+
+    Attributes:
+        seen: the latest response, or None.
+        redirect: the source of a redirect, or None.
+    """
+
+    def __init__(self) -> None:
+        self.seen: requests.Response | None = None
+        self.redirect: Source | None = None
+
+    def see(self, response: requests.Response, *args: object, **options: object) -> None:
+        """Remember the response, before the hooks of the user get it."""
+        self.seen = response
+
+    def read_redirect(self, response: requests.Response, *args: object, **options: object) -> None:
+        """Read the body of a redirect for at most 50 ms.
+
+        Even with `allow_redirects=False`, requests reads the whole body before it returns it.
+        """
+        self.seen = response
+        if not response.is_redirect:
+            return
+        opened = open_source(response)
+        assert isinstance(opened.chunks, Iterable)
+        body = bytearray()
+        chunks = _collect(iter(opened.chunks), body)
+        if opened.wake is not None:
+            drain(chunks, opened.wake)
+        else:
+            # Without a connection, for example in a test, the body is in memory.
+            while len(body) < MAX_BODY and next(chunks, b""):
+                pass
+        if opened.close is not None:
+            opened.close()
+        self.redirect = Source((bytes(body),), None, opened.response, framed=opened.framed)
+
+
+def _collect(chunks: Iterator[bytes], body: bytearray) -> Iterator[bytes]:
+    for chunk in chunks:
+        body += chunk[: MAX_BODY - len(body)]
+        yield chunk

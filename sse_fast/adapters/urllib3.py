@@ -7,18 +7,29 @@ stream is waited for without limit unless `timeout=` sets one.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from functools import partial
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, cast
 
+from sse_fast._errors import SSEError
+from sse_fast._request import parse_url
 from sse_fast._source import READ_SIZE, FailingChunks, Headers, Response, Source
-from sse_fast.adapters._clients import wrap_request_error
+from sse_fast.adapters._clients import (
+    RaisingChunks,
+    explain_refusal,
+    find_response,
+    find_undecoded,
+    forbid_cross_origin,
+    is_framed,
+    is_overridden,
+    split_codings,
+    wrap_body_error,
+    wrap_request_error,
+)
 from sse_fast.adapters._registry import open_source as open_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import urllib3
 
     from sse_fast._request import Request
@@ -35,19 +46,24 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
     """Return the source of a response of urllib3."""
     headers = Headers(original.headers.items())
     response = Response(original.status, headers, original.geturl() or "", original)
+    framed = is_framed(headers)
     if original.closed and original.status != 204 and headers.get("content-length") != "0":
         # No public attribute tells a body that was read into memory, as `preload_content=True` does
         # by default, from one that was consumed.
-        body = original._body
-        return Source(FailingChunks() if body is None else (original.data,), None, response)
-    # Some tests put a file in the place of the http.client response.
+        is_consumed = getattr(original, "_body", None) is None
+        body = FailingChunks() if is_consumed else (original.data,)
+        return Source(body, None, response, framed=framed)
+    # No public attribute leads to the http.client response. Caches and tests replace it by a file.
     raw = getattr(original, "_fp", None)
     opened = open_raw(raw) if isinstance(raw, HTTPResponse) else Source(())
-    coding = (headers.get("content-encoding") or "identity").lower()
-    if coding != "identity" or not isinstance(raw, HTTPResponse):
-        chunks = _iter_decoded(original, coding)
+    undecoded = find_undecoded(headers, set(original.CONTENT_DECODERS))
+    chunks: Iterator[bytes]
+    if undecoded is not None:
+        chunks = RaisingChunks(undecoded)
+    elif split_codings(headers) or not isinstance(raw, HTTPResponse):
+        chunks = _Chunks(partial(original.read1, READ_SIZE, decode_content=True))
     else:
-        chunks = _iter_raw(original, raw, cast("Iterator[bytes]", opened.chunks))
+        chunks = _RawChunks(original, raw, cast("Iterator[bytes]", opened.chunks))
     close_raw, shut_down = opened.close, opened.wake
 
     def close() -> None:
@@ -58,39 +74,69 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
         original.release_conn()
         original.close()
 
-    if shut_down is None:
-        return Source(chunks, close, response)
-
     def wake() -> None:
         # After the end of the body, the connection may already carry another response.
         if original.connection is not None:
-            shut_down()
+            (shut_down or original.shutdown)()
 
-    return Source(chunks, close, response, wake, opened.reusable)
-
-
-def _iter_decoded(original: urllib3.HTTPResponse, coding: str) -> Iterator[bytes]:
-    known = {"identity", *original.CONTENT_DECODERS}
-    if {each.strip() for each in coding.split(",")} - known:
-        return FailingChunks(
-            f"urllib3 does not decode content coding {coding!r} here: install what it needs, or "
-            "request 'Accept-Encoding: identity'"
-        )
-    return iter(partial(original.read1, READ_SIZE, decode_content=True), b"")
+    has_connection = original.connection is not None
+    return Source(
+        chunks,
+        close,
+        response,
+        wake if shut_down is not None or has_connection else None,
+        opened.reusable,
+        framed,
+    )
 
 
-def _iter_raw(
-    original: urllib3.HTTPResponse, raw: HTTPResponse, chunks: Iterator[bytes]
-) -> Iterator[bytes]:
-    try:
-        yield from chunks
-    except Exception:
-        # Users know the errors that urllib3 makes of those of http.client.
-        with getattr(original, "_error_catcher", nullcontext)():
+class _Chunks(Iterator[bytes]):
+    """The pieces that a function returns, up to an empty one."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = self._read()
+        except Exception as error:
+            failure = wrap_body_error(error)
+            if failure is error:
+                raise
+            raise failure from error
+        if chunk:
+            return chunk
+        raise StopIteration
+
+
+class _RawChunks(Iterator[bytes]):
+    """The chunks of the http.client response inside."""
+
+    def __init__(
+        self, original: urllib3.HTTPResponse, raw: HTTPResponse, chunks: Iterator[bytes]
+    ) -> None:
+        self._original = original
+        self._raw = raw
+        self._chunks = iter(chunks)
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._chunks)
+        except StopIteration:
+            # The connection is free for the next request.
+            self._raw.close()
+            self._original.release_conn()
             raise
-    # The connection is free for the next request.
-    raw.close()
-    original.release_conn()
+        except (HTTPException, OSError) as error:
+            failure = wrap_body_error(error)
+            if failure is error and not isinstance(error, TimeoutError):
+                # The error that urllib3 raises itself, and that its users know.
+                from urllib3.exceptions import ProtocolError
+
+                failure = ProtocolError(f"Connection broken: {error!r}", error)
+            if failure is error:
+                raise
+            raise failure from error
 
 
 def send(
@@ -103,36 +149,65 @@ def send(
 
     Raises:
         TransportError: no response came.
-        urllib3.exceptions.LocationValueError: urllib3 refuses the URL.
+        Exception: whatever urllib3 refuses to send, or an override of the user raised.
     """
     import urllib3
 
-    # Repeated fields are joined, whatever the case of their names.
-    headers: dict[str, tuple[str, Any]] = {}
+    if request.cross_origin:
+        for name in ("urlopen", "request"):
+            if is_overridden(pool, name):
+                raise forbid_cross_origin(request, f"the method {name!r} of {type(pool).__name__}")
+    # urllib3 uses the header fields of the pool only if there are no others, and encodes a str as
+    # Latin-1. Repeated fields are joined, whatever the case of their names.
+    headers: dict[str, tuple[str, str]] = {}
     if not request.cross_origin:
         headers = {name.lower(): (name, value) for name, value in pool.headers.items()}
-    own: dict[str, tuple[str, Any]] = {}
+    own: dict[str, tuple[str, str]] = {}
     for name, value in request.fields:
-        before = own.get(name.lower())
-        own[name.lower()] = (name, value if before is None else before[1] + b", " + value)
+        before, text = own.get(name.lower()), value.decode("latin-1")
+        own[name.lower()] = (name, text if before is None else f"{before[1]}, {text}")
     try:
-        response: Any = pool.urlopen(
+        response: Any = pool.request(
             request.method,
-            request.url,
+            _locate(pool, request),
             body=request.body,
-            headers=dict({**headers, **own}.values()),
+            headers=urllib3.HTTPHeaderDict({**headers, **own}.values()),
             redirect=False,
             retries=False,
             preload_content=False,
             pool_timeout=connect_timeout,
             timeout=urllib3.Timeout(connect=connect_timeout, read=idle_timeout),
         )
-    except urllib3.exceptions.LocationValueError:
-        # urllib3 refuses this URL.
+    except Exception as error:
+        found = find_response(error, urllib3.BaseHTTPResponse)
+        if found is not None:
+            return _open_with_url(found, request)
+        if isinstance(error, (urllib3.exceptions.LocationValueError, ValueError)):
+            # urllib3 refuses this URL or header.
+            raise explain_refusal(request, error) from error
+        if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
+            raise wrap_request_error(request.url, error, _UNSENT) from error
         raise
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise wrap_request_error(request.url, error, _UNSENT) from error
-    opened = open_source(response)
+    return _open_with_url(response, request)
+
+
+def _locate(pool: Any, request: Request) -> str:
+    """Return the URL, or its path for the pool of a single host."""
+    import urllib3
+
+    if not isinstance(pool, urllib3.HTTPConnectionPool):
+        return request.url
+    if not pool.is_same_host(request.url):
+        raise SSEError(
+            f"{type(pool).__name__} only reaches one host, and the request is for another: pass a "
+            "urllib3.PoolManager"
+        )
+    return parse_url(request.url).path
+
+
+def _open_with_url(original: Any, request: Request) -> Source:
+    # A cassette may put another type of response in the place of urllib3's.
+    opened = open_raw(original)
     if opened.response is not None:
         # urllib3 knows only the path.
         opened.response.url = request.url

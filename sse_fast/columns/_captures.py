@@ -9,7 +9,6 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from importlib import import_module
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,7 +168,12 @@ class _ChunkFile(io.RawIOBase):
 
 
 def _import_zstd() -> Any:
-    for name in ("compression.zstd", "backports.zstd"):
-        with suppress(ImportError):
-            return import_module(name)
+    with suppress(ImportError):
+        import compression.zstd  # type: ignore[import-not-found]
+
+        return compression.zstd
+    with suppress(ImportError):
+        import backports.zstd
+
+        return backports.zstd
     raise ImportError("No library can decompress zstd: pip install 'sse-fast[zstd]'")

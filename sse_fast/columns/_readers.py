@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,7 +124,7 @@ def check_options(
         ValueError: an argument has a value that is not allowed.
     """
     try:
-        core = import_module("sse_fast.columns._columns_c")
+        import sse_fast.columns._columns_c as core  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError(
             "Columns need the compiled extension of sse_fast, which is not installed: install a C "

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext, suppress
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sse_fast.compat._hooks import LIBRARIES, Hook, UnknownLayout
+from sse_fast.compat._loading import load_library, load_replacement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,8 +96,8 @@ def install(*names: str) -> Installation:
         raise ValueError(f"install() needs at least one name: {', '.join(LIBRARIES)}")
     # Import before taking the lock, libraries first: import hooks may call install() themselves.
     for name in names:
-        LIBRARIES[name].load_module(name)
-    modules = {name: import_module(f"sse_fast.compat.{name}") for name in names}
+        load_library(name)
+    modules = {name: load_replacement(name) for name in names}
     with _lock:
         done: dict[str, dict[Hook, Any]] = {}
         try:

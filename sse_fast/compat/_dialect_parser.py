@@ -11,4 +11,6 @@ __all__ = ["DialectParser"]
 if TYPE_CHECKING or not ACCELERATED:
     from sse_fast.compat._dialect_py import DialectParser
 else:
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._core import parser_c  # noqa: F401
     from sse_fast.compat._dialect_c import DialectParser

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from importlib import import_module, metadata
+import sys
+from collections.abc import Callable
+from importlib import metadata
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -72,8 +74,14 @@ class Library(NamedTuple):
         except metadata.PackageNotFoundError:
             return None
 
-    def load_module(self, path: str) -> Any:
+    def load_module(self, path: str, load: Callable[[], object]) -> Any:
         """Import and return a module of the library.
+
+        Args:
+            path: Its name.
+            load: Imports it by a statement, which freezing tools see. It imports the package first,
+                as other code does: if another thread is importing it right now, importing a
+                submodule alone would find half-initialized modules.
 
         Raises:
             ImportError: The library is not installed.
@@ -81,10 +89,8 @@ class Library(NamedTuple):
         """
         package = path.partition(".")[0]
         try:
-            # Import the package first, as other code does: if another thread is importing it right
-            # now, importing a submodule alone would find half-initialized modules.
-            import_module(package)
-            return import_module(path)
+            load()
+            return sys.modules[path]
         except ModuleNotFoundError as error:
             if error.name == package:
                 raise ImportError(
@@ -93,7 +99,7 @@ class Library(NamedTuple):
                 ) from None
             if error.name is None or not error.name.startswith(f"{package}."):
                 raise
-            raise self.unknown_layout(f"a module {path}", "none") from None
+            raise self.unknown_layout(f"a module {error.name}", "none") from None
 
     def find_part(self, owner: Any, name: str, parameters: str | None = None) -> Any:
         """Return a part of a module or class after checking its signature.

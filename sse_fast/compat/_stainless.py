@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,15 +24,19 @@ class Sdk(NamedTuple):
     original: Any
 
     @classmethod
-    def find(cls, library: Library) -> Sdk:
+    def find(cls, library: Library, load: Callable[[], object]) -> Sdk:
         """Find the decoder of an installed SDK and check its layout.
+
+        Args:
+            library: The SDK.
+            load: Imports the package, and its modules `_base_client` and `_streaming`.
 
         Raises:
             ImportError: The SDK is not installed.
             UnknownLayout: Its layout is not known.
         """
-        client = library.load_module(f"{library.name}._base_client")
-        streaming = library.load_module(f"{library.name}._streaming")
+        client = library.load_module(f"{library.name}._base_client", load)
+        streaming = library.load_module(f"{library.name}._streaming", load)
         original = library.find_part(streaming, "SSEDecoder", "")
         library.find_part(client, "SSEDecoder", "")
         library.find_part(original, "decode", "self, line")

@@ -17,8 +17,15 @@ from sse_fast.compat._stainless import BytesDecoder, Sdk
 
 __all__ = ["SSEDecoder"]
 
+
+def _load() -> None:
+    import anthropic
+    import anthropic._base_client
+    import anthropic._streaming  # noqa: F401
+
+
 LIBRARY = LIBRARIES["anthropic"]
-_sdk = Sdk.find(LIBRARY)
+_sdk = Sdk.find(LIBRARY, _load)
 _event_class = LIBRARY.find_part(_sdk.streaming, "ServerSentEvent")
 # Since version 1, an event also keeps the lines that it was parsed from.
 _HAS_LINES = hasattr(_event_class, "raw")

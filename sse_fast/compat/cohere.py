@@ -13,8 +13,14 @@ from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__: list[str] = []
 
+
+def _load() -> None:
+    import cohere
+    import cohere.core.http_sse._api  # noqa: F401
+
+
 LIBRARY = LIBRARIES["cohere"]
-_api = LIBRARY.load_module("cohere.core.http_sse._api")
+_api = LIBRARY.load_module("cohere.core.http_sse._api", _load)
 _original = LIBRARY.find_part(_api, "EventSource")
 _PARAMETERS = "self, response, decoder, text_decoder"
 LIBRARY.find_part(_original, "_decode_response", _PARAMETERS)
@@ -85,7 +91,9 @@ def find_hooks() -> list[Hook]:
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
     """Read a stream with the functions that are in place now."""
-    response = LIBRARY.load_module("httpx").Response(
+    import httpx
+
+    response = httpx.Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
     events: Iterator[Any] = _original(response).iter_sse()

@@ -13,8 +13,14 @@ from sse_fast.compat._hooks import LIBRARIES, Hook
 
 __all__: list[str] = []
 
+
+def _load() -> None:
+    import httpx2
+    import httpx2._sse  # noqa: F401
+
+
 LIBRARY = LIBRARIES["httpx2"]
-_sse = LIBRARY.load_module("httpx2._sse")
+_sse = LIBRARY.load_module("httpx2._sse", _load)
 _original = LIBRARY.find_part(_sse, "_SSEParser", "max_event_size")
 LIBRARY.find_part(_original, "decode", "self, text")
 LIBRARY.find_part(_original, "flush", "self")
@@ -65,7 +71,8 @@ def find_hooks() -> list[Hook]:
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
     """Read a stream with the parser that is in place now."""
-    httpx2 = LIBRARY.load_module("httpx2")
+    import httpx2
+
     response = httpx2.Response(
         200,
         headers={"content-type": "text/event-stream"},

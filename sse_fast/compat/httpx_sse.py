@@ -253,9 +253,14 @@ def _methods(event_class: type) -> tuple[Any, Any]:
     return iter_sse, aiter_sse
 
 
+def _load() -> None:
+    import httpx_sse
+    import httpx_sse._api  # noqa: F401
+
+
 def find_hooks() -> list[Hook]:
     """Return the hooks for `install()`, which keep the original's own classes."""
-    api = LIBRARY.load_module("httpx_sse._api")
+    api = LIBRARY.load_module("httpx_sse._api", _load)
     original = LIBRARY.find_part(api, "EventSource", "response")
     LIBRARY.find_part(original, "_check_content_type", "self")
     LIBRARY.find_part(original, "iter_sse", "self")
@@ -271,5 +276,7 @@ def read_events(chunks: Iterable[bytes]) -> Iterator[Any]:
     response = httpx.Response(
         200, headers={"content-type": "text/event-stream"}, content=iter(chunks)
     )
-    events: Iterator[Any] = LIBRARY.load_module("httpx_sse").EventSource(response).iter_sse()
+    import httpx_sse
+
+    events: Iterator[Any] = httpx_sse.EventSource(response).iter_sse()
     return events

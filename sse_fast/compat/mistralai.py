@@ -15,13 +15,30 @@ from sse_fast.compat._strict_utf8 import StrictFeeder
 
 __all__: list[str] = []
 
+
+def _load() -> None:
+    import mistralai
+    import mistralai.client.utils.eventstreaming  # noqa: F401
+
+
+def _load_azure() -> None:
+    import mistralai
+    import mistralai.azure.client.utils.eventstreaming  # noqa: F401
+
+
+def _load_gcp() -> None:
+    import mistralai
+    import mistralai.gcp.client.utils.eventstreaming  # noqa: F401
+
+
 LIBRARY = LIBRARIES["mistralai"]
 _PARAMETERS = "response, decoder, sentinel, data_required"
-_modules = [LIBRARY.load_module("mistralai.client.utils.eventstreaming")]
-for _service in ("azure", "gcp"):
+_modules = [LIBRARY.load_module("mistralai.client.utils.eventstreaming", _load)]
+for _service, _load_service in (("azure", _load_azure), ("gcp", _load_gcp)):
     # If their dependencies (google-auth, for example) are not installed, they are not used.
     with suppress(ImportError, UnknownLayout):
-        _modules.append(LIBRARY.load_module(f"mistralai.{_service}.client.utils.eventstreaming"))
+        _path = f"mistralai.{_service}.client.utils.eventstreaming"
+        _modules.append(LIBRARY.load_module(_path, _load_service))
 for _module in _modules:
     LIBRARY.find_part(_module, "stream_events", _PARAMETERS)
     LIBRARY.find_part(_module, "stream_events_async", _PARAMETERS)

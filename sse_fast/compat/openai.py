@@ -17,8 +17,15 @@ from sse_fast.compat._stainless import BytesDecoder, Sdk
 
 __all__ = ["SSEDecoder"]
 
+
+def _load() -> None:
+    import openai
+    import openai._base_client
+    import openai._streaming  # noqa: F401
+
+
 LIBRARY = LIBRARIES["openai"]
-_sdk = Sdk.find(LIBRARY)
+_sdk = Sdk.find(LIBRARY, _load)
 
 
 class SSEDecoder(BytesDecoder, _sdk.original):  # type: ignore[misc, name-defined]  # at run time

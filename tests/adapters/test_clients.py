@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import threading
+import zlib
 from typing import Any
 
 import anyio
@@ -91,18 +92,61 @@ def test_coding_is_decoded_or_refused(
     assert outcome.stream.end_reason is EndReason.ERROR
 
 
+# Browsers and all libraries take what they do not know for no coding, and so does the adapter.
+MEANINGLESS = ["none", "UTF-8", "Identity", "utf-8, none", "compress", ""]
+# Their adapters are not those of a library with decoders.
+PLAIN = {"urllib.request", "http.client", "sse_fast"}
+
+
 @pytest.mark.parametrize(
-    ("reader", "coding"), cross(READERS, ["compress", "compress, gzip"], once=1)
+    ("reader", "coding"),
+    cross(
+        {name: each for name, each in READERS.items() if each.library not in PLAIN},
+        MEANINGLESS,
+        once=1,
+    ),
 )
-def test_unknown_coding_raises(reader: Reader, faults: FaultServer, coding: str) -> None:
+def test_unknown_coding_is_identity(reader: Reader, faults: FaultServer, coding: str) -> None:
+    faults.scripts["/"] = framed("chunked", [STREAM], f"Content-Encoding: {coding}")
+    check_all(reader.read(faults.url + "/"))
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["zlib", "raw"])
+@pytest.mark.parametrize(
+    "reader", [each for each in READERS.values() if each.library not in PLAIN], ids=str
+)
+def test_deflate_is_decoded(reader: Reader, faults: FaultServer, wrapped: bool) -> None:
+    """Some servers send deflate without the frame of zlib."""
+    packer = zlib.compressobj(wbits=15 if wrapped else -15)
+    body = packer.compress(STREAM) + packer.flush()
+    faults.scripts["/"] = framed("chunked", [body], "Content-Encoding: deflate")
+    check_all(reader.read(faults.url + "/"))
+
+
+@pytest.mark.parametrize(
+    ("name", "coding"),
+    [
+        ("httpx", "x-gzip"),
+        ("httpx asyncio", "x-gzip"),
+        ("aiohttp", "x-gzip"),
+        ("aiohttp", "gzip, gzip"),
+    ],
+)
+def test_known_coding_left_encoded_raises(name: str, coding: str, faults: FaultServer) -> None:
     """The body is not taken for a stream without events."""
-    body = b"\x1f\x9d\x90" if coding == "compress" else gzip.compress(b"\x1f\x9d\x90")
-    script = framed("chunked", [body], f"Content-Encoding: {coding}")
-    faults.scripts["/"] = [b"".join(script)]
-    outcome = reader.read(faults.url + "/")
+    body = gzip.compress(STREAM)
+    faults.scripts["/"] = framed("chunked", [body], f"Content-Encoding: {coding}")
+    outcome = READERS[name].read(faults.url + "/")
     assert outcome.events == []
     assert isinstance(outcome.error, TransportError)
-    assert f"{coding!r}" in str(outcome.error)
+    assert f"{coding!r} of the body is not decoded" in str(outcome.error)
+
+
+def test_several_codings_are_decoded_by_httpx_and_urllib3(faults: FaultServer) -> None:
+    body = gzip.compress(gzip.compress(STREAM))
+    faults.scripts["/"] = framed("chunked", [body], "Content-Encoding: gzip, gzip")
+    for name in ("httpx", "httpx trio", "urllib3", "requests"):
+        check_all(READERS[name].read(faults.url + "/"))
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])

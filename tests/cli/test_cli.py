@@ -147,7 +147,7 @@ def test_cat_url_sends_default_fields(server: Server) -> None:
     (request,) = server.requests
     assert (request.method, request.path) == ("GET", "/a%20b?q=c%20d")
     assert request.headers["accept"] == "text/event-stream"
-    assert request.headers["cache-control"] == "no-store"
+    assert request.headers["cache-control"] == "no-cache"
     assert request.headers["accept-encoding"] == "identity"
     assert request.headers["authorization"] == "Basic dXNlcjpwQHNz"
 
@@ -271,7 +271,7 @@ def test_cat_prints_body_of_refused_response(server: Server) -> None:
     done = run("cat", server.url)
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f'sse-fast: Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'
+        f'sse-fast: Expected status 200, got 401: {server.url}/\n{{"error": "no"}}\n'
     )
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet
 import pytest
 
 import sse_fast
-from sse_fast._cli import convert
+from sse_fast._cli import _formats
 from tests.support.converting import (
     CONVERT,
     EVERY,
@@ -212,16 +212,16 @@ def test_row_groups_are_neither_tiny_nor_huge(monkeypatch: pytest.MonkeyPatch) -
         metadata = pyarrow.parquet.read_metadata("out.parquet")
         return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
-    Path("tiny").write_bytes(b"data:\n\n" * (2 * convert.GROUP_ROWS + 5))
+    Path("tiny").write_bytes(b"data:\n\n" * (2 * _formats.GROUP_ROWS + 5))
     run("tiny", "-o", "out.parquet")
-    assert sum(groups()) == 2 * convert.GROUP_ROWS + 5
-    assert max(groups()) <= convert.GROUP_ROWS
+    assert sum(groups()) == 2 * _formats.GROUP_ROWS + 5
+    assert max(groups()) <= _formats.GROUP_ROWS
     assert len(groups()) <= 4
     stream = many_events(30 * 2**20)
     Path("middling").write_bytes(stream)
     run("middling", "-o", "out.parquet")
     assert len(groups()) == 1
-    monkeypatch.setattr(convert, "GROUP_BYTES", 12 * 2**20)
+    monkeypatch.setattr(_formats, "GROUP_BYTES", 12 * 2**20)
     run("middling", "-o", "out.parquet")
     assert len(groups()) == 2
     assert rows("out.parquet") == rows_of(stream)

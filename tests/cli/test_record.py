@@ -130,7 +130,7 @@ def test_record_refused_response_writes_no_file(server: Server, capture: Path) -
     server.answers["/html"] = Answer([b"<p>"], headers={"Content-Type": "text/html"})
     server.answers["/none"] = Answer([], "length", 204, {})
     for path, said in (
-        ("", f'Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'),
+        ("", f'Expected status 200, got 401: {server.url}/\n{{"error": "no"}}\n'),
         ("/html", "Expected content type 'text/event-stream', got 'text/html': "),
         ("/none", "The server answered 204: it has no stream to record\n"),
     ):
@@ -201,12 +201,23 @@ def test_record_wrong_arguments_send_no_request(
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_record_full_disk_exits_1(server: Server) -> None:
-    server.answers["/"] = Answer([b"data: a\n\n"])
-    done = record(server.url, "-o", "/dev/full")
+@posix
+def test_record_full_disk_keeps_what_fits(server: Server, capture: Path) -> None:
+    server.answers["/"] = Answer([b"data: a\n\n", b"data: b\n\n"], delay=0.05)
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (12, resource.RLIM_INFINITY))\n"
+        "from sse_fast._cli import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "record", server.url, "-o", "capture.sse"],
+        capture_output=True,
+        timeout=60,
+    )
     assert done.returncode == 1
-    assert done.stderr.endswith(b"broken off\nsse-fast: /dev/full: No space left on device\n")
+    assert done.stderr.endswith(b"broken off\nsse-fast: capture.sse: File too large\n")
+    assert capture.read_bytes() == b"data: a\n\ndat"
 
 
 def test_record_completes_partial_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,21 +319,27 @@ def test_ready_state_at_each_moment(way: Way, stage: Stage) -> None:
         stage.url,
         policy=SHORT_DELAY,
         headers=lambda: record("headers"),
+        on_open=lambda response: record(f"open {response.status}"),
         on_error=lambda error: record("error"),
     )
     connecting, opened, closed = ReadyState
     assert states == [
         ("new", connecting),
         ("headers", connecting),
+        ("open 503", connecting),
         ("error", connecting),
         ("headers", connecting),
+        ("open 200", opened),
         ("a", opened),
         ("headers", connecting),
+        ("open 200", opened),
         ("a", opened),
         ("error", connecting),
         ("headers", connecting),
+        ("open 200", opened),
         ("b", opened),
         ("headers", connecting),
+        ("open 204", connecting),
         ("end", closed),
     ]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from sse_fast import EndReason
+from sse_fast import EndReason, StreamIncomplete
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.delivery import NUMBERED, numbers, numbers_of, play_blocks
 from tests.support.eventsources import BY_US, Way
-from tests.support.scripted_server import Play, serve_stage
+from tests.support.scripted_server import Play, serve_stage, stream
 from tests.support.threaded_reader import NO_DELAY
 
 pytestmark = UNREAD_UNDER_TRIO
@@ -121,3 +121,30 @@ def test_until_may_be_met_on_a_later_connection(way: Way) -> None:
     assert numbers_of(outcome.events) == numbers(1, 4)
     assert stage.sent() == [None, "2"]
     assert outcome.source.end_reason is EndReason.UNTIL
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("last", [b"event: end\nid: 9\n\n", b"event: end\nid: 9\ndata: x\n\n"])
+@pytest.mark.parametrize("types", ["end", ("other", "end")])
+def test_until_event_ends_the_source(way: Way, method: str, last: bytes, types: Any) -> None:
+    """A block without data meets it, too; its id counts, and the server is not asked again."""
+    with serve_stage([Play(body=[b"data: 1\n\n" + last])] * 2) as stage:
+        outcome = way.read(stage.url, method=method, until_event=types, policy=NO_DELAY)
+    assert outcome.error is None
+    assert [event.data for event in outcome.events] == (["1", "x"] if b"data" in last else ["1"])
+    assert outcome.source.end_reason is EndReason.UNTIL
+    assert outcome.source.last_event_id == "9"
+    assert len(stage.requests) == 1
+
+
+@BY_US
+def test_end_before_until_event_is_cut_off(way: Way) -> None:
+    plays = [stream(b"event: e\ndata: 1\n\n"), stream(b"event: end\n\n")]
+    with serve_stage(plays) as stage:
+        outcome = way.read(stage.url, until_event="end", policy=NO_DELAY)
+        assert outcome.source.end_reason is EndReason.UNTIL
+    with serve_stage(plays) as stage:
+        outcome = way.read(stage.url, method="POST", until_event="end", policy=NO_DELAY)
+    assert isinstance(outcome.error, StreamIncomplete)
+    assert "until_event" in str(outcome.error)
+    assert len(stage.requests) == 1

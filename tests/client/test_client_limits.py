@@ -18,7 +18,7 @@ from sse_fast import (
 from tests.support.callback_styles import Errors
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import BY_US, Outcome, Way
-from tests.support.scripted_server import Play, Stage, serve_stage
+from tests.support.scripted_server import Play, Stage, serve_stage, stream
 from tests.support.server import nobody
 from tests.support.threaded_reader import EVERY_ADAPTER, NO_DELAY
 
@@ -163,16 +163,21 @@ def test_initial_attempts_limit_refusals_before_first_stream(way: Way) -> None:
 
 
 @BY_US
-def test_max_attempts_counts_anew_only_after_an_event(way: Way) -> None:
-    """A stream without an event counts, even if one before it brought some."""
-    policy = ReconnectPolicy(initial_delay=0.0, min_delay=0.0, max_attempts=2)
-    event, empty = Play(body=[EVENT]), Play(body=[b": nothing\n\n"])
-    with serve_stage([event, empty, event, empty, empty, event]) as stage:
-        outcome = way.read(stage.url, policy=policy)
-    assert outcome.error is None
-    assert outcome.source.end_reason is EndReason.END
-    assert [each.data for each in outcome.events] == ["a", "a"]
-    assert len(stage.requests) == 5
+def test_max_attempts_counts_anew_after_a_marked_end(way: Way) -> None:
+    """A stream without an event counts, and one that just ends, even if it brought some."""
+    policy = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.0, max_attempts=2)
+    event, empty = stream(EVENT), Play(body=[b": nothing\n\n"])
+    unmarked, with_retry = Play(body=[EVENT]), Play(body=[b"retry: 0\n" + EVENT])
+    for plays, count in [
+        ([event, empty, event, empty, empty, event], 5),
+        ([event, unmarked, event, unmarked, unmarked, event], 5),
+        ([event, with_retry, with_retry, with_retry, empty, empty, event], 6),
+    ]:
+        with serve_stage(plays) as stage:
+            outcome = way.read(stage.url, policy=policy)
+        assert outcome.error is None
+        assert outcome.source.end_reason is EndReason.END
+        assert len(stage.requests) == count
 
 
 @BY_US

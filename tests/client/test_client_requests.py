@@ -13,8 +13,8 @@ from sse_fast import (
     AsyncEventSource,
     EndReason,
     EventSource,
+    FatalError,
     ResponseError,
-    SSEError,
     StreamIncomplete,
     TransportError,
 )
@@ -165,13 +165,61 @@ def test_hook_may_read_the_body(way: Way, stage: Stage, event_timeout: float | N
 
 
 @pytest.mark.parametrize("way", way_params(WITH_HOOKS, ADAPTERS))
-def test_hook_that_raises_ends_the_source(way: Way, stage: Stage) -> None:
-    stage.plays = [stream(), Play(404, (), framing="length"), STREAM_B]
+def test_hook_that_raises_for_status_changes_nothing(way: Way, stage: Stage) -> None:
+    """A 503 is retried, a redirect is followed and a 404 is raised, as without the hook."""
+    stage.plays = [
+        Play(503, [("Retry-After", "0")]),
+        Play(302, [("Location", "@b")], framing="length"),
+        stream(),
+        Play(404, (), framing="length", body=[b"why"]),
+    ]
     outcome = way.read(stage.url, client_options=raising_hook(way), policy=NO_DELAY)
     assert [event.data for event in outcome.events] == ["a"]
-    assert type(outcome.error) is SSEError
-    assert "404" in str(outcome.error.__cause__)
-    assert len(stage.requests) == 2
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.status == 404
+    # httpx closes a response whose hook has raised.
+    assert outcome.error.response.body == (b"why" if way.library == "requests" else b"")
+    assert len(stage.requests) == 4
+
+
+class _Refused(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["wrapped", "of a stream", "of sse_fast"])
+@pytest.mark.parametrize("way", way_params(WITH_HOOKS, ADAPTERS))
+def test_error_of_hook_is_looked_into(way: Way, stage: Stage, kind: str) -> None:
+    """An error that wraps a bad status counts as that; others are raised."""
+
+    def check(response: Any, *args: Any, **kwargs: Any) -> None:
+        if kind == "of a stream":
+            error = _Refused("content")
+            error.response = response
+            raise error
+        try:
+            response.raise_for_status()
+        except Exception as error:
+            raise (_Refused() if kind == "wrapped" else FatalError("enough")) from error
+
+    async def acheck(response: Any) -> None:
+        check(response)
+
+    hook = acheck if way.is_async else check
+    key = "hooks" if way.library == "requests" else "event_hooks"
+    stage.plays = [Play(503, ()), stream()]
+    if kind == "of a stream":
+        stage.plays = [stream(), stream()]
+    options = {key: {"response": [hook]}}
+    outcome = way.read(stage.url, client_options=options, policy=NO_DELAY, stop_after=1)
+    if kind == "wrapped":
+        assert [event.data for event in outcome.events] == ["a"]
+        return
+    assert outcome.events == []
+    assert len(stage.requests) == 1
+    if kind == "of sse_fast":
+        assert isinstance(outcome.error, FatalError)
+    else:
+        assert isinstance(outcome.error.__cause__, _Refused)
 
 
 # -- resume ----------------------------------------------------------------------------------------

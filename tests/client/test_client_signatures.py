@@ -40,6 +40,7 @@ def test_public_names_are_equal() -> None:
     assert public(EventSource) <= public(AsyncEventSource)
     assert public(EventSource("http://127.0.0.1")) == public(EventSource) | {
         "end_reason",
+        "name",
         "response",
         "url",
     }

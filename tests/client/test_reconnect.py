@@ -36,6 +36,7 @@ from tests.support.simulated_clock import (
     failing,
     refused,
     reset_in_head,
+    sent_id,
     slow_connect,
     slow_head,
     unknown_host,
@@ -171,7 +172,7 @@ def test_stream_incomplete_names_what_is_missing() -> None:
     for pending, until, missing in [
         (True, False, "within an event"),
         (True, True, "within an event"),
-        (False, True, "before an event met `until`"),
+        (False, True, "before an event met `until` or `until_event`"),
     ]:
         incomplete = Driver(method="POST").open().event().end(pending=pending, until=until)
         assert str(incomplete) == f"The stream ended {missing}"
@@ -304,13 +305,16 @@ def test_max_elapsed_limits_time_of_attempts() -> None:
     assert begun == pytest.approx([0, 3, 6, 9])
 
 
-def test_max_elapsed_reset_by_event() -> None:
+def test_max_elapsed_reset_by_success() -> None:
     driver = Driver(ReconnectPolicy(max_elapsed=5), rng=1.0).open()
     for _ in range(10):
         driver.now += 20
-        assert isinstance(driver.event().fail(cut_off()), float)
+        assert isinstance(driver.event().end(), float)
         driver.begin()
         assert isinstance(driver.fail(refused()), float)
+        driver.open()
+        driver.now += 30
+        assert isinstance(driver.fail(cut_off()), float)
         driver.open()
     driver.event().fail(cut_off())
     driver.begin()
@@ -398,6 +402,40 @@ def test_certificate_error_is_fatal_other_tls_error_not() -> None:
     assert isinstance(driver.fail(error), float)
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=["default", "whatwg", "never"])
+@pytest.mark.parametrize("phase", ["head", "body"])
+def test_permanent_transport_error_is_raised(policy: ReconnectPolicy, phase: str) -> None:
+    """Bytes that are no framing or coding are the same in each attempt."""
+    error = TransportError("no framing", phase=phase)
+    error.permanent = True
+    for who in REQUESTS.values():
+        driver = Driver(policy, **who)
+        driver.open() if phase == "body" else driver.begin()
+        assert driver.fail(error) is error
+        assert driver.reconnection.state is ReadyState.CLOSED
+
+
+@pytest.mark.parametrize("failure", [lambda: bad_status(503), refused, unknown_host, slow_head])
+@pytest.mark.parametrize("policy", POLICIES[:2], ids=["default", "whatwg"])
+def test_same_failure_is_retried_for_ten_minutes(
+    policy: ReconnectPolicy, failure: Callable[[], Exception]
+) -> None:
+    """However often the same failure repeats, the policy decides alone."""
+    if policy == POLICIES[1] and isinstance(failure(), ResponseError):
+        policy = ReconnectPolicy.whatwg(retry_statuses={503})
+    driver = Driver(policy, rng=0.5).open().event("7")
+    driver.end()
+    begun = []
+    while driver.now < 600:
+        begun.append(driver.now)
+        assert sent_id(driver.begin()) == b"7"
+        assert isinstance(driver.fail(failure()), float)
+    # The backoff of the default policy has its longest average, 15 seconds.
+    assert 30 < len(begun) < 60 if policy == POLICIES[0] else len(begun) == 200
+    # The server is back.
+    assert driver.open().reconnection.state is ReadyState.OPEN
+
+
 # -- The policy ------------------------------------------------------------------------------------
 
 
@@ -407,6 +445,7 @@ POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
     "max_attempts": (None, 7),
     "max_elapsed": (None, 60.5),
     "retry_statuses": ({408, 425, 429, *range(500, 600)} - {501, 505}, [503]),
+    "end_delay": (1.0, 2.5),
     "initial_delay": (1.0, 2),
     "multiplier": (2.0, 1.5),
     "max_delay": (30.0, 0),
@@ -418,6 +457,7 @@ POLICY_FIELDS: dict[str, tuple[Any, Any]] = {
     "reconnect_on_end": (None, True),
     "max_redirects": (20, 0),
     "max_id_size": (8192, None),
+    "trusted_origins": ((), ["https://a.example"]),
 }
 
 
@@ -462,7 +502,15 @@ def test_changed_whatwg_still_follows_the_standard() -> None:
 
 WHOLE = ["initial_attempts", "max_attempts", "max_redirects", "max_id_size"]
 DURATIONS = [
-    *["max_elapsed", "initial_delay", "multiplier", "max_delay", "jitter", "min_delay"],
+    *[
+        "max_elapsed",
+        "end_delay",
+        "initial_delay",
+        "multiplier",
+        "max_delay",
+        "jitter",
+        "min_delay",
+    ],
     *["max_retry", "max_retry_after", "reset_after"],
 ]
 MAY_BE_NONE = {"initial_attempts", "max_attempts", "max_elapsed", "max_id_size"}

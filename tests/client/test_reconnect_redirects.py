@@ -84,7 +84,7 @@ SECRETS = [
     *[("Proxy-Authorization", b"s"), ("Content-Type", b"s"), ("X-Accept", b"s"), ("Host", b"a")],
     *[("Referer", b"s"), ("Origin", b"s"), ("Accept-Encoding", b"gzip"), ("Cookie2", b"s")],
 ]
-HARMLESS = [("ACCEPT", b"text/event-stream"), ("Cache-Control", b"no-store"), ("user-agent", b"me")]
+HARMLESS = [("ACCEPT", b"text/event-stream"), ("Cache-Control", b"no-cache"), ("user-agent", b"me")]
 
 
 def is_bare(request: Request) -> bool:
@@ -227,14 +227,23 @@ def test_url_is_replaced_at_every_permanent_redirect() -> None:
     assert urls == [f"https://a.example{path}" for path in paths]
 
 
-@pytest.mark.parametrize("failure", ["503", "refused", "slow head"])
-def test_url_is_replaced_even_if_attempt_fails(failure: str) -> None:
+@pytest.mark.parametrize("failure", ["503", "refused", "slow head", "other type", "404"])
+@pytest.mark.parametrize("location", [SAME, OTHER])
+def test_url_is_kept_if_redirect_leads_to_no_stream(failure: str, location: str) -> None:
     for status in (301, 308):
-        driver = Driver()
+        driver = with_secrets()
         driver.begin()
-        driver.answer(status, location=SAME)
-        assert isinstance(OUTCOMES[failure](driver), float)
-        assert driver.begin().url == SAME
+        driver.answer(status, location=location)
+        if not isinstance(OUTCOMES[failure](driver), float):
+            driver.reconnect()
+        request = driver.begin()
+        assert request.url == URL
+        assert not is_bare(request)
+        # Once it leads to a stream, it is remembered.
+        driver.answer(status, location=location)
+        driver.answer(200, content_type="text/event-stream")
+        driver.fail(cut_off())
+        assert driver.begin().url == location
 
 
 def test_permanent_redirect_of_post_applies_to_resume() -> None:

@@ -30,6 +30,7 @@ from tests.support.simulated_clock import (
     bad_status,
     cut_off,
     idle,
+    no_framing,
     refused,
     reset_in_head,
     sent_id,
@@ -49,6 +50,7 @@ policies = st.builds(
             "initial_attempts": st.none() | st.integers(1, 4),
             "max_attempts": st.none() | st.integers(0, 4),
             "max_elapsed": st.none() | st.floats(0, 200),
+            "end_delay": st.floats(0, 10),
             "initial_delay": st.floats(0, 10),
             "multiplier": st.floats(0, 4),
             "max_delay": st.floats(0, 60),
@@ -230,12 +232,27 @@ class AnySequence(RuleBasedStateMachine):
         self.lost(self.driver.fail(failure()))
 
     @during(OPEN)
-    @rule(pending=st.booleans(), until=st.booleans())
-    def get_end(self, pending: bool, until: bool) -> None:
-        self.lost(self.driver.end(pending=pending, until=until))
+    @rule(pending=st.booleans(), until=st.booleans(), framed=st.booleans())
+    def get_end(self, pending: bool, until: bool, framed: bool) -> None:
+        retry = self.driver.reconnection.retry
+        verdict = self.driver.end(pending=pending, until=until, framed=framed)
+        is_clean = self.policy._whatwg or not (pending or until)
+        was_long = self.now - self.opened_at >= self.policy.reset_after
+        if is_clean and self.had_event and (framed or was_long):
+            self.vain_attempts, self.first_failure = 0, None
+            self.lost(verdict, good=True, retry=retry)
+        elif is_clean and self.had_event and retry is not None:
+            self.vain_attempts = max(0, self.vain_attempts - 1)
+            self.lost(verdict, good=True, retry=retry)
+        else:
+            self.lost(verdict)
 
     @during(ASKING, OPEN)
-    @rule(failure=st.sampled_from([untrusted, FatalError, KeyError, partial(EventTooLarge, 2, 1)]))
+    @rule(
+        failure=st.sampled_from(
+            [untrusted, no_framing, FatalError, KeyError, partial(EventTooLarge, 2, 1)]
+        )
+    )
     def get_fatal_error(self, failure: Callable[[], Exception]) -> None:
         self.lost(self.driver.fail(failure()), fatal=True)
 
@@ -275,7 +292,7 @@ class AnySequence(RuleBasedStateMachine):
 
     def reset_after_progress(self) -> None:
         long_open = self.now - self.opened_at >= self.policy.reset_after
-        if self.phase == OPEN and (self.had_event or long_open):
+        if self.phase == OPEN and long_open:
             self.vain_attempts = 0
             self.first_failure = None
 
@@ -287,6 +304,8 @@ class AnySequence(RuleBasedStateMachine):
         fatal: bool = False,
         requested: bool = False,
         reconnect: bool = False,
+        good: bool = False,
+        retry: int | None = None,
         delay: float | None = None,
     ) -> None:
         self.reset_after_progress()
@@ -296,7 +315,7 @@ class AnySequence(RuleBasedStateMachine):
             self.phase = CLOSED
             return
         assert not fatal
-        if self.first_failure is None and not reconnect:
+        if self.first_failure is None and not reconnect and not good:
             self.first_failure = self.now
         self.phase = WAITING
         self.permitted = permitted or requested
@@ -311,8 +330,14 @@ class AnySequence(RuleBasedStateMachine):
             limit = policy.max_attempts if self.had_response else policy.initial_attempts
             assert limit is None or self.vain_attempts < limit
             if policy.max_elapsed is not None:
-                assert self.first_failure is not None
-                assert self.now + verdict - self.first_failure <= policy.max_elapsed + 1e-6
+                since = self.now if self.first_failure is None else self.first_failure
+                assert self.now + verdict - since <= policy.max_elapsed + 1e-6
+        if good and not policy._whatwg:
+            server_delay = policy.end_delay if retry is None else retry / 1000
+            server_delay = min(
+                server_delay, policy.end_delay if retry is None else policy.max_retry
+            )
+            assert verdict <= max(policy.min_delay, server_delay) + 1e-6
 
     @invariant()
     def has_expected_state(self) -> None:
@@ -343,7 +368,7 @@ class AnySequence(RuleBasedStateMachine):
             lambda: machine.failed(self.now, cut_off()),
             lambda: machine.failed(self.now, bad_status(503)),
             lambda: machine.failed(self.now, RetriableError()),
-            lambda: machine.ended(self.now),
+            lambda: machine.ended(self.now, had_event=True, framed=True),
             lambda: machine.interrupted(self.now),
         ):
             assert machine.state is ReadyState.CLOSED

@@ -45,7 +45,7 @@ def test_backoff_is_random_and_doubles(rng: float) -> None:
         lambda driver: driver.answer(503),
         lambda driver: driver.open() and driver.fail(cut_off()),
         lambda driver: driver.open() and driver.end(),
-        lambda driver: driver.open() and driver.fail(idle()),
+        lambda driver: driver.open().event() and driver.fail(idle()),
     ]
     driver = Driver(ReconnectPolicy(initial_attempts=None), rng=rng)
     waits = []
@@ -81,22 +81,108 @@ def test_backoff_stays_finite() -> None:
         assert last == pytest.approx(30.1)
 
 
-def test_backoff_reset_by_event() -> None:
-    driver = Driver(rng=1.0).open()
-    driver.end()
-    for lose in (driver.end, lambda: driver.fail(cut_off()), lambda: driver.fail(idle())):
-        assert failing(driver, 4) > 8
-        assert driver.open().event().reconnection.next_attempt_at
-        assert lose() == pytest.approx(1.1)
-        assert failing(driver, 1) == pytest.approx(2.1)
+@pytest.mark.parametrize(
+    ("lose", "expected"),
+    [
+        (lambda driver: driver.event().end(), 1.1),
+        (lambda driver: driver.end(), 32.1),
+        (lambda driver: driver.event().end(framed=False), 32.1),
+        (lambda driver: driver.event().end(pending=True), 32.1),
+        (lambda driver: driver.event().end(until=True), 32.1),
+        (lambda driver: driver.event().fail(cut_off()), 32.1),
+        (lambda driver: driver.event().fail(idle()), 32.1),
+        (lambda driver: driver.event().fail(refused()), 32.1),
+    ],
+)
+def test_backoff_reset_by_marked_end_with_events_only(
+    lose: Callable[[Driver], Any], expected: float
+) -> None:
+    driver = Driver(ReconnectPolicy(max_delay=1000), rng=1.0).open()
+    driver.fail(cut_off())
+    assert failing(driver, 3) == pytest.approx(8.1)
+    lose(driver.open())
+    assert failing(driver, 1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "rng", "expected"),
+    [
+        ({}, 0.0, 0.1),
+        ({}, 0.5, 0.5),
+        ({}, 1.0, 1.0),
+        ({"end_delay": 4, "jitter": 0.0}, 0.0, 4.0),
+        ({"end_delay": 4, "jitter": 0.5}, 0.0, 2.0),
+        ({"end_delay": 4, "min_delay": 5}, 1.0, 5.0),
+        ({"end_delay": 0, "initial_delay": 50, "min_delay": 0}, 1.0, 0.0),
+    ],
+)
+def test_good_end_waits_end_delay(options: Any, rng: float, expected: float) -> None:
+    driver = Driver(ReconnectPolicy(**options), rng=rng)
+    for number in range(20):
+        driver.open().event()
+        if number % 2:
+            assert driver.end() == pytest.approx(expected)
+        else:
+            # The end of such a body is not marked, but the stream was not short.
+            driver.now += 30
+            assert driver.end(framed=False) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("framed", [True, False])
+@pytest.mark.parametrize(("retry", "expected"), [(10, 0.1), (2000, 2.0), (2**63 - 1, 3600)])
+def test_retry_replaces_end_delay(framed: bool, retry: int, expected: float) -> None:
+    driver = Driver(ReconnectPolicy(end_delay=50), rng=1.0)
+    for _ in range(20):
+        driver.open().event().reconnection.retry = retry
+        assert driver.end(framed=framed) == pytest.approx(expected)
+
+
+def test_unmarked_end_with_retry_is_no_success_and_no_failure() -> None:
+    driver = Driver(ReconnectPolicy(max_attempts=4), rng=1.0).open()
+    driver.fail(cut_off())
+    assert failing(driver, 1) == pytest.approx(2.1)
+    for _ in range(10):
+        driver.open().event().reconnection.retry = 10
+        assert driver.end(framed=False) == pytest.approx(0.1)
+    assert failing(driver, 1) == pytest.approx(4.1)
+    assert failing(driver, 1) == pytest.approx(8.1)
+    driver.begin()
+    assert driver.fail(refused()) is driver.error
+
+
+@pytest.mark.parametrize("die", ["cut off", "idle", "unmarked end"])
+def test_server_that_greets_and_dies_is_asked_less_often(die: str) -> None:
+    driver = Driver(rng=0.5)
+    while driver.now < 600:
+        driver.open().event()
+        if die == "unmarked end":
+            assert isinstance(driver.end(framed=False), float)
+        else:
+            assert isinstance(driver.fail(cut_off() if die == "cut off" else idle()), float)
+    assert driver.reconnection.attempt < 60
+
+
+@pytest.mark.parametrize("rng", [0.0, 1.0])
+def test_catching_up_ten_by_ten_is_prompt(rng: float) -> None:
+    """Thirty connections of ten events, each of which ends with `retry: 10`."""
+    for framed in (True, False):
+        driver = Driver(rng=rng)
+        for _ in range(30):
+            driver.open().event().reconnection.retry = 10
+            driver.end(framed=framed)
+        assert driver.now < 5
+        # Then the server goes down.
+        begun = driver.now
+        while driver.now < begun + 2:
+            failing(driver, 1)
+        assert driver.reconnection.attempt < 25
 
 
 def test_backoff_reset_by_thirty_seconds_open() -> None:
-    # The event makes every round begin alike.
-    for seconds, expected in [(29.9, 16.1), (30, 1.1), (1000, 1.1)]:
+    for seconds, expected in [(29.9, 8.1), (30.001, 1.1), (1000, 1.1)]:
         driver = Driver(rng=1.0).open().event()
         driver.end()
-        assert failing(driver, 3) == pytest.approx(8.1)
+        assert failing(driver, 3) == pytest.approx(4.1)
         driver.open()
         driver.now += seconds
         assert driver.end() == pytest.approx(expected)

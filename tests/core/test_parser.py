@@ -336,6 +336,13 @@ def test_feed_refuses_exporter_without_contiguous_buffer(core: Any) -> None:
         ({"decode": 1}, TypeError, "decode to be callable, a mapping .* got int"),
         ({"decode": {"a": 1}}, TypeError, r"decode\['a'\] to be callable, got int"),
         ({"until": b"x"}, TypeError, "until to be a str, callable or None, got bytes"),
+        ({"until_event": None}, TypeError, "str or a collection of str, got NoneType: pass"),
+        ({"until_event": b"x"}, TypeError, "until_event to be a str or a collection of str, got b"),
+        ({"until_event": iter(["x"])}, TypeError, "got list_iterator: pass an event type, or a tu"),
+        ({"until_event": [b"x"]}, TypeError, "each type in until_event to be a str, got bytes"),
+        ({"until_event": ["x", ""]}, ValueError, "empty event type, .*: 'message' is the type of"),
+        ({"until_event": "x\r"}, ValueError, "until_event must not contain CR"),
+        ({"until_event": {"\udfff"}}, ValueError, "until_event must not contain a lone surrogate"),
     ],
 )
 def test_parser_with_wrong_options_raises(
@@ -537,6 +544,7 @@ BEGUN = [r"b'id: 1\ndata: ' + large"]
         # Events that are not delivered.
         ("until=bool", [*BEGUN, r"b'\n\n'"]),
         ("until='y'", [r"b'event: ' + large", r"b'\ndata: y\n\n'"]),
+        ("until_event='y'", [r"b'id: ' + large + b'\ndata: x\n\n'", r"b'event: y\nid\n\n'"]),
         ("max_event_size=1_000_050", [*BEGUN, "b'x' * 100"]),
     ],
 )

@@ -1,7 +1,8 @@
-"""Parser: `on_comment`, `decode` and `until`, and what becomes of events when they raise."""
+"""Parser: `on_comment`, `decode`, `until`, `until_event`, and what happens when they raise."""
 
 from __future__ import annotations
 
+import enum
 import json
 from typing import Any
 
@@ -127,18 +128,6 @@ def test_event_type_is_reused_only_if_equal(core: Any) -> None:
     assert [event.event for event in events] == [name.decode("utf-8", "replace") for name in types]
 
 
-def test_keyboard_interrupt_loses_no_other_event(core: Any) -> None:
-    def decode(data: bytes) -> bytes:
-        if data == b"2":
-            raise KeyboardInterrupt
-        return data
-
-    parser = core.Parser(decode=decode)
-    with pytest.raises(KeyboardInterrupt):
-        parser.feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
-    assert [event.data for event in parser.feed(b"")] == [b"1", b"3"]
-
-
 def test_reset_drops_rest_of_interrupted_chunk(core: Any) -> None:
     parser = core.Parser(decode=int)
     with pytest.raises(DecodeError):
@@ -185,3 +174,124 @@ def test_until_error_loses_no_event(core: Any) -> None:
         parser.feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
     assert not parser.done
     assert [event.data for event in parser.feed(b"")] == ["1", "2", "3"]
+
+
+# -- until_event --------------------------------------------------------------------------------
+
+
+class _Kind(str, enum.Enum):
+    END = "end"
+
+
+@pytest.mark.parametrize("until_event", ["end", ("end",), ["x", "end"], {"end": 1}, _Kind.END])
+@pytest.mark.parametrize("end_of_line", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+def test_until_event_with_data_is_the_last(core: Any, until_event: Any, end_of_line: bytes) -> None:
+    stream = (
+        b"data: a\n\nevent: ended\ndata\n\nevent: end\nid: 1\ndata: b\n\nid: 2\ndata: c\n\ndata"
+    )
+    expected = [("message", "a", ""), ("ended", "", ""), ("end", "b", "1")]
+    for chunks in chunkings(stream.replace(b"\n", end_of_line)):
+        parser = core.Parser(until_event=until_event)
+        events = feed_all(parser, chunks)
+        assert [(event.event, event.data, event.id) for event in events] == expected
+        assert parser.done
+        assert (parser.last_event_id, parser.pending) == ("1", False)
+        assert parser.feed(b"data: d\n\n") == []
+
+
+@pytest.mark.parametrize("end_of_line", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+def test_until_event_without_data_commits_id(core: Any, end_of_line: bytes) -> None:
+    stream = b"id: 1\ndata: a\n\n: c\nid: 2\nretry: 9\nevent: end\n\nid: 3\nretry: 8\ndata: b\n\n"
+    for chunks in chunkings(stream.replace(b"\n", end_of_line)):
+        parser = core.Parser(until_event="end")
+        events = feed_all(parser, chunks)
+        assert events == [core.Event("message", "a", "1")]
+        assert parser.done
+        assert (parser.last_event_id, parser.retry, parser.pending) == ("2", 9, False)
+    # The streams read the id from here.
+    parser = core.Parser(until_event="end")
+    parser.feed(stream)
+    assert parser._lone_ids == {1: "2"}
+    parser.reset()
+    assert not parser.done
+    assert parser.feed(b"event: end\n\ndata: a\n\n") == []
+    assert (parser.done, parser.last_event_id, parser._lone_ids) == (True, "2", None)
+
+
+@pytest.mark.parametrize(
+    ("block", "is_met"),
+    [
+        (b"data: a\n\n", True),
+        (b"event:\ndata: a\n\n", True),
+        (b"event: x\nevent\ndata: a\n\n", True),
+        (b"event: message\n\n", True),
+        (b"event:\n\n", True),
+        (b"event: x\ndata: a\n\n", False),
+        # These blocks have no event, and name no type.
+        (b"\n\n", False),
+        (b": ping\n\n", False),
+        (b"id: 1\n\n", False),
+        (b"retry: 1\n\n", False),
+    ],
+)
+def test_until_event_message_is_the_default_type(core: Any, block: bytes, is_met: bool) -> None:
+    for chunks in chunkings(block):
+        parser = core.Parser(until_event="message")
+        feed_all(parser, chunks)
+        assert parser.done is is_met
+
+
+def test_until_event_compares_decoded_type(core: Any) -> None:
+    for until_event, raw in [("é", "é".encode()), ("\ufffd", b"\xff"), (" x", b" x")]:
+        parser = core.Parser(until_event=until_event)
+        assert len(parser.feed(b"event: e\xc3\xa9\ndata\n\nevent: %b\ndata\n\n" % raw)) == 2
+        assert parser.done
+    parser = core.Parser(until_event="x" * 100)
+    parser.feed(b"event: " + b"x" * 100 + b"\n\n")
+    assert parser.done
+
+
+def test_until_event_works_with_until(core: Any) -> None:
+    """Whichever comes first ends the stream; a text in `until` hides its event."""
+    options = {"until": "[DONE]", "until_event": ("end", "error")}
+    for stream, count in [
+        (b"data: a\n\ndata: [DONE]\n\nevent: end\ndata: b\n\n", 1),
+        (b"data: a\n\nevent: end\ndata: b\n\ndata: [DONE]\n\n", 2),
+        (b"data: a\n\nevent: end\ndata: [DONE]\n\ndata: b\n\n", 1),
+        (b"data: a\n\nevent: error\n\ndata: [DONE]\n\n", 1),
+    ]:
+        for chunks in chunkings(stream):
+            parser = core.Parser(**options)
+            assert len(feed_all(parser, chunks)) == count
+            assert parser.done
+    seen: list[str] = []
+    parser = core.Parser(until=lambda event: seen.append(event.data), until_event="end")
+    assert len(parser.feed(b"data: a\n\nevent: end\ndata: b\n\n")) == 2
+    # The type decides before the predicate is asked.
+    assert (parser.done, seen) == (True, ["a"])
+
+
+@pytest.mark.parametrize("decode", [json.loads, {"end": json.loads}], ids=["all", "by type"])
+def test_until_event_works_with_decode(core: Any, decode: Any) -> None:
+    parser = core.Parser(until_event="end", decode=decode)
+    events = parser.feed(b'data: 1\n\nevent: end\ndata: {"a": 1}\n\ndata: 2\n\n')
+    assert events[-1] == core.Event("end", {"a": 1})
+    assert parser.done
+
+
+def test_until_event_that_cannot_be_decoded_ends(core: Any) -> None:
+    parser = core.Parser(until_event="end", decode=json.loads)
+    with pytest.raises(DecodeError) as caught:
+        parser.feed(b"data: 1\n\nid: 2\nevent: end\ndata: bye\n\ndata: 3\n\n")
+    assert caught.value.event == core.Event("end", "bye", "2")
+    assert [event.data for event in caught.value.events] == [1]
+    assert parser.done
+    assert parser.feed(b"") == []
+
+
+def test_until_event_keeps_blocks_without_data_apart(core: Any) -> None:
+    """Without `until_event`, and for other types, such a block gives nothing."""
+    stream = b"event: end\n\ndata: a\n\n"
+    for options in ({}, {"until_event": "message"}, {"until_event": ("x", "y")}):
+        for chunks in chunkings(stream):
+            assert len(feed_all(core.Parser(**options), chunks)) == 1

@@ -17,6 +17,7 @@ _PIECES = [
     *[b"\n", b"\r", b"\r\n", b"\n\n", b":", b": ", b" ", b"\0", b"x", b"0", b"12", b"9" * 20],
     *[b"data", b"data:", b"data: ", b"event:", b"id:", b"id: ", b"retry:", b"retry: "],
     *[b"dat", b"datax:", b"Data:", b"message", b"[DONE]", b"a" * 40],
+    *[b"event: x\n", b"event:message\r\n", b"event\n"],
     *[codecs.BOM_UTF8, b"\xef", b"\xbb", b"\xbf", "é".encode(), "€".encode(), "🚀".encode()],
     *[b"\xe2\x82", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff"],
     *["\u2028".encode(), "\x85".encode(), b"\x0b", b"\x0c", b"\x1c"],
@@ -41,6 +42,25 @@ def test_every_chunking_gives_the_same_events(core: Any, case: tuple[bytes, list
     expected = interpret(stream)
     assert parse(core, chunks) == expected
     assert parse(core, [stream]) == expected
+
+
+_UNTIL_EVENTS = st.sampled_from([("x",), ("message",), ("x", "message"), ("other",)])
+
+
+@examples(1000)
+@given(cut_streams(), _UNTIL_EVENTS)
+def test_until_event_ends_where_the_reference_does(
+    core: Any, case: tuple[bytes, list[bytes]], until_event: tuple[str, ...]
+) -> None:
+    stream, chunks = case
+    expected = interpret(stream, until_event)
+    given = until_event[0] if len(until_event) == 1 else until_event
+    for pieces in (chunks, [stream]):
+        assert parse(core, pieces, until_event=given) == expected
+        # A decoder takes another branch.
+        decoded = parse(core, pieces, until_event=given, decode=bytes)
+        assert [event[0] for event in decoded.events] == [event[0] for event in expected.events]
+        assert decoded[1:] == expected[1:]
 
 
 # Blocks as servers flush them, one in each chunk, and blocks that differ by a byte or a line; their
@@ -156,6 +176,7 @@ def _trace(core: Any, chunks: list[bytes], options: dict[str, Any], kind: Any) -
             "on_comment": st.just("on_comment"),
             "decode": st.sampled_from(["decode", "decode_types"]),
             "until": st.sampled_from(["until", "x", "", "[DONE]"]),
+            "until_event": _UNTIL_EVENTS,
             "last_event_id": st.sampled_from(["", "7", "é"]),
         },
     ),

@@ -28,12 +28,17 @@ from tests.support.server import Answer, Server, serve
 
 NAMES = [name_of(page) for page in PAGES]
 MIGRATING = "docs/guides/migrating.md"  # Its blocks are run by test_migrating.py.
+PROVIDERS = "docs/guides/providers.md"  # Its blocks are run by tests/providers.
+RELAYING = "docs/guides/relaying.md"  # Its blocks are run by tests/relay.
 COMMANDS = "docs/guides/command-line.md"
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
 COMPLETION = (
     b'data: {"choices": [{"delta": {"content": "Hel"}}]}\n\n'
     b'data: {"choices": [{"delta": {"content": "lo"}}]}\n\ndata: [DONE]\n\n'
+)
+DOCUMENT = Answer(
+    [b'{"error": {"message": "out of luck"}}'], headers={"Content-Type": "application/json"}
 )
 
 
@@ -42,7 +47,7 @@ COMPLETION = (
 
 def test_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} <= set(NAMES)
-    assert len([name for name in NAMES if name.startswith("docs/")]) == 18
+    assert len([name for name in NAMES if name.startswith("docs/")]) == 19
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,10 +101,6 @@ def events(*parts: bytes, **options: Any) -> dict[str, Answer]:
     return {"/events": Answer(list(parts) or [STREAM], **options)}
 
 
-def messages(*kinds: bytes) -> bytes:
-    return b"".join(b"event: %b\ndata: %b\n\n" % tuple(kind.split(b" ", 1)) for kind in kinds)
-
-
 def rotate_token(number: int, request: Request) -> Play:
     """The server closes too early, is too busy, and then has no events but an error of its own."""
     Path("token.txt").write_text("yz"[number : number + 1])
@@ -123,26 +124,13 @@ def was_resumed_by_get(requests: list[Request]) -> None:
     assert requests[1].get("Last-Event-ID") == b"1"
 
 
+def forgot_the_id(requests: list[Request]) -> None:
+    assert [request.get("Last-Event-ID") for request in requests[:3]] == [None, b"1", None]
+
+
 def was_asked_once(requests: list[Request]) -> None:
     assert len(requests) == 1
 
-
-ANTHROPIC = messages(
-    b'message_start {"message": {}}',
-    b'ping {"type": "ping"}',
-    b'content_block_delta {"type": "content_block_delta", "delta": {"text": "Hel"}}',
-    b'content_block_delta {"type": "content_block_delta", "delta": {"text": "lo"}}',
-)
-RESPONSES = messages(
-    b'response.created {"type": "response.created"}',
-    b'response.output_text.delta {"type": "response.output_text.delta", "delta": "Hello"}',
-)
-GEMINI = (
-    b'data: {"candidates": [{"content": {"parts": [{"text": "Hel"}]}}]}\r\n\r\n'
-    b'data: {"candidates": [{"content": {"parts": [{"text": "lo"}]}, '
-    b'"finishReason": "STOP"}]}\r\n\r\n'
-)
-GEMINI_PATH = "/v1/models/any:streamGenerateContent"
 
 # Page -> for each block, the cases in which it is run.
 CASES: dict[str, list[list[Case]]] = {
@@ -157,63 +145,19 @@ CASES: dict[str, list[list[Case]]] = {
         [Case(r"message \{'n': 1\}\nlog plain text\nmessage \{'n': 2\}\nEndReason.UNTIL\n")],
         [
             Case("1\n2\n", events()),
-            Case(r"\S.* 429.* b'no' None\n", events(b"no", status=429)),
+            Case(r"\S.* 429.* no None\n", events(b"no", status=429)),
             Case(r"1\n2\n104\d{4} 1048576\n", events(STREAM, b"x: 1\ndata: " + b"3" * 2**20)),
             Case(r"1\n2\nProtocolError.*\n", events(STREAM, framing="cut")),
+        ],
+        [
+            Case("out of luck\n", {"/v1/chat/completions": DOCUMENT}),
+            Case("401 no\n", {"/v1/chat/completions": Answer([b"no"], status=401)}),
         ],
         [Case(r"\{'n': 1\}\nskipped ping\n\{'n': 2\}\n")],
         [Case("1\n2\n", events())],
         [Case("1\n2\n", events())],
         [Case(r"b': keep-alive\\n\\n'\nkeep-alive\nb'data: 1\\n\\n'\n\['1'\]\n")],
         [Case("")],
-    ],
-    "docs/guides/chat-completions.md": [
-        [
-            Case(
-                "HelloEndReason.UNTIL\n",
-                {"/v1/messages": Answer([ANTHROPIC, messages(b'message_stop {"a": 1   }')])},
-            ),
-            Case("HelloEndReason.END\n", {"/v1/messages": Answer([ANTHROPIC])}),
-            Case(
-                "Hello",
-                {"/v1/messages": Answer([ANTHROPIC, messages(b"error overloaded")])},
-                raises="RuntimeError: overloaded",
-            ),
-        ],
-        [
-            Case(
-                "HelloEndReason.UNTIL\n",
-                {
-                    "/v1/responses": Answer(
-                        [
-                            RESPONSES,
-                            b'data: {"type": "response.completed"}\n\ndata: [DONE]\n\n',
-                        ]
-                    )
-                },
-            ),
-            Case(
-                "Hello",
-                {
-                    "/v1/responses": Answer(
-                        [RESPONSES, b'data: {"type": "response.failed", "why": "quota"}\n\n']
-                    )
-                },
-                raises="RuntimeError: .*quota",
-            ),
-        ],
-        [
-            Case("Hello", {GEMINI_PATH: Answer([GEMINI])}),
-            Case(
-                "Hel\nThe answer was cut off, .*\n",
-                {GEMINI_PATH: Answer([GEMINI.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"])},
-            ),
-            Case(
-                "\nThe answer was cut off, .*\n",
-                {GEMINI_PATH: Answer([b'[{\n  "error": {\n    "code": 429\n  }\n}]\n'])},
-            ),
-        ],
-        [Case(r"\['ping', '', None, \[1\]\]\n")],
     ],
     "docs/guides/reconnecting.md": [
         [
@@ -253,6 +197,17 @@ CASES: dict[str, list[list[Case]]] = {
         ],
         [
             Case(
+                "a\nb\n",
+                plays=[
+                    stream(b"retry: 0\nid: 1\ndata: a\n\n"),
+                    Play(status=410, fields=[], framing="length"),
+                    stream(b"id: 2\ndata: b\n\n"),
+                ],
+                asked=forgot_the_id,
+            )
+        ],
+        [
+            Case(
                 "1\n",
                 plays=[
                     Play(status=503, fields=[("Retry-After", "0")]),
@@ -260,6 +215,7 @@ CASES: dict[str, list[list[Case]]] = {
                 ],
             )
         ],
+        [Case("1\n2\n", events(once=True))],
         [Case("1\n2\n", events(once=True))],
     ],
     "docs/guides/columns.md": [
@@ -284,7 +240,7 @@ NATIVE_ONLY = {"docs/guides/columns.md"}
 
 def test_every_python_block_has_a_case() -> None:
     found = {name: len(blocks(name, "python")) for name in NAMES}
-    run_elsewhere = {"README.md", MIGRATING}
+    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING}
     expected = {name: count for name, count in found.items() if count and name not in run_elsewhere}
     assert expected == {name: len(cases) for name, cases in CASES.items()}
 

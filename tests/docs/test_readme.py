@@ -110,7 +110,7 @@ def test_async_program_refused_raises_what_the_text_says(server: Server) -> None
     with pytest.raises(sse_fast.ResponseError) as caught:
         ASYNC.run(server.url)
     response = caught.value.response
-    assert (response.status, response.body, caught.value.retry_after) == (429, b"quota", 7)
+    assert (response.status, response.text, caught.value.retry_after) == (429, "quota", 7)
     assert response.headers["content-type"] == "text/plain"
 
 

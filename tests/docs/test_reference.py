@@ -37,6 +37,7 @@ def rows_of_three(text: str) -> dict[str, str]:
     [
         "Parser",
         "iter_events, aiter_events",
+        "relay",
         "open_stream, aopen_stream",
         "EventSource, AsyncEventSource",
         "read_columns, iter_columns",

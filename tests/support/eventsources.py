@@ -154,10 +154,13 @@ class _Awaited:
     """A blocking source with the interface of an async one."""
 
     def __init__(self, source: Any) -> None:
-        self._source = source
+        object.__setattr__(self, "_source", source)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._source, name, value)
 
     async def __aenter__(self) -> Any:
         self._source.__enter__()

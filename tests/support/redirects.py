@@ -13,7 +13,7 @@ from tests.support.clients import HTTPX
 from tests.support.eventsources import LIBRARIES, SOURCES, Way, way_params
 from tests.support.scripted_server import Play, Request, Stage
 
-FAST = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
+FAST = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.0)
 SECRET = "s3cret"
 BASIC = base64.b64encode(f"u:{SECRET}".encode())
 RAW = SOURCES["sse_fast"]
@@ -70,7 +70,7 @@ def assert_bare(request: Request, *others: str) -> None:
     assert ALWAYS | set(others) <= names(request) <= ALWAYS | SOMETIMES | set(others)
     assert len(request.fields) == len(names(request))
     assert request.get("Accept") == b"text/event-stream"
-    assert request.get("Cache-Control") == b"no-store"
+    assert request.get("Cache-Control") == b"no-cache"
     assert request.get("Accept-Encoding") == b"identity"
     assert "?" not in request.target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 
@@ -17,15 +17,17 @@ class Outcome(NamedTuple):
     retry: int | None
     pending: bool
     comments: list[str]
+    done: bool = False
 
 
-def interpret(stream: bytes) -> Outcome:
+def interpret(stream: bytes, until_event: Collection[str] = ()) -> Outcome:
     text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
     *lines, unfinished = re.split("\r\n|\r|\n", text)
     events: list[tuple[str, Any, str, int | None]] = []
     comments: list[str] = []
     last_id, retry = "", None
     data, event_type, id_buffer, block_retry, pending = "", "", "", None, False
+    names_type = False
     for line in lines:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -34,13 +36,16 @@ def interpret(stream: bytes) -> Outcome:
             last_id = id_buffer
             if data:
                 events.append((event_type or "message", data[:-1], last_id, block_retry))
+            if (data or names_type) and (event_type or "message") in until_event:
+                return Outcome(events, last_id, retry, False, comments, True)
             data, event_type, block_retry, pending = "", "", None, False
+            names_type = False
         elif name == "":
             comments.append(value)
         elif name == "data":
             data += value + "\n"
         elif name == "event":
-            event_type = value
+            event_type, names_type = value, True
         elif name == "id" and "\0" not in value:
             id_buffer = value
         elif name == "retry" and re.fullmatch("[0-9]+", value):
@@ -55,10 +60,10 @@ def feed_all(parser: Any, chunks: Any) -> list[Any]:
     return [event for chunk in chunks for event in parser.feed(chunk)]
 
 
-def parse(core: Any, chunks: Any) -> Outcome:
+def parse(core: Any, chunks: Any, **options: Any) -> Outcome:
     """Feed the chunks to a parser of a core."""
     comments: list[str] = []
-    parser = core.Parser(on_comment=comments.append)
+    parser = core.Parser(on_comment=comments.append, **options)
     events = feed_all(parser, chunks)
     return Outcome(
         [(event.event, event.data, event.id, event.retry) for event in events],
@@ -66,6 +71,7 @@ def parse(core: Any, chunks: Any) -> Outcome:
         parser.retry,
         parser.pending,
         comments,
+        parser.done,
     )
 
 

@@ -114,39 +114,37 @@ class Driver:
         self.error = error
         return self._failed(error, retry_after, from_callback)
 
-    def end(self, *, pending: bool = False, until: bool = False) -> Any:
-        """Report the end of the stream: within an event, or before it met `until`."""
+    def end(self, *, pending: bool = False, until: bool = False, framed: bool = True) -> Any:
+        """Report the end of the stream: within an event, or before it met `until`.
+
+        `framed`: the end of the body is marked.
+        """
         incomplete = self.reconnection.check_complete(pending, until)
         if incomplete is not None:
             return self._failed(incomplete)
-        self._drop()
-        reason = self.reconnection.ended(self.now)
+        had_event, self.had_event = self.had_event, False
+        reason = self.reconnection.ended(self.now, had_event=had_event, framed=framed)
         return self._get_delay() if reason is None else reason
 
     def reconnect(self, delay: float = 0.0) -> float:
         """Report a call of `reconnect()`, or a number from `on_error`."""
-        self._drop()
+        self.had_event = False
         self.reconnection.reconnect_requested(self.now, delay)
         return self._get_delay()
 
     def interrupt(self) -> Exception | None:
         """Report a cancelled wait; return the error to raise when the program reads on."""
-        self._drop()
+        self.had_event = False
         return self.reconnection.interrupted(self.now)
 
     def _failed(
         self, error: Exception, retry_after: float | None = None, from_callback: bool = False
     ) -> Any:
-        self._drop()
+        self.had_event = False
         error_to_raise = self.reconnection.failed(
             self.now, error, retry_after, from_callback=from_callback
         )
         return self._get_delay() if error_to_raise is None else error_to_raise
-
-    def _drop(self) -> None:
-        if self.had_event:
-            self.reconnection.progressed()
-        self.had_event = False
 
     def _get_delay(self) -> float:
         return self.reconnection.next_attempt_at - self.now
@@ -188,6 +186,13 @@ def slow_head() -> TransportError:
 
 def cut_off() -> TransportError:
     return TransportError("cut off", phase="body", sent=True)
+
+
+def no_framing() -> TransportError:
+    """The bytes of the server are no framing or coding, and will not be next time."""
+    error = TransportError("no framing")
+    error.permanent = True
+    return error
 
 
 def idle() -> TransportError:

@@ -32,8 +32,8 @@ from tests.support.scripted_server import Play, Stage, stream
 
 # -- Policies --------------------------------------------------------------------------------------
 
-NO_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.0)
-SHORT_DELAY = ReconnectPolicy(initial_delay=0.0, min_delay=0.01)
+NO_DELAY = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.0)
+SHORT_DELAY = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.01)
 # A wait that only close() or reconnect() can cut short.
 LONG_DELAY = ReconnectPolicy(initial_delay=30.0, jitter=0.0)
 # close() is to take effect within 100 ms; a busy machine may need more seconds.
