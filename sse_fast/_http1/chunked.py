@@ -60,7 +60,7 @@ class ChunkedBody:
         self.error: Exception | None = None
         self.unframed = b""
         self._lenient: _LenientDecoder | None = None
-        # The raw bytes up to the end of the slice with the first byte of the body.
+        # The raw bytes before the first byte of the body.
         self._beginning: bytes | None = b""
         self._framing_size = 0
         self._in_trailers = False
@@ -103,10 +103,10 @@ class ChunkedBody:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
             if self._beginning is not None:
-                if self.error is not None:
-                    body = self._start_again(self._beginning)
                 if body:
                     self._beginning = None
+                elif self.error is not None:
+                    body = self._start_again(self._beginning)
         if body:
             self._framing_size = 0
         else:
@@ -117,7 +117,7 @@ class ChunkedBody:
         return body
 
     def _start_again(self, beginning: bytes) -> bytes:
-        """Decode the body from its first byte, which nothing was returned of yet."""
+        """Decode the body leniently from its first byte. Nothing of it was returned yet."""
         error, self.error = self.error, None
         self._beginning = None
         self._lenient = _LenientDecoder()
