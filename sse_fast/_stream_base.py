@@ -172,7 +172,9 @@ class StreamBase(Generic[T]):
     _taken: tuple[list[Event[T]], int]
     # `(taken, delivered)`: the two last event IDs, frozen at close.
     _ids_when_closed: tuple[str, str] | None
-    response: Response | None
+    # None for a file, a socket or an iterable. `Any` instead of None, so that a type checker takes
+    # `stream.response.status` of a stream that has a response.
+    response: Response | Any
     end_reason: EndReason | None
 
     def __init__(

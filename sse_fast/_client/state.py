@@ -218,7 +218,8 @@ class ClientState(Generic[T]):
         target = parse_url(url)
         self.url = url
         self.name = redact_url(url) if name is None else name
-        self.response: Response | None = None
+        # None before the first response; see `response` of a stream.
+        self.response: Response | Any = None
         self.end_reason: EndReason | None = None
         body, content_type = encode_body(json, data)
         self._headers = headers if callable(headers) else parse_user_fields(headers)

@@ -105,6 +105,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
         "ld_eventsource.config.error_strategy",
         "sse_fast._client.aio",
         "sse_fast._client.base",
+        "sse_fast._client.losing",
         "sse_fast._client.sync",
     ):
         monkeypatch.setattr(f"{name}.time", clock)
