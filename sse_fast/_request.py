@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 
 from sse_fast._errors import MAX_SECONDS
+from sse_fast._hosts import normalize_address, normalize_host
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -28,7 +29,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # RFC 9110, 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HOST = re.compile(r"[0-9A-Za-z._~-]+")
+# An address in brackets or a name, and a port, which may be empty.
+_LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]{0,9}))?")
+# The scheme and the slashes before the host of a Location.
+_AUTHORITY = re.compile(r"((?:[Hh][Tt][Tt][Pp][Ss]?:)?)(/*)")
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 _CROSS_ORIGIN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
@@ -77,11 +81,18 @@ class Target(NamedTuple):
     @property
     def origin(self) -> Origin:
         """Scheme, host and port (HTML standard, 7.1.1)."""
-        return self.scheme, self.host.lower(), self.port
+        return self.scheme, self.host, self.port
+
+    @property
+    def url(self) -> str:
+        """The normalized URL without user and fragment."""
+        _, _, zone = self.host.partition("%")
+        authority = self.authority.replace("]", f"%25{zone}]") if zone else self.authority
+        return f"{self.scheme}://{authority}{self.path}"
 
 
 def parse_url(url: str) -> Target:
-    """Split an absolute URL into the parts of a request.
+    """Split an absolute URL into the parts of a request, normalized as browsers do.
 
     Raises:
         ValueError: its scheme is not http or https, or it cannot be sent unchanged.
@@ -89,15 +100,23 @@ def parse_url(url: str) -> Target:
     if _CONTROL.search(url):
         raise ValueError("The URL contains control characters")
     url = url.strip()
+    rest = url.partition("#")[0]
+    before, has_query, _ = rest.partition("?")
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        # Browsers read a backslash as a slash. urlsplit() would find another host.
+        parts = urlsplit(before.replace("\\", "/") + rest[len(before) :])
+        userinfo, _, location = parts.netloc.rpartition("@")
         # As in browsers, a path with non-ASCII characters is sent as percent-encoded UTF-8.
-        path = quote(parts.path or "/", safe=URL_CHARACTERS)
-        if "?" in url.partition("#")[0]:
+        path = quote(_remove_dot_segments(parts.path), safe=URL_CHARACTERS)
+        if has_query:
             path += "?" + quote(parts.query, safe=URL_CHARACTERS)
-        user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        name, _, password = userinfo.partition(":")
+        user = f"{unquote(name)}:{unquote(password)}"
         user.encode()
+        match = _LOCATION.fullmatch(location)
+        port = int((match[3] or "0") if match is not None else "65536")
+        if port > 65535:
+            raise ValueError
     except ValueError:
         # The message shows no part of the URL, which may be a password that was not escaped.
         raise ValueError(
@@ -105,27 +124,48 @@ def parse_url(url: str) -> Target:
         ) from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("The URL has to begin with http:// or https://")
-    name, authority = _check_host(host, "[" in parts.netloc)
-    if port is not None:
-        authority = f"{authority}:{port}"
-    else:
+    assert match is not None
+    host, authority = _check_host(match[1], match[2])
+    if not match[3] or port == _DEFAULT_PORTS[parts.scheme]:
+        # RFC 9110, 4.2.3: the default port is left out.
         port = _DEFAULT_PORTS[parts.scheme]
-    return Target(parts.scheme, name, port, authority, path, None if user == ":" else user)
-
-
-def _check_host(host: str, in_brackets: bool) -> tuple[str, str]:
-    """Return the host to connect to, and how the Host field names it."""
-    if in_brackets:
-        # RFC 6874: the zone has a meaning on this machine only.
-        address, _, zone = host.replace("%25", "%").partition("%")
-        if re.fullmatch(r"[0-9a-f:.]*:[0-9a-f:.]*", address):
-            return f"{address}%{zone}" if zone else address, f"[{address}]"
     else:
-        with suppress(UnicodeError):
-            name = host.encode("idna").decode()
-            if _HOST.fullmatch(name):
-                return name, name
-    raise ValueError("The URL has no valid host")
+        authority = f"{authority}:{port}"
+    return Target(parts.scheme, host, port, authority, path, None if user == ":" else user)
+
+
+def _check_host(address: str | None, name: str) -> tuple[str, str]:
+    """Return the host to connect to, and how the Host field names it.
+
+    Args:
+        address: the IPv6 address in brackets, or None.
+        name: the domain or IPv4 address without one.
+    """
+    try:
+        if address is None:
+            host = normalize_host(name)
+            return host, host
+        text, zone = normalize_address(address)
+        return f"{text}%{zone}" if zone else text, f"[{text}]"
+    except ValueError as error:
+        # A text of this package says more; those of idna show the host.
+        message = str(error) if type(error) is ValueError else ""
+    raise ValueError(message if message.startswith("The URL ") else "The URL has no valid host")
+
+
+def _remove_dot_segments(path: str) -> str:
+    """Resolve the segments "." and ".." of a path, also percent-encoded (URL standard, 4.4)."""
+    segments = path.split("/")[1:] or [""]
+    kept: list[str] = []
+    for segment in segments:
+        dots = segment.replace("%2e", ".").replace("%2E", ".")
+        if dots == "..":
+            del kept[-1:]
+        elif dots != ".":
+            kept.append(segment)
+    if dots in (".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
 
 
 def check_timeouts(**timeouts: float | None) -> None:
@@ -140,9 +180,14 @@ def check_timeouts(**timeouts: float | None) -> None:
 
 
 def strip_userinfo(url: str) -> str:
-    """Return the URL without user, password and fragment."""
-    parts = urlsplit(url.strip())
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    """Return the URL, normalized, without user, password and fragment.
+
+    Every library gets it so, and asks the same host for the same resource.
+
+    Raises:
+        ValueError: as `parse_url`.
+    """
+    return parse_url(url).url
 
 
 def resolve_location(url: str, location: str) -> str | None:
@@ -150,12 +195,20 @@ def resolve_location(url: str, location: str) -> str | None:
     # Servers send UTF-8, but header fields are decoded as Latin-1.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
+    before = re.split("[?#]", location, maxsplit=1)[0]
+    location = before.replace("\\", "/") + location[len(before) :]
     try:
-        target = strip_userinfo(urljoin(url, location))
-        parse_url(target)
+        # Browsers take two slashes or more as the beginning of a host, and need none after another
+        # scheme; urljoin() would find it in the path.
+        start = _AUTHORITY.match(location)
+        assert start is not None
+        scheme, slashes = start.groups()
+        if len(slashes) > 1 or (scheme and scheme[:-1].lower() != urlsplit(url).scheme):
+            location = f"{scheme}//{location[start.end() :]}"
+        target = urljoin(url, location)
+        return strip_userinfo(target)
     except ValueError:
         return None
-    return target
 
 
 def check_method(method: str) -> str:

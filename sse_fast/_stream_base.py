@@ -550,9 +550,10 @@ class StreamBase(Generic[T]):
             except TypeError:
                 self._received = []
                 raise
+            calls: Iterator[object] = iter(())
             # An empty chunk only lets time limits be checked.
-            is_silent = self._on_chunk is None or not data
-            calls = iter(()) if is_silent else map(self._on_chunk, (data,))
+            if self._on_chunk is not None and data:
+                calls = map(self._on_chunk, (data,))
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         # If `on_chunk` raises, the next call continues after it.

@@ -50,10 +50,12 @@ def make_waker(sock: Any) -> Callable[[], object]:
     """
     import socket
 
-    if isinstance(sock, socket.socket):
+    # Tests put other classes, or functions, in the place of `socket.socket`.
+    plain: Any = socket.socket
+    if isinstance(plain, type) and isinstance(sock, plain) and hasattr(plain, "shutdown"):
         # The method of the base class: that of ssl.SSLSocket would take the TLS session away from
         # the reader.
-        return partial(socket.socket.shutdown, sock, socket.SHUT_RDWR)
+        return partial(plain.shutdown, sock, socket.SHUT_RDWR)
 
     def wake() -> None:
         # The sockets of trio and asyncio have shutdown(). Those of uvloop, and those of urllib3 for

@@ -15,7 +15,7 @@ from tests.support.commands import run_python
 
 # Room -> the rooms it may import, besides itself: one row each, inward only. A file directly in the
 # package is a room of its own.
-CORE = {"_errors", "_mime"}
+CORE = {"_errors", "_hosts", "_mime"}
 STREAM = CORE | {"_core", "_source", "_wake"}
 TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base", "_watch"}
 ADAPTERS = TRANSPORT | {"_http1"}
@@ -23,15 +23,16 @@ POLICY = ADAPTERS | {"adapters"}
 PUBLIC = POLICY | {"", "_client", "_relay", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
+    "_hosts": set(),
     "_mime": set(),
     "_request": CORE,
     "_core": CORE,
     "_source": CORE,
     "_wake": set(),
     "_watch": CORE,
+    "_background": {"_wake"},
     "_stream_base": STREAM | {"_watch"},
     "_stream": STREAM | {"_stream_base", "_watch"},
-    "_background": {"_wake"},
     "_relay": STREAM | {"_background"},
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
@@ -62,7 +63,9 @@ BENCH = {"rich", "matplotlib"} | {
     "openai",
     "sseclient",
 }
-LIBRARIES = {"aiohttp", "anyio", "httptools", "httpx", "httpx2", "requests", "trio", "urllib3"}
+LIBRARIES = {"aiohttp", "anyio", "httptools", "httpx", "httpx2", "requests", "trio", "urllib3"} | {
+    "idna"
+}
 
 
 def _imports_of(node: ast.AST) -> set[str]:

@@ -130,15 +130,15 @@ class _JsonLines(Writer):
             # As numbers: a time with a zone needs a library on some systems.
             times = batch.column("arrival").cast(self._pyarrow.int64()).to_pylist()
             more[place] = [None if time is None else time_text(time / 1e6) for time in times]
-        rest: Any = zip(*more, strict=True) if more else repeat(())
+        rest: Any = repeat({})
+        if more:
+            rest = (dict(zip(names, values, strict=True)) for values in zip(*more, strict=True))
         rows = zip(events, data, ids, retries, rest, strict=False)
         self._file.write(
             b"".join(
                 [
-                    json_line(
-                        event, text, last_id or "", retry, dict(zip(names, values, strict=True))
-                    )
-                    for event, text, last_id, retry, values in rows
+                    json_line(event, text, last_id or "", retry, keys)
+                    for event, text, last_id, retry, keys in rows
                 ]
             )
         )

@@ -82,6 +82,46 @@ sse_fast_new_list(Py_ssize_t capacity)
     return list;
 }
 
+/* Append to a list with room for it, as most have. */
+static inline int
+sse_fast_append(PyObject *list, PyObject *event)
+{
+#ifndef Py_GIL_DISABLED
+    Py_ssize_t size = PyList_GET_SIZE(list);
+
+    if (size < ((PyListObject *)list)->allocated) {
+        Py_INCREF(event);
+        PyList_SET_ITEM(list, size, event);
+        Py_SET_SIZE((PyVarObject *)list, size + 1);
+        return 0;
+    }
+#endif
+    return PyList_Append(list, event);
+}
+
+/* Return a list with one event, whose reference it takes; NULL for NULL. */
+static inline PyObject *
+sse_fast_list_of(PyObject *event)
+{
+    PyObject *list;
+
+    if (event == NULL)
+        return NULL;
+    list = PyList_New(1);
+    if (list == NULL)
+        Py_DECREF(event);
+    else
+        PyList_SET_ITEM(list, 0, event);
+    return list;
+}
+
+/* Pass a reference, or the exception of a call that returned NULL, on to Cython. */
+static inline PyObject *
+sse_fast_checked(PyObject *object)
+{
+    return object;
+}
+
 /* Event's tp_dealloc. */
 static void
 sse_fast_free_event(PyObject *object)

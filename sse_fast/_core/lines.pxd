@@ -577,6 +577,31 @@ cdef inline void _take_block(
     _end_block(s)
 
 
+cdef inline void _repeat_blank_line(LineState* s, const uint8_t** cursor) noexcept nogil:
+    """Move `cursor` back, so that the blank line which ends there is read again."""
+    # The LF of a CRLF is a blank line, too.
+    cursor[0] -= 1
+    s.after_cr = False
+
+
+cdef inline void _put_block_back(
+        LineState* s, const uint8_t** cursor, const Text* event_type, const Text* id,
+        const Text* data, int64_t retry) noexcept nogil:
+    """Undo `_take_block` or `_read_block`, so that the block is dispatched again."""
+    _repeat_blank_line(s, cursor)
+    _borrow(&s.event_type, event_type.at, event_type.length, event_type.non_ascii)
+    _borrow(&s.data, data.at, data.length, data.non_ascii)
+    s.has_event_type = event_type.length > 0
+    s.has_data = True
+    s.in_block = True
+    s.block_retry = retry
+    s.kept = data.length + 1 + event_type.length
+    if id.at != NULL:
+        _borrow(&s.id, id.at, id.length, id.non_ascii)
+        s.has_id = True
+        s.kept += id.length
+
+
 cdef inline bint _read_block(
         LineState* s, Scan* scan, const uint8_t** cursor, const uint8_t* end,
         Text* event_type, Text* id, Text* data) noexcept nogil:

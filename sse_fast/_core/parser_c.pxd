@@ -1,7 +1,7 @@
 """The native interface of the parser: what other extensions may cimport."""
 
 cimport cython
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from sse_fast._core.lines cimport LineState, Step, Text
 
@@ -43,9 +43,10 @@ cdef class Parser:
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1
     # Raise the error of TOO_LARGE or NO_MEMORY, and refuse input from now on.
     cdef int _raise_refusal(self, Step step) except -1
-    cdef int _dispatch_without_data(self) except -1
+    cdef int _dispatch_without_data(self, const uint8_t** cursor) except -1
     cdef int _dispatch_by_options(
-        self, const Text* raw_data, str event_type, object retry) except -1
+        self, const uint8_t** cursor, const Text* raw_type, const Text* id,
+        const Text* raw_data, int64_t milliseconds) except -1
 
 
 # `Parser.feed` for the bytes of an object that the caller holds.
@@ -55,4 +56,4 @@ cdef object new_event(object event_type, object data, object id, object retry)
 cdef str new_text(const Text* text)
 # The event type as text; the latest one is made once.
 cdef str new_event_type(Parser parser, const Text* text)
-cdef int add_event(Parser parser, object event) except -1
+cdef int add_event(Parser self, object event) except -1

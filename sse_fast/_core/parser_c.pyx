@@ -11,17 +11,18 @@ from types import GenericAlias
 
 cimport cython
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from sse_fast._core.buffers cimport _get_buffer
 from sse_fast._core.lines cimport (
     COMMENT, DISPATCH, NEED_INPUT, NO_MEMORY, TOO_LARGE, LineState, Scan, Step, Text,
-    _begin_chunk, _extend_data, _free_buffers, _is_between_blocks, _is_one_event, _is_pending,
-    _next_step, _own_block, _read_block, _reset_stream, _take_block,
+    _begin_chunk, _end_block, _extend_data, _free_buffers, _is_between_blocks, _is_one_event,
+    _is_pending, _next_step, _own_block, _put_block_back, _read_block, _repeat_blank_line,
+    _reset_stream, _take_block,
 )
 
 from sse_fast._core import options as _options
@@ -29,10 +30,11 @@ from sse_fast._errors import DecodeError, EventTooLarge
 
 
 cdef extern from "Python.h":
-    str PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
-    void* PyUnicode_DATA(object text)
-    bint PyUnicode_IS_ASCII(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    void* PyUnicode_DATA(PyObject* text)
+    bint PyUnicode_IS_ASCII(PyObject* text)
+    Py_ssize_t PyUnicode_GET_LENGTH(PyObject* text)
+    void Py_INCREF(PyObject*)
+    void Py_DECREF(PyObject*)
     unsigned long Py_TPFLAGS_HEAPTYPE
     ctypedef struct PyTypeObject:
         const char* tp_name
@@ -42,7 +44,9 @@ cdef extern from "Python.h":
 
 
 cdef extern from "text.h":
-    str decode_utf_8 "sse_fast_decode"(const uint8_t* at, Py_ssize_t length)
+    str _make_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
+    # Without Cython's check for NULL.
+    PyObject* _try_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
 
 
 cdef extern from "event.h":
@@ -52,6 +56,15 @@ cdef extern from "event.h":
         PyTypeObject* cls, object event_type, object data, object id, object retry)
     void sse_fast_free_event(PyObject* event)
     list _new_list "sse_fast_new_list"(Py_ssize_t capacity)
+    object _checked "sse_fast_checked"(PyObject* made)
+    list _checked_list "sse_fast_checked"(PyObject* made)
+    str _checked_text "sse_fast_checked"(PyObject* made)
+    # Without Cython's check for NULL: the caller first puts the block back.
+    PyObject* _try_event "sse_fast_new_event"(
+        PyTypeObject* cls, PyObject* event_type, PyObject* data, PyObject* id, PyObject* retry)
+    PyObject* _try_list "sse_fast_new_list"(Py_ssize_t capacity)
+    PyObject* _try_list_of "sse_fast_list_of"(PyObject* event)
+    int _try_append "sse_fast_append"(PyObject* list, PyObject* event)
 
 
 # Pickles, reprs and messages show the public names.
@@ -132,12 +145,7 @@ cdef object new_event(object event_type, object data, object id, object retry):
 
 
 cdef inline str _new_text(const Text* text):
-    cdef str result
-    if text.non_ascii or text.length < 2:
-        return decode_utf_8(text.at, text.length)
-    result = PyUnicode_New(text.length, 127)
-    memcpy(PyUnicode_DATA(result), text.at, text.length)
-    return result
+    return _make_text(text.at, text.length, text.non_ascii)
 
 
 cdef str new_text(const Text* text):
@@ -233,6 +241,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
 
     @property
     def _completed(self):
+        """The number of events that the running `feed` has completed, for `on_comment`."""
         return 0 if self._events is None else len(self._events)
 
     def reset(self):
@@ -271,20 +280,12 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
 
         After DecodeError, or an exception of `on_comment` or `until` (which is raised unchanged),
         the next `feed` continues with the rest of the chunk and returns the events not returned
-        yet; an empty chunk is enough.
+        yet; an empty chunk is enough. After MemoryError, KeyboardInterrupt and the like, so does
+        the next `feed`, with the event that was interrupted; or it refuses input until `reset()`.
         """
-        cdef Py_buffer view
         if type(chunk) is bytes:
             return _feed(self, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
-        _get_buffer(chunk, &view)
-        try:
-            if self._has_callbacks:
-                # A callback could write into the buffer, even if this view of it is read-only.
-                chunk = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
-                return _feed(self, <const uint8_t*>PyBytes_AS_STRING(chunk), view.len)
-            return _feed(self, <const uint8_t*>view.buf, view.len)
-        finally:
-            PyBuffer_Release(&view)
+        return _feed_buffer(self, chunk)
 
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1:
         cdef LineState* state = &self._state
@@ -313,90 +314,167 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
                     self._raise_refusal(step)
                 is_between_blocks = True
                 if not state.has_data:
-                    if self._dispatch_without_data():
+                    if self._dispatch_without_data(cursor):
                         return 0
                     continue
                 _take_block(state, &event_type, &id, &data, &retry)
-            if _dispatch(self, &event_type, &id, &data, retry):
+            if _dispatch(self, cursor, &event_type, &id, &data, retry):
                 return 0
 
     cdef int _raise_refusal(self, Step step) except -1:
         self._refusal = step
         if step == TOO_LARGE:
-            raise EventTooLarge(self._state.size, self._state.max_size, _take_events(self))
+            _raise_too_large(self)
         raise MemoryError()
 
     @cython.final
-    cdef int _dispatch_without_data(self) except -1:
+    cdef int _dispatch_without_data(self, const uint8_t** cursor) except -1:
         """Commit the id of a block without data; return whether its type meets `until_event`."""
-        cdef Text event_type
-        cdef Text id
-        cdef Text data
-        cdef int64_t retry
-        cdef str type_text = _MESSAGE
-        # A block without data has a type only if it names one: heartbeats end no stream.
-        cdef bint names_type = self._state.emit_types and self._state.has_event_type
-        _take_block(&self._state, &event_type, &id, &data, &retry)
-        if id.at != NULL:
-            self._last_event_id = _new_text(&id)
-            if self._lone_ids is None:
-                self._lone_ids = {}
-            self._lone_ids[0 if self._events is None else len(self._events)] = self._last_event_id
-        if names_type:
-            if event_type.length:
-                type_text = _new_event_type(self, &event_type)
-            self._done = type_text in self._until_types
-        return self._done
+        cdef LineState* state = &self._state
+        cdef str id
+        cdef str event_type = _MESSAGE
+        cdef bint is_last = False
+        cdef bint is_ended = False
+        try:
+            # A block without data has a type only if it names one: heartbeats end no stream.
+            if state.emit_types and state.has_event_type:
+                if state.event_type.length:
+                    event_type = _new_event_type(self, &state.event_type)
+                is_last = event_type in self._until_types
+            if state.has_id:
+                id = _new_text(&state.id)
+                if self._lone_ids is None:
+                    self._lone_ids = {}
+                self._lone_ids[0 if self._events is None else len(self._events)] = id
+                self._last_event_id = id
+            _end_block(state)
+            is_ended = True
+        finally:
+            if not is_ended:
+                _repeat_blank_line(state, cursor)
+        self._done = is_last
+        return is_last
 
     @cython.final
     cdef int _dispatch_by_options(
-            self, const Text* raw_data, str event_type, object retry) except -1:
+            self, const uint8_t** cursor, const Text* raw_type, const Text* id,
+            const Text* raw_data, int64_t milliseconds) except -1:
         """Dispatch an event with `decode`, `until` and `retry`; return whether `until` is met."""
         cdef object data
         cdef object decode
-        cdef Event event
-        if (self._until_data is not None
-                and raw_data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
-                and (raw_data.length == 0
-                     or memcmp(raw_data.at, PyBytes_AS_STRING(self._until_data),
-                               raw_data.length) == 0)):
-            self._done = True
-            return True
-        decode = self._decode
-        if self._decode_types is not None:
-            decode = self._decode_types.get(event_type)
-        if decode is None:
-            data = _new_text(raw_data)
-        else:
-            # A copy as bytes, which every decoder takes: 103 ns for 330 bytes, a view takes 267.
-            raw = PyBytes_FromStringAndSize(<const char*>raw_data.at, raw_data.length)
-            try:
-                data = decode(raw)
-            except Exception as error:
-                text = raw.decode("utf-8", "replace")
-                event = new_event(event_type, text, self._last_event_id, retry)
-                self._done = self._state.emit_types and event_type in self._until_types
-                raise DecodeError(event, _take_events(self)) from error
-        event = new_event(event_type, data, self._last_event_id, retry)
-        add_event(self, event)
-        if (self._state.emit_types and event_type in self._until_types) or (
-                self._until is not None and self._until(event)):
-            self._done = True
-        return self._done
+        cdef object event
+        cdef str event_type = _MESSAGE
+        cdef object retry = None
+        cdef str previous_id = self._last_event_id
+        cdef bint is_last = False
+        cdef bint is_dispatched = False
+        try:
+            if raw_type.length:
+                event_type = _new_event_type(self, raw_type)
+            if milliseconds >= 0:
+                retry = milliseconds
+            # Set first, as the callbacks may ask for it.
+            if id.at != NULL:
+                self._last_event_id = _new_text(id)
+            if (self._until_data is not None
+                    and raw_data.length == <size_t>PyBytes_GET_SIZE(self._until_data)
+                    and (raw_data.length == 0
+                         or memcmp(raw_data.at, PyBytes_AS_STRING(self._until_data),
+                                   raw_data.length) == 0)):
+                is_dispatched = True
+                self._done = True
+                return True
+            decode = self._decode
+            if self._decode_types is not None:
+                decode = self._decode_types.get(event_type)
+            if decode is None:
+                data = _new_text(raw_data)
+            else:
+                # A copy as bytes, which every decoder takes: 103 ns for 330 bytes, a view takes 267.
+                raw = PyBytes_FromStringAndSize(<const char*>raw_data.at, raw_data.length)
+                try:
+                    data = decode(raw)
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    decode_error = DecodeError(
+                        new_event(event_type, raw.decode("utf-8", "replace"),
+                                  self._last_event_id, retry),
+                        () if self._events is None else self._events)
+                    # The error has the events before its own, which is dropped.
+                    self._events = None
+                    is_dispatched = True
+                    self._done = self._state.emit_types and event_type in self._until_types
+                    raise decode_error from error
+            event = new_event(event_type, data, self._last_event_id, retry)
+            if self._state.emit_types and event_type in self._until_types:
+                is_last = True
+            elif self._until is not None:
+                try:
+                    is_last = bool(self._until(event))
+                except MemoryError:
+                    raise
+                except Exception:
+                    add_event(self, event)
+                    is_dispatched = True
+                    raise
+            add_event(self, event)
+            is_dispatched = True
+        finally:
+            if not is_dispatched:
+                self._last_event_id = previous_id
+                _put_block_back(&self._state, cursor, raw_type, id, raw_data, milliseconds)
+        self._done = is_last
+        return is_last
+
+
+cdef list _feed_buffer(Parser self, object chunk):
+    cdef Py_buffer view
+    cdef bint has_view = False
+    try:
+        _get_buffer(chunk, &view)
+        has_view = True
+        if self._has_callbacks:
+            # A callback could write into the buffer, even if this view of it is read-only.
+            chunk = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
+    except BaseException as error:
+        if has_view:
+            PyBuffer_Release(&view)
+        # Other exceptions say that the chunk is no buffer.
+        if not self._is_feeding and (
+                isinstance(error, MemoryError) or not isinstance(error, Exception)):
+            self._refusal = NO_MEMORY
+            self._can_skip_checks = False
+        raise
+    try:
+        if self._has_callbacks:
+            return _feed(self, <const uint8_t*>PyBytes_AS_STRING(chunk), view.len)
+        return _feed(self, <const uint8_t*>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef int _raise_too_large(Parser self) except -1:
+    cdef object error = EventTooLarge(
+        self._state.size, self._state.max_size, () if self._events is None else self._events)
+    self._events = None
+    raise error
 
 
 cdef inline list _feed(Parser self, const uint8_t* at, Py_ssize_t length):
     """Fast paths: a chunk that is one whole event, and a few bytes of a long data line."""
     cdef Text event_type
     cdef Text data
+    cdef PyObject* events = NULL
     if self._can_skip_checks:
         if _is_between_blocks(&self._state):
             if not self._has_options and _is_one_event(
                     &self._state, &event_type, &data, at, at + length):
-                return [_new_event(
-                    <PyTypeObject*>Event,
-                    _new_event_type(self, &event_type) if event_type.length else _MESSAGE,
-                    _new_text(&data), self._last_event_id, None)]
+                events = _try_list_of(_try_text_event(
+                    self, &event_type, &data, <PyObject*>self._last_event_id))
+                if events == NULL:
+                    _keep_chunk(self, at, at + length)
+                return _checked_list(events)
         elif _extend_data(&self._state, at, at + length):
             return []
     return _read(self, at, length)
@@ -413,15 +491,20 @@ cdef list _read(Parser self, const uint8_t* at, Py_ssize_t length):
             "a parser serves one stream and one thread at a time"
         )
     if self._refusal == TOO_LARGE:
-        raise EventTooLarge(self._state.size, self._state.max_size)
+        _raise_too_large(self)
     if self._refusal == NO_MEMORY:
-        raise MemoryError("Out of memory within an event: call reset() before feeding more")
+        raise MemoryError(
+            "feed() was interrupted within an event: call reset() before feeding more")
     if self._done:
-        return []
-    self._lone_ids = None
+        return _take_events(self)
+    if self._events is None:
+        self._lone_ids = None
     rest = self._rest
     if rest is not None:
+        # In force if there is no memory for the chunk.
+        self._refusal = NO_MEMORY
         rest += PyBytes_FromStringAndSize(<const char*>at, length)
+        self._refusal = NEED_INPUT
         self._rest = None
         length = len(rest)
         at = <const uint8_t*>PyByteArray_AS_STRING(rest)
@@ -448,6 +531,15 @@ cdef list _read(Parser self, const uint8_t* at, Py_ssize_t length):
     return _take_events(self)
 
 
+cdef int _keep_chunk(Parser self, const uint8_t* at, const uint8_t* end) except -1:
+    """Raise the exception that is set, and save the whole chunk for the next feed."""
+    self._can_skip_checks = False
+    try:
+        _checked(NULL)
+    finally:
+        _save_rest(self, None, at, end)
+
+
 cdef int _save_rest(Parser self, bytearray rest, const uint8_t* at, const uint8_t* end) except -1:
     """Save what an exception left of a chunk for the next feed; it is the end of `rest`, if any.
     """
@@ -456,7 +548,7 @@ cdef int _save_rest(Parser self, bytearray rest, const uint8_t* at, const uint8_
     if not _own_block(&self._state):
         raise MemoryError()
     if rest is None:
-        rest = bytearray(PyBytes_FromStringAndSize(<const char*>at, end - at))
+        rest = PyByteArray_FromStringAndSize(<const char*>at, end - at)
     else:
         # Cheap: a bytearray moves its start, not its bytes.
         del rest[:len(rest) - (end - at)]
@@ -472,50 +564,99 @@ cdef inline list _take_events(Parser self):
 
 
 cdef inline int _dispatch(
-        Parser self, const Text* event_type, const Text* id, const Text* data, int64_t milliseconds
-) except -1:
-    """Dispatch an event (9.2.6, "dispatch the event"); return whether `until` is met."""
-    cdef str type_text = _MESSAGE
-    if id.at != NULL:
-        self._last_event_id = _new_text(id)
-    if event_type.length:
-        type_text = _new_event_type(self, event_type)
+        Parser self, const uint8_t** cursor, const Text* event_type, const Text* id,
+        const Text* data, int64_t milliseconds) except -1:
+    """Dispatch an event (9.2.6, "dispatch the event"); return whether `until` is met.
+
+    If there is no memory, the block is put back: the next `feed` dispatches it again.
+    """
+    cdef PyObject* event
+    cdef PyObject* new_id
     if self._has_options or milliseconds >= 0:
-        return self._dispatch_by_options(
-            data, type_text, milliseconds if milliseconds >= 0 else None)
-    return _add_event(self, _new_event(
-        <PyTypeObject*>Event, type_text, _new_text(data), self._last_event_id, None))
+        return self._dispatch_by_options(cursor, event_type, id, data, milliseconds)
+    if id.at == NULL:
+        event = _try_text_event(self, event_type, data, <PyObject*>self._last_event_id)
+        if event != NULL and _try_add(self, event):
+            return 0
+    else:
+        new_id = _try_text(id.at, id.length, id.non_ascii)
+        if new_id != NULL:
+            event = _try_text_event(self, event_type, data, new_id)
+            if event != NULL and _try_add(self, event):
+                # Only now nothing can fail any more.
+                self._last_event_id = _checked_text(new_id)
+                return 0
+            Py_DECREF(new_id)
+    _put_block_back(&self._state, cursor, event_type, id, data, milliseconds)
+    _checked(NULL)
 
 
-cdef inline int _add_event(Parser self, object event) except -1:
+cdef inline PyObject* _try_text_event(
+        Parser self, const Text* event_type, const Text* data, PyObject* id) noexcept:
+    """Make an event, or return NULL with an exception set."""
+    cdef PyObject* type_text = <PyObject*>_MESSAGE
+    cdef PyObject* text
+    cdef PyObject* event = NULL
+    if event_type.length:
+        type_text = _try_event_type(self, event_type)
+        if type_text == NULL:
+            return NULL
+    else:
+        Py_INCREF(type_text)
+    text = _try_text(data.at, data.length, data.non_ascii)
+    if text != NULL:
+        event = _try_event(<PyTypeObject*>Event, type_text, text, id, <PyObject*>None)
+        Py_DECREF(text)
+    Py_DECREF(type_text)
+    return event
+
+
+cdef inline bint _try_add(Parser self, PyObject* event) noexcept:
+    """Add an event, whose reference it takes; return False with an exception set."""
+    cdef PyObject* events
+    cdef bint is_added = False
     if self._events is None:
-        self._events = _new_list(self._capacity)
-    self._events.append(event)
-    return 0
+        events = _try_list(self._capacity)
+        if events != NULL:
+            self._events = <list>events
+            Py_DECREF(events)
+    if self._events is not None:
+        is_added = _try_append(<PyObject*>self._events, event) == 0
+    Py_DECREF(event)
+    return is_added
 
 
-cdef inline str _new_event_type(Parser self, const Text* text):
-    cdef str latest = self._event_type
-    if text.length > 64:
-        # Too long to be kept while the connection is idle.
-        return _new_text(text)
-    if (PyUnicode_IS_ASCII(latest)
-            and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
-            and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
+cdef inline PyObject* _try_event_type(Parser self, const Text* text) noexcept:
+    """Return a reference to the event type, or NULL with an exception set."""
+    cdef PyObject* latest = <PyObject*>self._event_type
+    # Longer ones are too long to be kept while the connection is idle.
+    if text.length <= 64:
+        if (PyUnicode_IS_ASCII(latest)
+                and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
+                and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
+            Py_INCREF(latest)
+            return latest
+        latest = _try_text(text.at, text.length, text.non_ascii)
+        if latest != NULL:
+            self._event_type = <str>latest
         return latest
-    self._event_type = _new_text(text)
-    return self._event_type
+    return _try_text(text.at, text.length, text.non_ascii)
+
+
+cdef str _new_event_type(Parser self, const Text* text):
+    return _checked_text(_try_event_type(self, text))
 
 
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length):
     return _feed(parser, at, length)
 
 
-
-
 cdef str new_event_type(Parser parser, const Text* text):
     return _new_event_type(parser, text)
 
 
-cdef int add_event(Parser parser, object event) except -1:
-    return _add_event(parser, event)
+cdef int add_event(Parser self, object event) except -1:
+    if self._events is None:
+        self._events = _new_list(self._capacity)
+    self._events.append(event)
+    return 0

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, overload
 
 from sse_fast._core import options as _options
@@ -26,8 +25,10 @@ else:
 
     T_co = TypeVar("T_co", covariant=True)
 
+_INTERRUPTED = "feed() was interrupted within an event: call reset() before feeding more"
 _BOM = b"\xef\xbb\xbf"
 FIELD_NAMES = (b"data", b"event", b"id", b"retry")
+_NAME_STARTS = frozenset(name[:size] for name in FIELD_NAMES for size in range(len(name) + 1))
 
 
 class Event(Generic[T_co]):
@@ -144,12 +145,19 @@ class Parser(Generic[T_co]):
     # Whether every blank line dispatches; a subclass sets it.
     _emit_blocks = False
 
+    _data: list[bytes]
+    _event_type: bytes | None
+    _id: bytes | None
+    _block_retry: int | None
+
     __slots__ = (
         "__weakref__",
         "_after_cr",
+        "_at",
         "_block_retry",
         "_bom",
         "_can_skip_checks",
+        "_checkpoint",
         "_chunks",
         "_data",
         "_decode",
@@ -161,6 +169,7 @@ class Parser(Generic[T_co]):
         "_id",
         "_ignored",
         "_in_block",
+        "_is_dropped",
         "_is_feeding",
         "_kept",
         "_last_event_id",
@@ -169,6 +178,7 @@ class Parser(Generic[T_co]):
         "_lone_ids",
         "_max_size",
         "_on_comment",
+        "_refusal",
         "_retry",
         "_size",
         "_tail",
@@ -280,10 +290,6 @@ class Parser(Generic[T_co]):
         """Whether `until` or `until_event` was met; chunks fed after that are ignored."""
         return self._done
 
-    @property
-    def _completed(self) -> int:
-        return len(self._events)
-
     def reset(self) -> None:
         """Prepare for a new connection: only `last_event_id`, `retry` and the settings stay.
 
@@ -295,9 +301,11 @@ class Parser(Generic[T_co]):
         self._events: list[Event[Any]] = []
         # Number of events -> id of a block without data after them, in the latest feed; None: none.
         self._lone_ids: dict[int, str] | None = None
-        self._chunks: deque[bytes] = deque()
-        # Complete lines not processed yet, the next one last.
+        # Chunks that were not split into lines yet.
+        self._chunks: list[bytes] = []
+        # Complete lines, of which those from `_at` on were not processed yet.
         self._lines: list[bytes] = []
+        self._at = 0
         self._tail = b""
         self._line = bytearray()
         self._ignored = False
@@ -305,6 +313,12 @@ class Parser(Generic[T_co]):
         self._bom = 0
         self._size = 0
         self._done = False
+        # The class of the exception that refuses input; None: it is not refused.
+        self._refusal: type[Exception] | None = None
+        # Whether the exception being raised is that of a callback.
+        self._is_dropped = False
+        # What to go back to if `feed` is interrupted; None: the state is complete.
+        self._checkpoint: tuple[Any, ...] | None = None
         # Whether nothing of the earlier chunks matters to the next one.
         self._can_skip_checks = False
         self._end_block()
@@ -329,39 +343,125 @@ class Parser(Generic[T_co]):
 
         After DecodeError, or an exception of `on_comment` or `until` (which is raised unchanged),
         the next `feed` continues with the rest of the chunk and returns the events not returned
-        yet; an empty chunk is enough.
+        yet; an empty chunk is enough. After MemoryError, KeyboardInterrupt and the like, so does
+        the next `feed`, with the event that was interrupted; or it refuses input until `reset()`.
         """
-        if type(chunk) is not bytes:
-            chunk = _read_buffer(chunk)
-        if self._can_skip_checks and self._is_between_blocks():
-            event = self._read_one_event(chunk)
-            if event is not None:
-                return [event]
-        self._can_skip_checks = False
         if self._is_feeding:
             raise RuntimeError(
                 "feed() was called within feed(): "
                 "a parser serves one stream and one thread at a time"
             )
         if self._size:
-            raise EventTooLarge(self._size, self._max_size)
+            self._raise_too_large(self._size)
+        if self._refusal is not None:
+            raise self._refusal(_INTERRUPTED)
         if self._done:
             return []
-        self._lone_ids = None
-        self._chunks.append(chunk)
+        is_accepted = False
         self._is_feeding = True
         try:
+            if type(chunk) is not bytes:
+                try:
+                    chunk = _read_buffer(chunk)
+                except (TypeError, BufferError, ValueError):
+                    self._is_dropped = True
+                    raise
+            self._chunks += (chunk,)
+            is_accepted = True
+            if self._can_skip_checks and self._is_between_blocks():
+                event = self._read_one_event(chunk)
+                if event is not None:
+                    events: list[Event[Any]] = [event]
+                    self._chunks = []
+                    return events
+            self._can_skip_checks = False
+            if not self._events:
+                self._lone_ids = None
             self._parse()
+            nothing: list[Event[Any]] = []
+            events = self._events
+            if self._done:
+                # The rest is not read any more.
+                line = bytearray()
+                chunks: list[bytes] = []
+                lines: list[bytes] = []
+                self._chunks = chunks
+                self._lines = lines
+                self._line = line
+                self._at = 0
+            else:
+                self._can_skip_checks = (
+                    self._lone_ids is None and not self._has_options and not self._emit_blocks
+                )
+            # No call from here on: the caller gets the events, or they stay.
+            self._checkpoint = None
+            self._events = nothing
+            return events
+        except MemoryError:
+            # In force if this handler is interrupted as well.
+            self._refusal = MemoryError
+            if is_accepted:
+                self._recover()
+            raise
+        except BaseException:
+            self._refusal = RuntimeError
+            if is_accepted or self._is_dropped:
+                self._recover()
+            raise
         finally:
             self._is_feeding = False
-            if self._done or self._size:
-                self._chunks.clear()
-                self._lines.clear()
-                self._line.clear()
-        self._can_skip_checks = (
-            self._lone_ids is None and not self._has_options and not self._emit_blocks
+
+    def _recover(self) -> None:
+        """Undo what `feed` did since the latest checkpoint, as an exception interrupted it.
+
+        Python runs signal handlers, which may raise, when a function begins, after a call and at
+        the end of a loop's body. So assignments in a row without a call are one step.
+        """
+        if not self._is_dropped and not self._size and self._checkpoint is not None:
+            self._roll_back(self._checkpoint)
+        if self._done or self._size:
+            self._chunks = []
+            self._lines = []
+            self._line = bytearray()
+            self._at = 0
+        self._can_skip_checks = False
+        self._checkpoint = None
+        self._is_dropped = False
+        self._refusal = None
+
+    def _make_checkpoint(self) -> tuple[Any, ...]:
+        """Return everything that processing lines changes."""
+        lone_ids = self._lone_ids
+        count = len(self._events)
+        return (
+            (self._at, self._event_type, self._id, self._block_retry, self._in_block, self._kept),
+            (self._last_event_id, self._retry),
+            # These are changed in place.
+            (self._data, len(self._data)),
+            count,
+            (lone_ids, None if lone_ids is None else lone_ids.get(count)),
         )
-        return self._take_events()
+
+    def _roll_back(self, checkpoint: tuple[Any, ...]) -> None:
+        block, stream, (self._data, length), count, (lone_ids, lone_id) = checkpoint[:5]
+        (
+            self._at,
+            self._event_type,
+            self._id,
+            self._block_retry,
+            self._in_block,
+            self._kept,
+        ) = block
+        self._last_event_id, self._retry = stream
+        del self._data[length:]
+        del self._events[count:]
+        if lone_ids is not None:
+            for key in [key for key in lone_ids if key >= count]:
+                del lone_ids[key]
+            if lone_id is not None:
+                lone_ids[count] = lone_id
+        self._lone_ids = lone_ids
+        self._done = False
 
     def _is_between_blocks(self) -> bool:
         """Tell whether the next byte begins a block."""
@@ -390,32 +490,37 @@ class Parser(Generic[T_co]):
         text = (line[6:] if line.startswith(b" ", 5) else line[5:]).decode("utf-8", "replace")
         return new_event(name, text, self._last_event_id, None)
 
-    def _take_events(self) -> list[Event[Any]]:
-        events = self._events
-        self._events = []
-        return events
+    @property
+    def _completed(self) -> int:
+        """The number of events that the running `feed` has completed, for `on_comment`."""
+        return len(self._events)
 
     def _parse(self) -> None:
         is_plain = not self._has_options and not self._emit_blocks
         while True:
+            self._checkpoint = self._make_checkpoint()
             lines = self._lines
-            while lines:
-                # Removed before it is processed: the next feed continues after one that raises.
-                line = lines.pop()
+            at = self._at
+            count = len(lines)
+            while at < count:
+                line = lines[at]
+                at += 1
                 if (
                     line.startswith(b"data:")
-                    and lines
-                    and not lines[-1]
+                    and at < count
+                    and not lines[at]
                     and not self._in_block
                     and is_plain
                     and len(line) <= self._max_size
                 ):
                     # A block of one data line, as most are: this saves a third of the time.
-                    lines.pop()
+                    at += 1
                     value = line[6:] if line.startswith(b" ", 5) else line[5:]
                     text = value.decode("utf-8", "replace")
                     self._events.append(new_event("message", text, self._last_event_id, None))
                 elif line:
+                    # The next line, if a callback raises.
+                    self._at = at
                     self._process_field(line)
                 elif (
                     self._data
@@ -423,6 +528,7 @@ class Parser(Generic[T_co]):
                     or self._emit_blocks
                     or (self._event_type is not None and self._until_types)
                 ):
+                    self._at = at
                     self._dispatch()
                     if self._done:
                         return
@@ -431,14 +537,14 @@ class Parser(Generic[T_co]):
             self._end_chunk()
             if not self._chunks:
                 return
-            self._lines = self._split_lines(self._chunks.popleft())
+            self._split_lines()
 
     def _end_block(self) -> None:
         """Clear the buffers, as a blank line does (9.2.6, "dispatch the event", steps 2 and 7)."""
-        self._data: list[bytes] = []
-        self._event_type: bytes | None = None
-        self._id: bytes | None = None
-        self._block_retry: int | None = None
+        self._data = []
+        self._event_type = None
+        self._id = None
+        self._block_retry = None
         self._in_block = False
         self._kept = 0
 
@@ -487,7 +593,14 @@ class Parser(Generic[T_co]):
         elif name == b"retry":
             self._process_retry(value)
         elif self._on_comment is not None:
-            self._on_comment(value.decode("utf-8", "replace"))
+            text = value.decode("utf-8", "replace")
+            try:
+                self._on_comment(text)
+            except BaseException:
+                self._is_dropped = True
+                raise
+            # The comment does not come again.
+            self._checkpoint = self._make_checkpoint()
 
     def _process_retry(self, value: bytes) -> None:
         # "Consists of only ASCII digits": an empty value is ignored. The standard has no upper
@@ -500,76 +613,95 @@ class Parser(Generic[T_co]):
             self._block_retry = self._retry
 
     def _raise_too_large(self, size: int) -> NoReturn:
+        error = EventTooLarge(size, self._max_size, self._events)
+        nothing: list[Event[Any]] = []
         self._size = size
-        raise EventTooLarge(size, self._max_size, self._take_events())
+        self._events = nothing
+        raise error
 
     def _end_chunk(self) -> None:
         """Buffer the line that the chunk leaves unfinished."""
         tail = self._tail
-        if not tail:
-            return
-        self._tail = b""
-        if self._ignored:
-            return
         line = self._line
-        seen = len(line)
-        line += tail
-        if seen <= 5:
-            # So far the field name was incomplete.
-            name, colon, _ = bytes(line[:6]).partition(b":")
-            if name:
-                self._in_block = True
-            if colon:
-                self._ignored = name not in FIELD_NAMES if name else self._on_comment is None
-            elif any(known.startswith(name) for known in FIELD_NAMES):
-                return
-            else:
-                self._ignored = True
-            if self._ignored:
-                line.clear()
-                return
-        if len(line) + self._kept > self._max_size:
-            self._raise_too_large(len(line) + self._kept)
+        ignored = self._ignored
+        if tail and not ignored:
+            size = len(line) + len(tail)
+            has_name = len(line) > 5
+            if not has_name:
+                # So far the field name was incomplete.
+                name, colon, _ = (bytes(line) + tail[:6])[:6].partition(b":")
+                has_name = bool(colon)
+                if name:
+                    self._in_block = True
+                if colon:
+                    ignored = name not in FIELD_NAMES if name else self._on_comment is None
+                else:
+                    ignored = name not in _NAME_STARTS
+            if ignored:
+                line = bytearray()
+            elif has_name and size + self._kept > self._max_size:
+                self._raise_too_large(size + self._kept)
+        self._keep_line(line, b"" if ignored else tail, ignored)
 
-    def _skip_bom(self, chunk: bytes) -> bytes:
-        """Skip one leading byte order mark, also split over chunks (9.2.5, "UTF-8 decode")."""
+    def _keep_line(self, line: bytearray, tail: bytes, ignored: bool) -> None:
+        """End the chunk: `line` with `tail` is the unfinished line."""
+        nothing: list[bytes] = []
+        line += tail
+        self._tail = b""
+        self._line = line
+        self._ignored = ignored
+        self._lines = nothing
+        self._at = 0
+        self._checkpoint = None
+
+    def _skip_bom(self, chunk: bytes) -> tuple[bytes, int]:
+        """Skip one leading byte order mark, also split over chunks (9.2.5, "UTF-8 decode").
+
+        Returns:
+            The rest of the chunk, and the number of bytes of the mark so far; 3: the start is over.
+        """
         rest = _BOM[self._bom :]
         if chunk.startswith(rest):
-            self._bom = 3
-            return chunk[len(rest) :]
+            return chunk[len(rest) :], 3
         if rest.startswith(chunk):
-            self._bom += len(chunk)
-            return b""
-        chunk = _BOM[: self._bom] + chunk
-        self._bom = 3
-        return chunk
+            return b"", self._bom + len(chunk)
+        return _BOM[: self._bom] + chunk, 3
 
-    def _split_lines(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that the chunk completes, last first; `_tail` becomes the rest."""
-        if self._bom < 3:
-            chunk = self._skip_bom(chunk)
-        if self._after_cr and chunk:
+    def _split_lines(self) -> None:
+        """Split the next chunk: its lines become `_lines`, the rest becomes `_tail`."""
+        chunk = self._chunks[0]
+        bom = self._bom
+        after_cr = self._after_cr
+        ignored = self._ignored
+        line = self._line
+        lines: list[bytes] = []
+        tail = b""
+        if bom < 3:
+            chunk, bom = self._skip_bom(chunk)
+        if chunk:
             # CRLF is one end-of-line, also when a chunk ends between the two.
-            self._after_cr = False
-            if chunk.startswith(b"\n"):
+            if after_cr and chunk.startswith(b"\n"):
                 chunk = chunk[1:]
-        if not chunk:
-            return []
-        # For bytes, `splitlines` splits at CR, LF and CRLF and nowhere else.
-        lines = chunk.splitlines()
-        if chunk.endswith((b"\n", b"\r")):
-            self._after_cr = chunk.endswith(b"\r")
-        else:
-            self._tail = lines.pop()
+            after_cr = chunk.endswith(b"\r")
+            # For bytes, `splitlines` splits at CR, LF and CRLF and nowhere else.
+            lines = chunk.splitlines()
+            if lines and not chunk.endswith((b"\n", b"\r")):
+                tail = lines.pop()
         if lines:
-            if self._ignored:
-                self._ignored = False
+            if ignored:
+                ignored = False
                 del lines[0]
-            elif self._line:
-                lines[0] = b"".join((self._line, lines[0]))
-                self._line.clear()
-        lines.reverse()
-        return lines
+            elif line:
+                lines[0] = b"".join((line, lines[0]))
+                line = bytearray()
+        self._bom = bom
+        self._after_cr = after_cr
+        self._ignored = ignored
+        self._line = line
+        self._lines = lines
+        self._at = 0
+        self._tail = tail
+        del self._chunks[0]
 
     def _dispatch(self) -> None:
         """Dispatch a block that a blank line ended (9.2.6, "dispatch the event")."""
@@ -599,20 +731,39 @@ class Parser(Generic[T_co]):
         if self._decode_types is not None:
             decode = self._decode_types.get(name)
         data: Any
+        is_last = name in self._until_types
         if decode is None:
             data = raw.decode("utf-8", "replace")
         else:
             try:
                 data = decode(raw)
+            except MemoryError:
+                raise
             except Exception as error:
                 text = raw.decode("utf-8", "replace")
                 event = new_event(name, text, self._last_event_id, retry)
-                self._done = name in self._until_types
-                raise DecodeError(event, self._take_events()) from error
+                decode_error = DecodeError(event, self._events)
+                nothing: list[Event[Any]] = []
+                # The error has the events before its own, which is dropped.
+                self._events = nothing
+                self._done = is_last
+                self._is_dropped = True
+                raise decode_error from error
         event = new_event(name, data, self._last_event_id, retry)
+        if not is_last and self._until is not None:
+            try:
+                is_last = bool(self._until(event))
+            except MemoryError:
+                raise
+            except Exception:
+                self._events.append(event)
+                self._is_dropped = True
+                raise
         self._events.append(event)
-        if name in self._until_types or (self._until is not None and self._until(event)):
-            self._done = True
+        self._done = is_last
+        if self._has_options and not is_last:
+            # The callbacks are not called again with this event.
+            self._checkpoint = self._make_checkpoint()
 
 
 def _read_buffer(chunk: object) -> bytes:

@@ -136,4 +136,18 @@ sse_fast_decode(const uint8_t *at, Py_ssize_t length)
     return PyUnicode_DecodeUTF8((const char *)at, length, "replace");
 }
 
+/* `maybe_wide`: whether a byte may not be ASCII. */
+static inline PyObject *
+sse_fast_new_text(const uint8_t *at, Py_ssize_t length, int maybe_wide)
+{
+    PyObject *text;
+
+    if (maybe_wide || length < 2)
+        return sse_fast_decode(at, length);
+    text = PyUnicode_New(length, 127);
+    if (text != NULL)
+        memcpy(PyUnicode_1BYTE_DATA(text), at, (size_t)length);
+    return text;
+}
+
 #endif

@@ -80,8 +80,8 @@ def is_address(host: str) -> bool:
 
 
 def server_name(request: Message) -> str:
-    """Return the host without its zone, as TLS names the server."""
-    return request.host.partition("%")[0]
+    """Return the host as TLS names the server: without its zone or its last dot (RFC 6066, 3)."""
+    return request.host.partition("%")[0].removesuffix(".")
 
 
 def tls_context(context: ssl.SSLContext | None) -> ssl.SSLContext:

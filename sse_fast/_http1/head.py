@@ -121,5 +121,5 @@ def _parse_length(lengths: list[str]) -> int | None:
     if not lengths:
         return None
     if not all(map(_LENGTH.match, lengths)) or len(set(map(int, lengths))) > 1:
-        raise HeadError(f"Content-Length {', '.join(lengths)!r} is not one number")
+        raise HeadError("Content-Length is not one number")
     return int(lengths[0])

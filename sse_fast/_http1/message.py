@@ -15,6 +15,7 @@ from sse_fast._request import (
     encode_body,
     merge_fields,
     parse_url,
+    strip_userinfo,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def prepare(
     body, kind = encode_body(json, data)
     user = parse_url(url).user
     own = default_fields({**DEFAULT_FIELDS, **USER_AGENT}, user, kind)
-    return compose(Request(method, url.strip(), merge_fields(own, check_fields(headers)), body))
+    fields = merge_fields(own, check_fields(headers))
+    return compose(Request(method, strip_userinfo(url), fields, body))
 
 
 def compose(request: Request) -> Message:

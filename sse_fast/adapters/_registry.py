@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -31,6 +32,14 @@ _ADAPTERS: dict[str, str | Adapter] = {
     "urllib3.response.HTTPResponse": "urllib3",
 }
 """Type name -> adapter, or the name of an adapter for `_load_adapter`."""
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+
+_CONTEXT_MANAGERS = {
+    "_GeneratorContextManager": "with",
+    "_AsyncGeneratorContextManager": "async with",
+}
+"""Type name of what httpx.stream() returns -> the statement that gives the response."""
 
 _WANTED = (
     "a response, a binary file, a socket, an iterable of bytes or bytes; "
@@ -115,6 +124,7 @@ def _load_adapter(name: str) -> Adapter:
 
 
 def _open_plain(source: Any) -> Source:
+    _refuse_mistakes(source)
     if isinstance(source, str):
         raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
     if isinstance(source, os.PathLike):
@@ -133,6 +143,33 @@ def _open_plain(source: Any) -> Source:
         # The stream excepts async generators, which a cancelled read closes.
         return Source(source, resumable=True)
     raise TypeError(f"Expected {_WANTED}, got {qualified_type_name(source)}")
+
+
+def _refuse_mistakes(source: Any) -> None:
+    """Refuse objects that people pass in the place of a response, and say what to write.
+
+    Raises:
+        TypeError: the object is a URL, or would give a response if it was awaited or entered.
+    """
+    is_text = isinstance(source, str)
+    # The URLs of httpx, httpx2 and yarl.
+    if (is_text or type(source).__name__ == "URL") and _URL.match(str(source)):
+        raise TypeError(
+            f"Expected {_WANTED}, got a URL: EventSource(url) requests it and reconnects, and "
+            "open_stream(url) requests it once"
+        )
+    name = qualified_type_name(source)
+    # A request of aiohttp is awaitable and a context manager, and is iterable as well.
+    if hasattr(type(source), "__await__") and not isinstance(source, AsyncIterable):
+        write = "await it" if not hasattr(type(source), "__aenter__") else "await it, or write "
+        write += "`async with ... as response`" if hasattr(type(source), "__aenter__") else ""
+        raise TypeError(f"Expected {_WANTED}, got {name}, which is no response yet: {write}")
+    statement = _CONTEXT_MANAGERS.get(type(source).__name__)
+    if statement is not None:
+        raise TypeError(
+            f"Expected {_WANTED}, got {name}: write `{statement} ... as response`, and pass the "
+            "response"
+        )
 
 
 def _has_read(source: Any) -> bool:
@@ -157,15 +194,36 @@ def _open_file(file: Any) -> Source:
         raise TypeError(
             f"Expected {_WANTED}, got a non-blocking file: os.set_blocking(fd, True) changes it"
         )
-    # read() would wait until the buffer is full; read1() returns what has arrived.
-    read = getattr(file, "read1", file.read)
     wait = _never_blocks if _is_regular(file) else None
-    return Source(iter(lambda: read(READ_SIZE), b""), wait=wait)
+    return Source(iter(_make_read(file), b""), wait=wait)
+
+
+def _make_read(file: Any) -> Callable[[], bytes]:
+    """Return a function that reads what has arrived; b"" is the end.
+
+    Args:
+        file: an object with a `read(size)`, which may wait until it has all of the size.
+    """
+    read1 = getattr(file, "read1", None)
+    # The base class has one that only raises.
+    if callable(read1) and getattr(type(file), "read1", None) is not io.BufferedIOBase.read1:
+        return lambda: read1(READ_SIZE)
+    # A raw file reads once, and a file on a disk never waits.
+    if isinstance(file, io.RawIOBase) or _is_regular(file):
+        return lambda: file.read(READ_SIZE)
+    # A line ends each event. The readline() of `io` reads byte by byte, and waits for an LF.
+    readline = getattr(file, "readline", None)
+    if callable(readline) and getattr(type(file), "readline", None) is not io.IOBase.readline:
+        return lambda: readline(READ_SIZE)
+    return lambda: file.read(1)
 
 
 def _is_regular(file: Any) -> bool:
     """Return whether a read never waits: bytes in memory, or a file on a disk."""
     if isinstance(file, io.BytesIO):
+        return True
+    with suppress(TypeError), memoryview(file):
+        # For example an mmap.
         return True
     with suppress(Exception):
         return stat.S_ISREG(os.fstat(file.fileno()).st_mode)

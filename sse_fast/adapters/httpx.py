@@ -290,7 +290,8 @@ def _recover(request: Request, error: Exception) -> Any:
     if names & {"LocalProtocolError", "UnsupportedProtocol"}:
         # httpx refuses the request.
         raise explain_refusal(request, error) from error
-    if "TransportError" not in names:
+    # Under asyncio, httpx lets errors of TLS pass.
+    if not names & {"TransportError", "SSLError"}:
         # An event hook or an auth of the user raised.
         raise error
     failure = wrap_request_error(request.url, error, _UNSENT)

@@ -26,7 +26,7 @@ def open_source(sock: socket.socket) -> Source:
     """Return the source of a connected socket, which is borrowed."""
     chunks = _Chunks(sock)
     # A subclass may have bytes of its own that the operating system does not know.
-    can_wait = type(sock).recv is socket.socket.recv or is_tls_socket(sock)
+    can_wait = is_tls_socket(sock) or type(sock).recv is getattr(socket.socket, "recv", None)
     return Source(chunks, resumable=True, wait=chunks.wait if can_wait else None)
 
 

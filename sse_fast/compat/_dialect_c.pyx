@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcmp
 
 from sse_fast._core.lines cimport (
-    DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, RETRY, Scan, Step, Text,
+    DATA_FIELD, DISPATCH, FIELD_NAME, FIELD_VALUE, NEED_INPUT, NO_MEMORY, RETRY, Scan, Step, Text,
     _begin_chunk, _next_step, _take_block, find_end_of_line,
 )
 from sse_fast._core.parser_c cimport Parser, add_event, new_event, new_event_type, new_text
@@ -114,14 +114,22 @@ cdef class DialectParser(Parser):
                     self._dispatch_block(cursor[0])
                 else:
                     self._raise_refusal(step)
+        except MemoryError:
+            # Part of an event may be gone.
+            self._refusal = NO_MEMORY
+            raise
         finally:
             if self._keep_lines:
                 self._own_bytes(cursor[0])
 
     cdef int _own_bytes(self, const uint8_t* at) except -1:
         """Copy the block's bytes up to `at`, as the chunk is about to be released."""
+        cdef Step refusal = self._refusal
+        # In force if this fails.
+        self._refusal = NO_MEMORY
         self._block += PyBytes_FromStringAndSize(<const char*>self._start, at - self._start)
         self._start = at
+        self._refusal = refusal
         return 0
 
     cdef list _take_lines(self, const uint8_t* end):
@@ -192,12 +200,19 @@ cdef class DialectParser(Parser):
                 # The result of `read_retry` may refer to the event.
                 PyObject_GC_Track(<void*>event)
         else:
-            event = (<PyTypeObject*>object).tp_new(
-                <type>self._event_class, _NO_ARGUMENTS, NULL)
-            PyObject_GenericSetAttr(event, self._attributes[0], event_type)
-            PyObject_GenericSetAttr(event, self._attributes[1], data)
-            PyObject_GenericSetAttr(event, self._attributes[2], id)
-            PyObject_GenericSetAttr(event, self._attributes[3], retry)
-            if lines is not None:
-                PyObject_GenericSetAttr(event, self._attributes[4], lines)
+            try:
+                event = (<PyTypeObject*>object).tp_new(
+                    <type>self._event_class, _NO_ARGUMENTS, NULL)
+                PyObject_GenericSetAttr(event, self._attributes[0], event_type)
+                PyObject_GenericSetAttr(event, self._attributes[1], data)
+                PyObject_GenericSetAttr(event, self._attributes[2], id)
+                PyObject_GenericSetAttr(event, self._attributes[3], retry)
+                if lines is not None:
+                    PyObject_GenericSetAttr(event, self._attributes[4], lines)
+            except Exception:
+                # The class refuses the event, which is dropped.
+                raise
+            except BaseException:
+                self._refusal = NO_MEMORY
+                raise
         return add_event(self, event)

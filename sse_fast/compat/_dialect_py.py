@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._core.parser_py import FIELD_NAMES, Parser, new_event
@@ -67,20 +66,38 @@ class DialectParser(Parser[Any]):
         if read_retry is None:
             super()._process_retry(value)
             return
-        with suppress(ValueError):
-            self._block_retry = read_retry(value.decode("utf-8", "replace"))
+        text = value.decode("utf-8", "replace")
+        try:
+            self._block_retry = read_retry(text)
+        except ValueError:
+            return
+        except MemoryError:
+            raise
+        except BaseException:
+            self._is_dropped = True
+            raise
 
     def _end_chunk(self) -> None:
         if not self._dialect.keep_lines or not self._tail:
             super()._end_chunk()
             return
         # Nothing is dropped, unlike in `Parser`.
-        self._line += self._tail
-        self._tail = b""
-        name, colon, _ = bytes(self._line[:6]).partition(b":")
-        self._in_block |= bool(name)
-        if colon and name in FIELD_NAMES and len(self._line) + self._kept > self._max_size:
-            self._raise_too_large(len(self._line) + self._kept)
+        name, colon, _ = (bytes(self._line[:6]) + self._tail[:6])[:6].partition(b":")
+        if name:
+            self._in_block = True
+        size = len(self._line) + len(self._tail) + self._kept
+        if colon and name in FIELD_NAMES and size > self._max_size:
+            self._raise_too_large(size)
+        self._keep_line(self._line, self._tail, False)
+
+    def _make_checkpoint(self) -> tuple[Any, ...]:
+        block = self._block
+        return (*super()._make_checkpoint(), block, len(block), self._has_no_id)
+
+    def _roll_back(self, checkpoint: tuple[Any, ...]) -> None:
+        super()._roll_back(checkpoint)
+        self._block, length, self._has_no_id = checkpoint[5:]
+        del self._block[length:]
 
     def _dispatch(self) -> None:
         """Dispatch the block that a blank line ended, if the dialect makes it an event."""
@@ -113,8 +130,15 @@ class DialectParser(Parser[Any]):
             return
         if dialect.keep_lines:
             values.append(lines)
-        event: Any = object.__new__(dialect.event_class)
-        for name, value in zip(dialect.attributes, values, strict=True):
-            # object.__setattr__ also sets the attributes of immutable classes.
-            object.__setattr__(event, name, value)
+        try:
+            event: Any = object.__new__(dialect.event_class)
+            for name, value in zip(dialect.attributes, values, strict=True):
+                # object.__setattr__ also sets the attributes of immutable classes.
+                object.__setattr__(event, name, value)
+        except MemoryError:
+            raise
+        except Exception:
+            # The class refuses the event, which is dropped.
+            self._is_dropped = True
+            raise
         self._events.append(event)

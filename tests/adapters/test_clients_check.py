@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sse_fast import EndReason, Response, ResponseError, aiter_events, iter_events
+from sse_fast import EndReason, Response, ResponseError, SSEError, aiter_events, iter_events
 from sse_fast._source import Headers, Source
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
@@ -264,7 +264,7 @@ def test_no_content_is_not_refused(tls_reader: Reader, hypercorn_server: AsgiSer
 # -- The check of an async response ----------------------------------------------------------------
 
 
-def test_async_check_runs_at_first_event(aopener: Any, server: Server) -> None:
+def test_async_check_runs_at_entry_and_first_event(aopener: Any, server: Server) -> None:
     server.answers["/"] = Answer(
         [b"no"], "length", 503, {"Retry-After": "Wed, 21 Oct 2115 07:28:00 GMT"}
     )
@@ -279,8 +279,12 @@ def test_async_check_runs_at_first_event(aopener: Any, server: Server) -> None:
         assert caught.value.retry_after > 10**9
         assert stream.end_reason is EndReason.ERROR
         assert response.is_closed if hasattr(response, "is_closed") else response.closed
-        with pytest.raises(StopAsyncIteration):
+        with pytest.raises(SSEError, match="has ended already, with ResponseError"):
             await anext(stream)
+        # Entering checks it as well.
+        with pytest.raises(ResponseError, match="got 503"):
+            async with aiter_events(response):
+                pass
 
     async def read_204(response: Any) -> None:
         stream = aiter_events(response)

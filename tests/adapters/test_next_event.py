@@ -17,7 +17,14 @@ from typing import Any
 import anyio
 import pytest
 
-from sse_fast import EndReason, TransportError, aiter_events, iter_events
+from sse_fast import (
+    EndReason,
+    StreamTimeout,
+    TransportError,
+    aiter_events,
+    iter_events,
+    open_stream,
+)
 from sse_fast._stream import AsyncEventStream, make_parser
 from sse_fast.adapters import open_source
 from sse_fast.adapters.sockets import aopen_stream
@@ -29,8 +36,9 @@ from tests.support.clients import (
     READERS,
     UNREAD_UNDER_TRIO,
     Reader,
+    wait_until,
 )
-from tests.support.faults import CHUNKED, FaultServer, chunk, framed, head
+from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, framed, head
 
 pytestmark = UNREAD_UNDER_TRIO
 
@@ -406,6 +414,94 @@ def test_next_event_of_socket_waits_with_limit() -> None:
         far.close()
         assert stream.next_event(timeout=5) is None
         assert near.gettimeout() is None
+
+
+OWN = READERS["sse_fast"]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_next_event_of_open_stream_waits_with_limit(faults: FaultServer, framing: str) -> None:
+    more = threading.Event()
+    faults.scripts["/"] = framed(framing, [ONE + TWO, more, THREE])
+
+    def use(stream: Any) -> None:
+        assert stream.next_event(timeout=5).data == "1"
+        assert stream.next_event(timeout=0).data == "2"
+        assert is_over_within(stream, 0)
+        assert is_over_within(stream, 0.05)
+        more.set()
+        assert stream.next_event(timeout=5).data == "3"
+        assert stream.next_event(timeout=5) is None
+        assert stream.end_reason is EndReason.END
+
+    OWN.run(use, faults.url + "/")
+
+
+@pytest.mark.parametrize(
+    "part", [b"9\r", b"9;extension", b"9\r\n", b"9\r\ndata: 2", b"9\r\ndata: 2\n\n"]
+)
+def test_next_event_of_part_of_a_chunk_times_out(faults: FaultServer, part: bytes) -> None:
+    rest = threading.Event()
+    whole = b"9;extension=1\r\ndata: 2\n\n\r\n" if b";" in part else chunk(TWO)
+    faults.scripts["/"] = [head(CHUNKED), chunk(ONE), part, rest, whole[len(part) :], chunk(b"")]
+
+    def use(stream: Any) -> None:
+        assert stream.next_event(timeout=5).data == "1"
+        if not part.endswith(b"2\n\n"):
+            assert is_over_within(stream, 0.05)
+        rest.set()
+        assert stream.next_event(timeout=5).data == "2"
+        assert stream.next_event(timeout=5) is None
+
+    OWN.run(use, faults.url + "/")
+
+
+def test_next_event_of_dripping_extension_times_out(faults: FaultServer) -> None:
+    drips = [step for _ in range(100) for step in (b"x", 0.01)]
+    faults.scripts["/"] = [head(CHUNKED), chunk(ONE), b"9;", *drips, LEFT]
+
+    def use(stream: Any) -> None:
+        assert stream.next_event(timeout=5).data == "1"
+        assert is_over_within(stream, 0.1)
+
+    OWN.run(use, faults.url + "/")
+
+
+def test_next_event_of_open_stream_over_tls(hypercorn_server: AsgiServer) -> None:
+    more = threading.Event()
+    hypercorn_server.answers["/"] = AsgiAnswer([ONE, more, TWO + THREE])
+
+    def use(stream: Any) -> None:
+        assert stream.next_event(timeout=5).data == "1"
+        assert is_over_within(stream, 0.05)
+        more.set()
+        assert [stream.next_event(timeout=5).data for _ in range(2)] == ["2", "3"]
+        assert stream.next_event(timeout=5) is None
+
+    OWN.run(use, hypercorn_server.url + "/", ca=hypercorn_server.ca)
+
+
+def test_idle_timeout_counts_over_several_waits(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(CHUNKED), chunk(ONE), LEFT]
+    with open_stream(faults.url + "/", idle_timeout=0.3) as stream:
+        assert stream.next_event(timeout=5) is not None
+        for _ in range(5):
+            assert is_over_within(stream, 0.05)
+        with pytest.raises(StreamTimeout, match="No byte arrived"):
+            stream.next_event(timeout=5)
+
+
+def test_close_ends_next_event_of_open_stream(faults: FaultServer) -> None:
+    faults.scripts["/"] = [head(CHUNKED), chunk(ONE), LEFT]
+    stream = open_stream(faults.url + "/")
+    next(stream)
+    ended: list[Any] = []
+    thread = threading.Thread(target=lambda: ended.append(stream.next_event(timeout=8)))
+    thread.start()
+    wait_until(lambda: stream.is_being_read)
+    stream.close()
+    thread.join(2)
+    assert ended == [None]
 
 
 def test_next_event_of_socket_ends_by_close() -> None:

@@ -271,7 +271,7 @@ def test_cat_prints_body_of_refused_response(server: Server) -> None:
     done = run("cat", server.url)
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f'sse-fast: Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'
+        f'sse-fast: Expected status 200, got 401: {server.url}/\n{{"error": "no"}}\n'
     )
 
 

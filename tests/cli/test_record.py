@@ -130,7 +130,7 @@ def test_record_refused_response_writes_no_file(server: Server, capture: Path) -
     server.answers["/html"] = Answer([b"<p>"], headers={"Content-Type": "text/html"})
     server.answers["/none"] = Answer([], "length", 204, {})
     for path, said in (
-        ("", f'Expected status 200, got 401: {server.url}\n{{"error": "no"}}\n'),
+        ("", f'Expected status 200, got 401: {server.url}/\n{{"error": "no"}}\n'),
         ("/html", "Expected content type 'text/event-stream', got 'text/html': "),
         ("/none", "The server answered 204: it has no stream to record\n"),
     ):

@@ -128,18 +128,6 @@ def test_event_type_is_reused_only_if_equal(core: Any) -> None:
     assert [event.event for event in events] == [name.decode("utf-8", "replace") for name in types]
 
 
-def test_keyboard_interrupt_loses_no_other_event(core: Any) -> None:
-    def decode(data: bytes) -> bytes:
-        if data == b"2":
-            raise KeyboardInterrupt
-        return data
-
-    parser = core.Parser(decode=decode)
-    with pytest.raises(KeyboardInterrupt):
-        parser.feed(b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
-    assert [event.data for event in parser.feed(b"")] == [b"1", b"3"]
-
-
 def test_reset_drops_rest_of_interrupted_chunk(core: Any) -> None:
     parser = core.Parser(decode=int)
     with pytest.raises(DecodeError):

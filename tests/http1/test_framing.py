@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[str, bytes, str, str]] = {
     "length, space before colon": (
         "wwwwee", long("18").replace(b"Length:", b"Length :"), "head", "white space follows",
     ),
-    "lengths differ": ("wyeeee", long("18, 9"), "head", "'18, 9' is not one number"),
+    "lengths differ": ("wyeeee", long("18, 9"), "head", "Content-Length is not one number"),
     "lengths differ, two fields": ("wyeeee", long("9", "18"), "head", "is not one number"),
     "length, sign": ("yyyyee", long("+18"), "head", "is not one number"),
     "length, negative": ("eyyyee", long("-1"), "head", "is not one number"),
