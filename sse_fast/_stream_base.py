@@ -434,6 +434,8 @@ class StreamBase(Generic[T]):
                 feed_next(self._fed, self._parser, slices)
             except BaseException as error:
                 self._caught = error
+                if not ACCELERATED:
+                    self._put_back_unfed(error)
             finally:
                 self._in_callback = False
         except BaseException as interruption:
@@ -454,6 +456,16 @@ class StreamBase(Generic[T]):
             self._feed_incomplete = False
         else:
             self._use_fed_events()
+
+    def _put_back_unfed(self, error: BaseException) -> None:
+        """Put back a slice if a signal handler raised just as `feed` in Python was called."""
+        code: Any = Parser.feed.__code__
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code is not code:
+            trace = trace.tb_next
+        if trace is not None and trace.tb_lineno == code.co_firstlineno:
+            slices = [trace.tb_frame.f_locals["chunk"], *self._slices]
+            self._slices = self._slice_starts = iter(slices)
 
     def _use_fed_events(self) -> None:
         """Make the result of `feed` the batch."""
