@@ -74,12 +74,10 @@ class _PlainNext:
 if TYPE_CHECKING or not ACCELERATED:
     _FastNext = _PlainNext
 else:
-    # The extension imports this one. Freezing tools see imports of Python files only.
-    from sse_fast._core import parser_c  # noqa: F401
     from sse_fast._stream_c import _FastNext
 
 
-class EventStream(StreamBase[T], _FastNext, Iterator["Event[T]"]):
+class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
     """The events of a stream of bytes, made by `iter_events`: an iterator and a context manager.
 
     Iteration can continue after a `DecodeError` and after an exception of `on_comment`, `on_chunk`
@@ -335,6 +333,34 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         end_reason: the `EndReason`; None while the stream runs.
     """
 
+    # Python reads a slot faster than an attribute of an object with more than 30.
+    __slots__ = (
+        "_batch",
+        "_begin",
+        "_caught",
+        "_chunks",
+        "_comments",
+        "_delivered",
+        "_fed",
+        "_feed_incomplete",
+        "_id_before_batch",
+        "_in_callback",
+        "_interrupted",
+        "_on_chunk",
+        "_parser",
+        "_parts",
+        "_read_is_due",
+        "_reading",
+        "_received",
+        "_rest_is_due",
+        "_segment",
+        "_slice_size",
+        "_slice_starts",
+        "_slices",
+        "_watch",
+        "end_reason",
+    )
+
     def __init__(
         self,
         source: Source,
@@ -477,14 +503,28 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         """Read and parse until there is a new batch; raise `StopAsyncIteration` at the end."""
         try:
             while self._delivered >= len(self._batch):
-                if self._begin is not None and self.end_reason is None:
+                if not self._read_is_due:
+                    if not self._next_slice():
+                        raise StopAsyncIteration
+                elif self._begin is not None:
                     await self._start(self._begin)
-                elif self._read_is_due:
+                elif self._watch is not None or self._received or self._reading:
                     await self._read()
                     if self._received:
                         self._on_chunk_read(self._received[0])
-                elif not self._next_slice():
-                    raise StopAsyncIteration
+                else:
+                    # The lines of `_receive`, which would cost a tenth of an event.
+                    try:
+                        try:
+                            self._reading = True
+                            self._received.append(await self._chunks.__anext__())
+                        finally:
+                            self._reading = False
+                    except BaseException as error:
+                        self._reading = False
+                        self._on_read_error(error)
+                    else:
+                        self._on_chunk_read(self._received[0])
         finally:
             # Last, because a slow or cancelled close must not delay an event.
             if self.end_reason is not None:
@@ -563,7 +603,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         try:
             try:
                 self._reading = True
-                self._received = [await self._chunks.__anext__()]
+                # One step of C, so that no chunk is lost between two lines.
+                self._received.append(await self._chunks.__anext__())
             finally:
                 self._reading = False
         except BaseException as error:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn
 
-from sse_fast._core.parser import Parser
+from sse_fast._core.parser import ACCELERATED, Parser
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
 from sse_fast._source import READ_SIZE
 
@@ -43,6 +43,20 @@ else:
     T = TypeVar("T")
 
 __all__ = ["Comments", "EndReason", "ParserOptions", "StreamBase", "make_parser"]
+
+
+def _feed_next(fed: list[Any], parser: Parser[Any], slices: Any) -> None:
+    """Feed the only slice, and append the events to `fed`.
+
+    It is one step of C, so that nothing is lost between two lines.
+    """
+    fed.extend(map(parser.feed, slices))
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    feed_next = _feed_next
+else:
+    from sse_fast._stream_c import feed_next
 
 
 class EndReason(enum.Enum):
@@ -402,13 +416,15 @@ class StreamBase(Generic[T]):
 
     def _parse(self) -> None:
         """Feed one slice; or, if the latest feed raised, let it parse the rest of its slice."""
-        slices: Iterator[Any] = islice(self._slices, 1)
         if self._feed_incomplete:
-            slices, self._id_before_batch = iter((b"",)), self.last_event_id
+            self._id_before_batch = self.last_event_id
+            self._feed(iter((b"",)))
         else:
-            if self._rest_is_due:
-                slices = iter((b"",))
             self._id_before_batch = self._parser.last_event_id
+            self._feed(iter((b"",)) if self._rest_is_due else islice(self._slices, 1))
+
+    def _feed(self, slices: Any) -> None:
+        """Feed the only item of an iterator, or of `_received`."""
         self._segment = None
         self._batch = []
         self._delivered = 0
@@ -417,10 +433,11 @@ class StreamBase(Generic[T]):
         try:
             try:
                 self._in_callback = True
-                # One step of C, so that no result is lost between two lines.
-                self._fed.extend(map(self._parser.feed, slices))
+                feed_next(self._fed, self._parser, slices)
             except BaseException as error:
                 self._caught = error
+                if not ACCELERATED:
+                    self._put_back_unfed(error)
             finally:
                 self._in_callback = False
         except BaseException as interruption:
@@ -430,22 +447,42 @@ class StreamBase(Generic[T]):
             if isinstance(interruption.__context__, (DecodeError, EventTooLarge)):
                 self._caught = interruption.__context__
             raise
-        if self._caught is None:
-            self._use_fed_events()
-        else:
+        if self._caught is not None:
             self._use_caught_error()
+        elif self._slice_size > 0 and self.end_reason is None:
+            # `_use_fed_events` without comments and a watch.
+            self._batch = self._fed[0]
+            self._fed = []
+            has_more = slices is not self._received and self._slice_starts.__length_hint__()
+            self._read_is_due = not (has_more or self._parser.done)
+            self._feed_incomplete = False
+        else:
+            self._use_fed_events()
+
+    def _put_back_unfed(self, error: BaseException) -> None:
+        """Put back a slice if a signal handler raised just as `feed` in Python was called."""
+        code: Any = Parser.feed.__code__
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code is not code:
+            trace = trace.tb_next
+        if trace is not None and trace.tb_lineno == code.co_firstlineno:
+            slices = [trace.tb_frame.f_locals["chunk"], *self._slices]
+            self._slices = self._slice_starts = iter(slices)
 
     def _use_fed_events(self) -> None:
         """Make the result of `feed` the batch."""
         # If there is an end reason, a callback closed the stream.
         if self._fed and self.end_reason is None:
             events = self._fed[0]
-            if events is not self._batch and not self._parts:
+            if self._comments is None and self._watch is None:
+                self._batch = events
+            elif events is not self._batch and not self._parts:
                 self._arrange(events)
         # If an exception comes after this, the next feed of b"" returns no event.
         self._fed = []
         if self.end_reason is None:
-            self._read_is_due = not (self._parts or self._has_slices() or self._parser.done)
+            has_more = self._slice_starts.__length_hint__() or self._parts or self._parser.done
+            self._read_is_due = not has_more
         # Last, because other threads may read last_event_id.
         self._feed_incomplete = False
 
@@ -540,9 +577,14 @@ class StreamBase(Generic[T]):
             return
         self._interrupted = False
         if type(chunk) is bytes and self._on_chunk is None and len(chunk) <= self._slice_size:
+            self._id_before_batch = self._parser.last_event_id
+            if ACCELERATED:
+                # The compiled `feed_next` takes the chunk out of the list.
+                self._feed(self._received)
+                return
             self._slices = self._slice_starts = iter((chunk,))
             self._received = []
-            self._parse()
+            self._feed(self._slices)
             return
         if self._announced is None or self._announced[0] is not chunk:
             try:
@@ -556,8 +598,9 @@ class StreamBase(Generic[T]):
                 calls = map(self._on_chunk, (data,))
             self._announced = chunk, data, calls
         _, data, calls = self._announced
-        # If `on_chunk` raises, the next call continues after it.
-        self._run_callback(deque, calls)
+        if self._on_chunk is not None:
+            # If it raises, the next call continues after it.
+            self._run_callback(deque, calls)
         self._cut(data)
         self._received, self._announced = [], None
 

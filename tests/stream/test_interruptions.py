@@ -11,11 +11,13 @@ import operator
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sse_fast import DecodeError, SSEError, _stream, _stream_base, aiter_events, iter_events
+from tests.support.commands import run_python
 from tests.support.streams import AsyncClosing
 
 FILES = {_stream.__file__, _stream_base.__file__}
@@ -245,3 +247,44 @@ def test_signal_after_read_loses_nothing(kind: Any, options: str, raising_signal
             interruptions += 1
     assert rows == WHOLE
     assert interruptions == 1
+
+
+BEGINNING_OF_FEED = """
+import sys
+from sse_fast import Parser, iter_events
+
+def raise_at(number):
+    def trace(frame, event, argument):
+        nonlocal number
+        if event == "call" and frame.f_code is Parser.feed.__code__:
+            number -= 1
+            if number == 0:
+                raise KeyboardInterrupt
+    return trace
+
+for number in range(1, 5):
+    stream = iter_events(iter([b"data: 1, which is ", b"long\\n\\ndata: 2\\n", b"\\n"]))
+    seen, interruptions = [], 0
+    while True:
+        sys.settrace(raise_at(number) if not interruptions else None)
+        try:
+            event = next(stream, None)
+        except KeyboardInterrupt:
+            interruptions += 1
+            continue
+        finally:
+            sys.settrace(None)
+        if event is None:
+            break
+        seen.append(event.data)
+    assert seen == ["1, which is long", "2"], (number, seen)
+print("ok")
+"""
+
+
+def test_signal_when_feed_begins_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the Python core, whose feed() is a function in which a handler may run first."""
+    monkeypatch.setenv("SSE_FAST_PURE", "1")
+    assert run_python(BEGINNING_OF_FEED, directory=tmp_path) == "ok\n"
