@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sse_fast._source import MAX_BODY, FailingChunks, Headers, Response, Source
 from sse_fast._wake import drain
 from sse_fast.adapters._clients import (
+    can_use_auth,
     explain_refusal,
     find_response,
-    fitting_auth,
     forbid_cross_origin,
     is_framed,
     wrap_request_error,
@@ -80,7 +80,7 @@ def send(
     options: dict[str, Any] = {}
     if request.cross_origin:
         session = _make_bare_session(session, request)
-    own_auth = session.auth is not None and fitting_auth(session.auth, request)
+    own_auth = session.auth is not None and can_use_auth(session.auth, request)
     authorized = "authorization" in names or "Authorization" in session.headers
     if request.cross_origin or (authorized and not own_auth):
         # Without an auth, requests would use that of netrc.
