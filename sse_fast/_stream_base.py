@@ -56,6 +56,8 @@ def _feed_next(fed: list[Any], parser: Parser[Any], slices: Any) -> None:
 if TYPE_CHECKING or not ACCELERATED:
     feed_next = _feed_next
 else:
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._core import parser_c  # noqa: F401
     from sse_fast._stream_c import feed_next
 
 

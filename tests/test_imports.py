@@ -31,8 +31,9 @@ MAY_IMPORT = {
     "_wake": set(),
     "_watch": CORE,
     "_background": {"_wake"},
-    "_stream_base": STREAM | {"_watch"},
-    "_stream": STREAM | {"_stream_base", "_watch"},
+    "_stream_c": {"_core"},
+    "_stream_base": STREAM | {"_stream_c", "_watch"},
+    "_stream": STREAM | {"_stream_base", "_stream_c", "_watch"},
     "_relay": STREAM | {"_background"},
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "": PUBLIC,
 }
 # The state machine of the client decides without a clock, a socket or a sleep.
-PURE = {"_errors", "_request", "_core", "_source", "_stream", "_stream_base"}
+PURE = {"_errors", "_request", "_core", "_source", "_stream", "_stream_base", "_stream_c"}
 PURE_FILES = {"_client/policy.py", "_client/reconnect.py"}
 INPUT_AND_OUTPUT = {"asyncio", "http", "logging", "select", "selectors", "socket", "ssl"} | {
     "threading",
@@ -113,8 +114,7 @@ def imports(path: Path, *, only_at_import: bool = False) -> set[str]:
 def room_of(path: Path) -> str:
     """The room that a file of the package is in: a folder, or a file directly in the package."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    room = parts[0].removesuffix("_c") if len(parts) == 1 else parts[0]
-    return "" if room == "__init__" else room
+    return "" if parts[0] == "__init__" else parts[0]
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyx", ".pxd"))
@@ -126,7 +126,7 @@ def _name(path: Path) -> str:
 
 def _rooms_imported(path: Path) -> set[str]:
     return {
-        module.removeprefix("sse_fast").lstrip(".").partition(".")[0].removesuffix("_c")
+        module.removeprefix("sse_fast").lstrip(".").partition(".")[0]
         for module in imports(path)
         if module.partition(".")[0] == "sse_fast"
     }
