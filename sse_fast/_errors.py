@@ -17,6 +17,7 @@ Event streams have no syntax errors: every sequence of bytes is one (HTML standa
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,18 +48,24 @@ class SSEError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The constructor is not called: that of a subclass may take other arguments.
-        args = tuple(map(_make_portable, self.args))
-        return _make_error, (_importable_class(type(self)), args), self._portable_state()
+        if _is_probing.get():
+            return _make_error, (type(self), self.args), self._kept_state()
+        portable = self.__dict__.get("_portable") or self._portable_parts({id(self): self})
+        return _make_error, (_importable_class(type(self)), portable[0]), portable[1]
 
-    def _portable_state(self) -> dict[str, Any]:
-        """Return the attributes that can be pickled.
+    def _kept_state(self) -> dict[str, Any]:
+        """Return the attributes that a pickle keeps.
 
         `read_columns` adds the columns read so far. They refer to memory of this process, so an
         error that crosses to another one travels without them.
         """
-        portable = {name: _make_portable(value) for name, value in _attributes(self)}
-        portable.pop("columns", None)
-        return portable
+        return {name: value for name, value in _attributes(self) if name != "columns"}
+
+    def _portable_parts(self, memo: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return arguments and attributes that can be pickled."""
+        args = tuple(_make_portable(each, memo) for each in self.args)
+        state = self._kept_state()
+        return args, {name: _make_portable(value, memo) for name, value in state.items()}
 
     def __copy__(self) -> Any:
         return self._copy_with(lambda value: value)
@@ -153,8 +160,8 @@ class DecodeError(SSEError):
         self.event = event
         self.events = list(events)
 
-    def _portable_state(self) -> dict[str, Any]:
-        return {**super()._portable_state(), "_cause_name": self._name_cause()}
+    def _kept_state(self) -> dict[str, Any]:
+        return {**super()._kept_state(), "_cause_name": self._name_cause()}
 
     def _name_cause(self) -> str:
         # A pickled error has lost its cause, and an executor puts its own traceback there.
@@ -249,6 +256,9 @@ class FatalError(SSEError):
     """Raised by a callback to stop; it propagates unchanged, as any other exception does."""
 
 
+# Whether `_can_be_pickled` runs.
+_is_probing: ContextVar[bool] = ContextVar("_is_probing", default=False)
+
 _PLAIN_TYPES = (str, bytes, int, float, bool, type(None))
 
 
@@ -275,24 +285,51 @@ def _importable_class(cls: type[SSEError]) -> type[SSEError]:
 def _can_be_pickled(value: object) -> bool:
     import pickle
 
+    # Errors within the value are not made portable meanwhile, which could take forever.
+    probing = _is_probing.set(True)
     try:
         # Some classes, mostly of exceptions, can be pickled, but not loaded.
         pickle.loads(pickle.dumps(value))
     except Exception:
         return False
+    finally:
+        _is_probing.reset(probing)
     return True
 
 
-def _make_portable(value: Any) -> Any:
-    """Return the value, with a text in the place of whatever in it cannot be pickled."""
-    if type(value) in _PLAIN_TYPES or _can_be_pickled(value):
+def _make_portable(value: Any, memo: dict[int, Any]) -> Any:
+    """Return the value, with a text in the place of whatever in it cannot be pickled.
+
+    Args:
+        value: any object.
+        memo: the results so far, by the id of the object, for objects that refer to themselves.
+    """
+    if type(value) in _PLAIN_TYPES:
         return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, SSEError):
+        made = memo[id(value)] = _make_error(type(value), ())
+        made.__dict__["_portable"] = value._portable_parts(memo)
+        return made
+    if _can_be_pickled(value):
+        return value
+    # A container that holds itself gets the text in its own place.
+    memo[id(value)] = f"<{type(value).__module__}.{type(value).__qualname__}, not pickled>"
+    memo[id(value)] = made = _make_portable_parts(value, memo)
+    return made
+
+
+def _make_portable_parts(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a container with portable parts; the text in `memo` for any other object."""
     if type(value) in (list, tuple):
-        return type(value)(map(_make_portable, value))
+        return type(value)(_make_portable(each, memo) for each in value)
     if type(value) is dict:
-        return {_make_portable(name): _make_portable(each) for name, each in value.items()}
+        return {
+            _make_portable(name, memo): _make_portable(each, memo) for name, each in value.items()
+        }
     names = getattr(type(value), "__match_args__", ())
     if type(value).__module__ == "sse_fast" and names:
         # An event whose data was decoded to an object of the user.
-        return type(value)(*(_make_portable(getattr(value, name)) for name in names))
-    return f"<{type(value).__module__}.{type(value).__qualname__}, which cannot be pickled>"
+        return type(value)(*(_make_portable(getattr(value, name), memo) for name in names))
+    return memo[id(value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import aiohttp
@@ -370,3 +371,32 @@ def test_other_clients_read_lenient_response_too(faults: FaultServer, name: str)
     # Without curl; later versions may read more.
     worse: list[Any] = [each for each in zip(letters[1:], found, strict=True) if each[0] == "y"]
     assert all(now == "y" for _, now in worse), f"{letters[1:]} was measured, and now {found}"
+
+
+# -- Damage ----------------------------------------------------------------------------------------
+
+
+def outcome(data: bytes, size: int) -> tuple[bytes, int, tuple[str, bool] | None]:
+    """Return the body, the status, and the phase and permanence of the error."""
+    exchange = Exchange(REQUEST)
+    body = b""
+    try:
+        for at in range(0, len(data), size):
+            body += b"".join(exchange.receive(memoryview(data[at : at + size])))
+        exchange.check()
+        exchange.ended()
+    except TransportError as error:
+        return body, exchange.status, (error.phase, error.permanent)
+    return body, exchange.status, None
+
+
+def test_damaged_response_gives_the_same_however_cut() -> None:
+    random = Random(17)
+    responses = [data for _, data in READ.values()]
+    for _ in range(500):
+        data = bytearray(random.choice(responses))
+        for _ in range(random.randint(1, 3)):
+            at = random.randrange(len(data))
+            data[at : at + random.randint(0, 2)] = random.choice([b"", b"\r", b"\n", b" ", b"0;"])
+        cut = [outcome(bytes(data), size) for size in (1, 3, len(data))]
+        assert cut[0] == cut[1] == cut[2], bytes(data)
