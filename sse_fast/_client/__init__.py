@@ -2,10 +2,12 @@
 
 - `reconnect` decides: a state machine that turns outcomes into verdicts, without a clock or a
   socket. Its settings are in `policy`.
-- `base` drives: it sends requests, checks responses, calls callbacks, and reports what happened to
-  the state machine. This code exists once, for both clients.
-- `sync` and `aio` wait: for a response, for the next event, for the next attempt; in threads, or in
-  an event loop. `watchdog` ends a wait for an event that takes too long (`event_timeout`).
+- `base` and `losing` drive: they send requests, check responses, call callbacks, and report what
+  happened to the state machine. This code exists once, for both clients; what it knows is in
+  `state`, what it counts in `stats`.
+- `sync` and `aio` wait: for a response, for the next event, for the next attempt. The work goes on
+  in `jobs`, threads or tasks, when a wait is given up. `watchdog` limits reads that nothing can
+  end.
 """
 
 from sse_fast._client.aio import AsyncEventSource, afetch_event_source

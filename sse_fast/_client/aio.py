@@ -58,9 +58,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     no event is lost, but an event is delivered again if the program stopped before it asked for the
     next one.
 
-    Cancelling a wait drops the connection, but loses no event: the next wait reconnects and resumes
-    after the last event taken. `on_open`, `on_error`, `headers`, `resume` and the callbacks of
-    `run` can be async.
+    A cancelled wait loses nothing and repeats no request: the next wait goes on where it was, for
+    the response, an event or the next attempt. `on_open`, `on_error`, `headers`, `resume` and the
+    callbacks of `run` can be async.
 
     Args:
         url: `http://` or `https://`; user and password in it are sent as basic authorization.
@@ -122,6 +122,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     stream. It also raises the errors of `Parser.feed` and of callbacks; a `RetriableError` of a
     callback is not raised but reconnects, whatever the policy. After a `DecodeError`, or an
     exception of `on_comment`, `on_chunk` or `until`, the next iteration continues the stream.
+    After an error that ended the source, it raises an `SSEError` until `reconnect()` is called.
     """
 
     _is_async = True
@@ -184,7 +185,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 caught = error
         try:
             if caught is not None or not self._has_kept_event():
-                await self._advance(caught)
+                await self._alone(self._advance, caught)
         except SourceExhausted:
             raise StopAsyncIteration from None
         finally:
@@ -216,7 +217,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     async def __aenter__(self) -> Self:
         try:
-            await self._open()
+            await self._alone(self._open)
         except GeneratorExit:
             raise
         except BaseException:
@@ -239,7 +240,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         `async with` and the first event do the same. If the server has no events, the response is a
         204.
         """
-        await self._open()
+        await self._alone(self._open)
         return self._latest_response()
 
     async def run(
@@ -291,8 +292,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         if not self._is_reading:
             await self._drop_opening()
 
-    def _begin_reading(self) -> None:
-        super()._begin_reading()
+    def _prepare_to_read(self) -> None:
         self._call_in_loop, self._start_in_loop = _get_loop_functions()
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:

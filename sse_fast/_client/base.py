@@ -11,8 +11,10 @@ stores its result before the next one begins. A wait that is given up leaves its
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sse_fast._check import rejection_reason
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from sse_fast._request import Fields
     from sse_fast._source import Response, Source
 
+    R = TypeVar("R")
     T = TypeVar("T", default=str)
 else:
     from typing import TypeVar
@@ -50,11 +53,13 @@ class ClientBase(LosingClient[T]):
         Args:
             caught: what the stream has raised (`ConnectionEnded` at its end), or None.
         """
-        self._begin_reading()
         try:
+            self._is_reading = True
+            self._prepare_to_read()
             while True:
                 if caught is not None:
                     await self._handle_stream_error(caught)
+                    caught = None
                 await self._connect()
                 try:
                     await self._read()
@@ -68,9 +73,9 @@ class ClientBase(LosingClient[T]):
                         raise
                     caught = error
         finally:
-            self._is_reading = False
             # Break the reference cycle: the traceback refers to this frame.
             caught = None
+            self._is_reading = False
 
     def _has_kept_event(self) -> bool:
         """Return whether an event was kept from its reader, and is still to be delivered."""
@@ -93,8 +98,9 @@ class ClientBase(LosingClient[T]):
 
     async def _open(self) -> None:
         """Connect if there is no connection, unless the source is exhausted."""
-        self._begin_reading()
         try:
+            self._is_reading = True
+            self._prepare_to_read()
             await self._connect()
         except SourceExhausted:
             pass
@@ -106,12 +112,24 @@ class ClientBase(LosingClient[T]):
             raise SSEError(f"The {type(self).__name__} is closed")
         return self.response
 
-    def _begin_reading(self) -> None:
-        if self._is_reading:
+    def _alone(self, reading: Callable[..., Coroutine[Any, Any, R]], *arguments: Any) -> Any:
+        """Return the coroutine of the only reader.
+
+        Raises:
+            RuntimeError: another thread or task is reading.
+        """
+        # The flag is not reliable if an exception came while it was cleared.
+        reader = self._reader()
+        if self._is_reading and reader is not None and _is_active(reader):
             raise RuntimeError(
                 "Another thread or task is reading this source: use one source for each reader"
             )
-        self._is_reading = True
+        coroutine = reading(*arguments)
+        self._reader = weakref.ref(coroutine)
+        return coroutine
+
+    def _prepare_to_read(self) -> None:
+        """Do what a wait needs, before anything is awaited."""
 
     async def _connect(self) -> None:
         """Make attempts until there is a stream; raise if the policy or the program ends them."""
@@ -245,8 +263,8 @@ class ClientBase(LosingClient[T]):
             except ResponseError as error:
                 opening.rejected = error
                 self._retry_after = error.retry_after
-            opening.release_job()
             opening.is_checked = True
+            opening.release_job()
         if self._on_open is not None and not opening.is_announced:
             self._is_accepting = opening.rejected is None and opening.end_reason is None
             try:
@@ -319,6 +337,11 @@ class ClientBase(LosingClient[T]):
         return build_resume_request(
             result, self.url, self._common_fields, fields, self._reconnection.trusted_origins
         )
+
+
+def _is_active(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """Return whether the coroutine runs or waits."""
+    return inspect.getcoroutinestate(coroutine) in (inspect.CORO_RUNNING, inspect.CORO_SUSPENDED)
 
 
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:

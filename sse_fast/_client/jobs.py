@@ -13,6 +13,7 @@ import contextvars
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sse_fast._errors import TransportError
@@ -71,9 +72,8 @@ class _Outcome(Generic[R]):
                 self._discard(result)  # type: ignore[arg-type]
 
     def forget(self) -> None:
-        """Note that the result has an owner."""
+        """Note that the result has an owner. It can still be asked for."""
         self.is_taken = True
-        self._ended.clear()
 
 
 class ThreadJob(Generic[R]):
@@ -131,7 +131,9 @@ class ThreadJob(Generic[R]):
         self._outcome.discard()
 
     def __del__(self) -> None:
-        self.abandon()
+        # An exception may have interrupted the constructor.
+        with suppress(AttributeError):
+            self.abandon()
 
 
 def _bind_work(
@@ -175,10 +177,10 @@ class TaskJob(Generic[R]):
         self._call_in_loop, start = _find_loop()
 
         def discard_later(result: R) -> None:
-            start(lambda: discard(result))
+            start(lambda: discard(result), [])
 
         self._outcome: _Outcome[R] = _Outcome(discard_later)
-        start(_bind_awaitable(work, self._outcome, self._scope, (self._done, self._woken)))
+        start(_bind_awaitable(work, self._outcome, self._scope), [self._done, self._woken])
 
     @property
     def is_done(self) -> bool:
@@ -224,9 +226,10 @@ class TaskJob(Generic[R]):
             self._outcome.discard()
 
     def __del__(self) -> None:
-        # Any thread may drop the job, and the loop may be closed.
-        if not self._outcome.is_taken and (not self.is_done or self._outcome.is_known):
-            with suppress(RuntimeError):
+        # Any thread may drop the job, and the loop may be closed. An exception may have interrupted
+        # the constructor.
+        with suppress(RuntimeError, AttributeError):
+            if not self._outcome.is_taken and (not self.is_done or self._outcome.is_known):
                 self._call_in_loop(_bind_abandon(self._scope, self._outcome))
 
 
@@ -239,20 +242,16 @@ def _bind_abandon(scope: Any, outcome: _Outcome[Any]) -> Callable[[], None]:
 
 
 def _bind_awaitable(
-    work: Callable[[], Awaitable[R]], outcome: _Outcome[R], scope: Any, ended: tuple[Any, Any]
+    work: Callable[[], Awaitable[R]], outcome: _Outcome[R], scope: Any
 ) -> Callable[[], Awaitable[None]]:
     async def run() -> None:
-        try:
-            with scope:
-                try:
-                    result = await work()
-                except Exception as error:
-                    outcome.set(None, error)
-                else:
-                    outcome.set(result, None)
-        finally:
-            for each in ended:
-                each.set()
+        with scope:
+            try:
+                result = await work()
+            except Exception as error:
+                outcome.set(None, error)
+            else:
+                outcome.set(result, None)
 
     return run
 
@@ -261,15 +260,16 @@ def _find_loop() -> tuple[Callable[[Callable[[], object]], object], Callable[...
     """Return two functions of the running event loop.
 
     Returns:
-        A thread-safe function that calls a function in the loop, and a function that starts a
-        coroutine function in a task of its own, to be called in the loop.
+        A thread-safe function that calls a function in the loop; and a function that starts a
+        coroutine function in a task of its own, at whose end it sets the events, to be called in
+        the loop.
     """
     if (trio := get_running_trio()) is not None:
         token = trio.lowlevel.current_trio_token()
 
-        def spawn(work: Callable[[], Awaitable[None]]) -> None:
+        def spawn(work: Callable[[], Awaitable[None]], events: list[Any]) -> None:
             trio.lowlevel.spawn_system_task(
-                _swallow, work, trio.Cancelled, context=contextvars.copy_context()
+                _swallow, work, events, trio.Cancelled, context=contextvars.copy_context()
             )
 
         return token.run_sync_soon, spawn
@@ -278,15 +278,31 @@ def _find_loop() -> tuple[Callable[[Callable[[], object]], object], Callable[...
 
     loop = asyncio.get_running_loop()
 
-    def start(work: Callable[[], Any]) -> None:
+    def start(work: Callable[[], Any], events: list[Any]) -> None:
         task = loop.create_task(work())
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
+        for event in events:
+            # A waiter is woken however the task ends.
+            task.add_done_callback(partial(_set_event, event))
+        # Retrieve the exception of an interrupted task; the outcome has those of the work.
+        task.add_done_callback(_retrieve)
 
     return loop.call_soon_threadsafe, start
 
 
-async def _swallow(work: Callable[[], Awaitable[None]], cancelled: type[BaseException]) -> None:
+def _set_event(event: Any, task: object) -> None:
+    event.set()
+
+
+def _retrieve(task: Any) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def _swallow(
+    work: Callable[[], Awaitable[None]], events: list[Any], cancelled: type[BaseException]
+) -> None:
     """Await `work`, and let no exception out: it would end the whole run of trio."""
     try:
         await work()
@@ -295,3 +311,6 @@ async def _swallow(work: Callable[[], Awaitable[None]], cancelled: type[BaseExce
     except BaseException:
         # The outcome of the job has no result, which the next wait reports.
         return
+    finally:
+        for event in events:
+            event.set()

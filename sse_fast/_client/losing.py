@@ -213,11 +213,11 @@ class LosingClient(ClientState[T]):
             reason: why it is over.
             error: the error that is about to be raised, or None.
         """
-        self._deferred_error = None
-        self._ended_by = None if error is None else type(error).__name__
-        self._is_exhausted = True
         if self.end_reason is None:
             self.end_reason = reason
+        self._ended_by = None if error is None else type(error).__name__
+        self._is_exhausted = True
+        self._deferred_error = None
         self._reconnection.close()
         log.debug("%s: over (%s)", self.name, reason.value)
 

@@ -401,9 +401,10 @@ class Reconnection:
         if self._was_open_long(now):
             self._succeed()
         self._opened_at = None
-        request, self._current = self._current, None
+        # An exception of a signal handler may come at any line: `has_connection` changes last.
         if self.state is ReadyState.OPEN:
             self.state = ReadyState.CONNECTING
+        request, self._current = self._current, None
         return request
 
     def _was_open_long(self, now: float) -> bool:

@@ -92,6 +92,10 @@ class WaitInterrupted(BaseException):
         self.error = error
 
 
+def _no_reader() -> None:
+    """Stand for a weak reference whose object is gone."""
+
+
 class Opening:
     """An attempt under way: what a wait that was given up leaves for the next one."""
 
@@ -114,7 +118,7 @@ class Opening:
         self.request = request
         # The time limit of the whole attempt, and of its stream.
         self.watch = watch
-        # What sends the request, or reads the body of a refused response.
+        # The job that sends the request, or reads the body of a refused response.
         self.job: Any = None
         # The cancel scope of the check, in the async client.
         self.scope: Any = None
@@ -151,7 +155,7 @@ class _ChosenId(NamedTuple):
 
 
 class ClientState(Generic[T]):
-    """What a source knows, and the methods that wait for nothing."""
+    """The attributes of a source, and the methods that wait for nothing."""
 
     _is_async: bool
     # The stream of the open connection, or None.
@@ -272,7 +276,9 @@ class ClientState(Generic[T]):
         # The attempt under way, and the event that an exception has kept from its reader.
         self._opening: Opening | None = None
         self._kept_event: Event[T] | None = None
+        # Whether `_advance` or `_open` runs, and a weak reference to its coroutine.
         self._is_reading = False
+        self._reader: Callable[[], Any] = _no_reader
         # Whether `on_open` runs for a response that will be accepted.
         self._is_accepting = False
         self._is_closed = False

@@ -124,6 +124,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     stream. It also raises the errors of `Parser.feed` and of callbacks; a `RetriableError` of a
     callback is not raised but reconnects, whatever the policy. After a `DecodeError`, or an
     exception of `on_comment`, `on_chunk` or `until`, the next iteration continues the stream.
+    After an error that ended the source, it raises an `SSEError` until `reconnect()` is called.
     """
 
     _is_async = False
@@ -178,7 +179,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 caught = error
         try:
             if caught is not None or not self._has_kept_event():
-                _run_sync(self._advance(caught))
+                _run_sync(self._alone(self._advance, caught))
         except SourceExhausted:
             raise StopIteration from None
         finally:
@@ -204,7 +205,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         self._wait_until = time.monotonic() + check_seconds(timeout, "timeout")
         try:
             if not self._has_kept_event():
-                _run_sync(self._advance_within())
+                _run_sync(self._alone(self._advance_within))
         except SourceExhausted:
             return None
         except WaitGivenUp:
@@ -215,7 +216,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         return self._take_kept_event()
 
     def __enter__(self) -> Self:
-        _run_sync(self._open())
+        _run_sync(self._alone(self._open))
         return self
 
     def __exit__(
@@ -231,7 +232,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
         `with` and the first event do the same. If the server has no events, the response is a 204.
         """
-        _run_sync(self._open())
+        _run_sync(self._alone(self._open))
         return self._latest_response()
 
     def run(

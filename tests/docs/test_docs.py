@@ -167,6 +167,7 @@ CASES: dict[str, list[list[Case]]] = {
                 events(b"retry: 0\nid: 8\ndata: 1\n\ndata: 2\n\n", once=True),
             )
         ],
+        [Case("1\n", plays=[stream(b"retry: 0\ndata: 1\n\n")])],
         [
             Case(
                 "a\nb\n",
