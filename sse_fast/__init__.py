@@ -162,9 +162,9 @@ def _load_module(name: str) -> Any:
 
         return http1
     if name == "_relay":
-        import sse_fast._relay as relay
+        import sse_fast._relay as relay_module
 
-        return relay
+        return relay_module
     if name == "_source":
         import sse_fast._source as source
 

@@ -186,7 +186,9 @@ class StreamBase(Generic[T]):
     _taken: tuple[list[Event[T]], int]
     # `(taken, delivered)`: the two last event IDs, frozen at close.
     _ids_when_closed: tuple[str, str] | None
-    response: Response | None
+    # None for a file, a socket or an iterable. `Any` instead of None, so that a type checker takes
+    # `stream.response.status` of a stream that has a response.
+    response: Response | Any
     end_reason: EndReason | None
 
     def __init__(
@@ -590,9 +592,10 @@ class StreamBase(Generic[T]):
             except TypeError:
                 self._received = []
                 raise
+            calls: Iterator[object] = iter(())
             # An empty chunk only lets time limits be checked.
-            on_chunk = self._on_chunk if data else None
-            calls = iter(()) if on_chunk is None else map(on_chunk, (data,))
+            if self._on_chunk is not None and data:
+                calls = map(self._on_chunk, (data,))
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         if self._on_chunk is not None:

@@ -40,6 +40,8 @@ assert_type(Event().retry, int | None)
 assert_type(Event().encode(), bytes)
 
 assert_type(sse_fast.iter_events(chunks), EventStream[str])
+assert_type(sse_fast.iter_events(chunks).response.status, int | Any)
+assert_type(EventSource("u").response.headers["content-type"], str | Any)
 for part in sse_fast.relay(sse_fast.iter_events(chunks), heartbeat=None):
     assert_type(part, bytes)
 

@@ -161,7 +161,9 @@ def json_line(
 ) -> bytes:
     """Return an event as a line of JSON, with more keys at its end."""
     retry_text = "null" if retry is None else retry
-    rest = "".join([f', "{name}": {_quote(value)}' for name, value in more.items()])
+    rest = ""
+    if more:
+        rest = "".join([f', "{name}": {_quote(value)}' for name, value in more.items()])
     return (
         f'{{"event": {_quote(event)}, "data": {_quote(data)}, "id": {_quote(id)}, '
         f'"retry": {retry_text}{rest}}}\n'

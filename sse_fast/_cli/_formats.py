@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from sse_fast._cli._common import json_line
 from sse_fast._cli._terminal import VisibleFile
+from sse_fast._cli._timing_index import time_text
 
 # A row group of Parquet ends when it reaches one of them.
 GROUP_BYTES = 64 * 2**20
@@ -119,17 +120,25 @@ class _JsonLines(Writer):
 
     def write(self, columns: Any) -> None:
         batch = self._pyarrow.record_batch(columns)
-        events, data, ids, retries, *more = (column.to_pylist() for column in batch.columns)
+        events, data, ids, retries, *more = (
+            [] if name == "arrival" else column.to_pylist()
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        )
         names = batch.schema.names[4:]
-        rest: Any = zip(*more, strict=True) if more else repeat(())
+        if "arrival" in names:
+            place = names.index("arrival")
+            # As numbers: a time with a zone needs a library on some systems.
+            times = batch.column("arrival").cast(self._pyarrow.int64()).to_pylist()
+            more[place] = [None if time is None else time_text(time / 1e6) for time in times]
+        rest: Any = repeat({})
+        if more:
+            rest = (dict(zip(names, values, strict=True)) for values in zip(*more, strict=True))
         rows = zip(events, data, ids, retries, rest, strict=False)
         self._file.write(
             b"".join(
                 [
-                    json_line(
-                        event, text, last_id or "", retry, dict(zip(names, values, strict=True))
-                    )
-                    for event, text, last_id, retry, values in rows
+                    json_line(event, text, last_id or "", retry, keys)
+                    for event, text, last_id, retry, keys in rows
                 ]
             )
         )

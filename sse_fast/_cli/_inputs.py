@@ -13,7 +13,7 @@ from sse_fast import SSEError
 from sse_fast._cli import _timing_index
 from sse_fast._source import READ_SIZE
 
-_MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+MAGIC = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 """The first bytes of gzip and of zstd, which cannot begin valid UTF-8."""
 
 _FIELD = re.compile(rb"(?:data|event|id|retry)(?::|$)")
@@ -111,9 +111,9 @@ def chunks_of(file: Any, path: Path | None, clock: Clock) -> Iterator[bytes]:
     start = b""
     for chunk in chunks:
         start += chunk
-        if not any(magic.startswith(start) for magic in _MAGIC):
+        if not any(magic.startswith(start) for magic in MAGIC):
             break
-    if start.startswith(_MAGIC):
+    if start.startswith(MAGIC):
         from sse_fast.columns._captures import Decompressed
 
         name = None if path is None else str(path)
@@ -144,7 +144,8 @@ def _as_recorded(
                 return
             yield rest[:length]
             length, rest = max(0, length - len(rest)), rest[length:]
-    # The recording was killed, or still runs: the last time is the best that is known.
+    # The recording was killed, or is still running.
+    clock.now = None
     if rest:
         yield rest
     yield from chunks

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from sse_fast import SSEError
+from sse_fast._cli._columns import MoreColumns, arrivals_of
 from sse_fast._cli._common import say, standard_input
 from sse_fast._cli._formats import WRITERS, needed
 from sse_fast._cli._output import check_standard_output, check_writable, is_special, replacing
 from sse_fast._cli._signals import cleaning_up
 from sse_fast._cli._terminal import VisibleFile, is_terminal, standard_output
+from sse_fast._cli._timing_index import path_beside
 
 # pyarrow and rich are imported where they are used: the other commands do not need them.
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help="turn captures into Parquet, Arrow, JSON lines or CSV",
         description="Turn captures of event streams into one file of Parquet, Arrow, JSON lines or "
         "CSV. Captures may be compressed by gzip or zstd. The columns (or keys) are event, data, "
-        "id and retry. Needs the extra [convert].",
+        "id and retry, and on request offset, arrival and source. Needs the extra [convert].",
     )
     parser.add_argument(
         "captures",
@@ -70,6 +72,17 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--offset",
         action="store_true",
         help="add the event's byte offset in its capture as a column",
+    )
+    parser.add_argument(
+        "--arrival",
+        action="store_true",
+        help="add the time at which the event arrived as a column, by the index of the capture, "
+        "CAPTURE.timing; null where it is unknown",
+    )
+    parser.add_argument(
+        "--source",
+        action="store_true",
+        help="add the capture's path as a column; - for standard input",
     )
     oversize = parser.add_mutually_exclusive_group()
     oversize.add_argument(
@@ -109,6 +122,17 @@ def run(arguments: argparse.Namespace) -> int:
     streams = _open_streams(captures, arguments)
     with needed("pyarrow"):
         import pyarrow
+    names = ("offset", "arrival", "source")
+    chosen = tuple(name for name in names if getattr(arguments, name))
+    more = [
+        MoreColumns(
+            pyarrow,
+            capture.name,
+            arrivals_of(capture.name) if arguments.arrival else None,
+            columns=chosen,
+        )
+        for capture in captures
+    ]
     sizes = [capture.size for capture in captures]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     done = _Done()
@@ -118,9 +142,10 @@ def run(arguments: argparse.Namespace) -> int:
         _progress(total, arguments) as show,
         _open_output(arguments.output) as file,
     ):
-        writer = WRITERS[kind](file, pyarrow, pyarrow.schema(streams[0]))
+        schema = more[0].schema(pyarrow.schema(streams[0]))
+        writer = WRITERS[kind](file, pyarrow, schema)
         try:
-            _convert(captures, streams, writer, done, show)
+            _convert(captures, streams, more, writer, done, show)
         except BaseException:
             # Otherwise it would close itself when it is collected, and print a warning.
             with suppress(Exception):
@@ -208,6 +233,11 @@ def _check_output(captures: list[_Capture], arguments: argparse.Namespace) -> No
         for capture in captures:
             if capture.status is not None and os.path.samestat(capture.status, existing):
                 arguments.fail(f"the output {path!r} is one of the captures: choose another name")
+            index = path_beside(Path(capture.name))
+            if index.exists() and os.path.samestat(index.stat(), existing):
+                arguments.fail(
+                    f"the output {path!r} is the index of a capture: choose another name"
+                )
     check_writable(Path(path))
 
 
@@ -220,7 +250,8 @@ def _open_streams(captures: list[_Capture], arguments: argparse.Namespace) -> li
             iter_columns(
                 standard_input() if capture.name == "-" else capture.name,
                 threads=arguments.threads,
-                offset=arguments.offset,
+                # The arrival of an event is found by its offset.
+                offset=arguments.offset or arguments.arrival,
                 max_event_size=arguments.max_event_size,
                 oversize=arguments.oversize,
             )
@@ -245,15 +276,16 @@ class _Done:
 def _convert(
     captures: list[_Capture],
     streams: list[ColumnStream],
+    more: list[MoreColumns],
     writer: Writer,
     done: _Done,
     show: Callable[[int], None],
 ) -> None:
     """Write all events, or those before the first error."""
-    for capture, stream in zip(captures, streams, strict=True):
+    for capture, stream, columns_of in zip(captures, streams, more, strict=True):
         with stream:
             for columns in _read(capture, stream, done):
-                writer.write(columns)
+                writer.write(columns_of.add(columns))
                 done.events += len(columns)
                 show(done.size + stream.position)
             done.size += stream.position

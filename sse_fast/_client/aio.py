@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
 
     from sse_fast._client.options import ClientOptions
-    from sse_fast._core.parser import Event, Parser
+    from sse_fast._core.parser import Event
     from sse_fast._source import Response, Source
+    from sse_fast._watch import Watch
 
     D = TypeVar("D")
     T = TypeVar("T", default=str)
@@ -101,8 +101,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is
             given up; None: no limit.
-        event_timeout: seconds to wait for the response or an event before the connection is given
+        event_timeout: seconds to wait for the response and an event before the connection is given
             up; None: no limit.
+        progress: called with each event; `event_timeout` counts only those for which it is true.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -129,8 +130,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     # `_start_in_loop` starts a coroutine function, and must be called within the event loop.
     _call_in_loop: Callable[[Callable[[], object]], object] | None = None
     _start_in_loop: Callable[[Callable[[], Awaitable[None]]], object]
-    # The cancel scope of the wait for a response, or for the body of a refused one.
-    _response_scope: Any = None
     # The event that ends `_sleep`, the wait for the next attempt.
     _sleep_interrupt: Any = None
 
@@ -163,8 +162,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     async def __anext__(self) -> Event[T]:
-        if self._watched_chunks is not None:
-            self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -308,11 +305,15 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
-        if self._response_scope is not None and self._is_closed:
-            self._response_scope.cancel()
+        opening = self._opening
+        if opening is not None and self._is_closed:
+            if opening.scope is not None:
+                opening.scope.cancel()
+            if opening.job is not None:
+                opening.job.interrupt()
         if self._sleep_interrupt is not None:
             self._sleep_interrupt.set()
-        if self._is_closed and self._opening is not None and not self._is_reading:
+        if self._is_closed and opening is not None and not self._is_reading:
             # Nobody waits for the attempt under way.
             with suppress(RuntimeError):
                 self._start_in_loop(self._drop_opening)
@@ -320,9 +321,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             # The loop may be about to end, which ends the stream as well.
             with suppress(RuntimeError):
                 self._start_in_loop(stream.aclose)
-
-    def _count_chunks(self, chunks: Any) -> Any:
-        return AsyncCountedChunks(chunks.__aiter__(), self._meter)
 
     async def _send(self, opening: Opening) -> Source:
         import anyio
@@ -336,12 +334,17 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 _close,
             )
         job = opening.job
-        left = None
-        if self._event_timeout is not None:
-            left = max(0.0, opening.began_at + self._event_timeout - time.monotonic())
-        with anyio.move_on_after(left) as self._response_scope:
-            await job.wait()
-        # If the scope was cancelled, it was by close() or by the timeout.
+        opening.watch.begin()
+        try:
+            left = opening.watch.seconds_left()
+            if left is None:
+                await job.wait()
+            else:
+                with anyio.move_on_after(left):
+                    await job.wait()
+        finally:
+            opening.watch.end(has_bytes=False)
+        # The wait was ended by close() or by the timeout.
         if not job.is_done:
             if self._is_closed:
                 raise SourceExhausted
@@ -355,12 +358,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     async def _end_job(self, job: TaskJob[Any]) -> None:
         job.abandon()
-        await _close_shielded(job.wait)
+        await _close_shielded(job.wait_until_done)
 
     async def _check(self, opening: Opening, source: Source, rejection: str) -> EndReason | None:
         import anyio
 
-        with anyio.CancelScope() as self._response_scope:
+        with anyio.CancelScope() as opening.scope:
             return await acheck_response(source, rejection)
         # Only close() cancels the scope.
         raise SourceExhausted
@@ -372,8 +375,13 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     async def _close_source(self, source: Source) -> None:
         await _close(source)
 
-    def _make_stream(self, source: Source, parser: Parser[T]) -> AsyncEventStream[T]:
-        return AsyncEventStream(source, parser, self._on_chunk)
+    def _make_stream(self, source: Source, watch: Watch | None) -> AsyncEventStream[T]:
+        parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
+        chunks = cast("AsyncIterable[bytes]", source.chunks).__aiter__()
+        source = source._replace(chunks=AsyncCountedChunks(chunks, self._meter))
+        return AsyncEventStream(
+            source, parser, self._on_chunk, comments=comments, keep_reads=True, watch=watch
+        )
 
     async def _release(self, stream: AsyncEventStream[T]) -> None:
         await _close_shielded(stream.aclose)

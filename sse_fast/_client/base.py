@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 from sse_fast._check import rejection_reason
 from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
-from sse_fast._client.watchdog import WatchedChunks
 from sse_fast._errors import MAX_SECONDS, ResponseError, SSEError
 from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
 from sse_fast._source import redact_url
+from sse_fast._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -188,9 +188,11 @@ class ClientBase(LosingClient[T]):
             fields = resume_request.fields
         else:
             fields = await self._build_fields()
+        # `idle_timeout` is left to the transport.
+        watch = Watch(None, self._event_timeout, self._progress)
         self._opening = Opening(
             reconnection.begin(time.monotonic(), fields, resume_request, sends_id=self._sends_id),
-            time.monotonic(),
+            watch,
         )
 
     async def _send_hop(self, opening: Opening) -> None:
@@ -237,7 +239,6 @@ class ClientBase(LosingClient[T]):
         """
         source = cast("Source", opening.source)
         response = self.response = cast("Response", source.response)
-        opening.arrived_at = opening.arrived_at or time.monotonic()
         if not opening.is_checked:
             try:
                 opening.end_reason = await self._check_response(opening, source, response)
@@ -276,22 +277,15 @@ class ClientBase(LosingClient[T]):
     def _open_stream(self, source: Source, opening: Opening) -> None:
         """Make the stream of an accepted response, which then owns the source."""
         meter = self._meter
-        source = source._replace(chunks=self._count_chunks(source.chunks))
-        if self._event_timeout is not None:
-            self._watched_chunks = WatchedChunks(source.chunks, self._event_timeout)
-            # One limit for the response and the first event, without the time of `on_open`.
-            waited = opening.arrived_at - opening.began_at
-            self._watched_chunks.waiting_since = time.monotonic() - waited
-            source = source._replace(chunks=self._watched_chunks)
         self._events_before = meter.events
         self._is_framed = source.framed or _has_length(cast("Response", source.response))
         # A reconnect() during the attempt is redundant: this connection is new.
         self._requested_delay = None
         with self._id_lock:
             self._chosen_id = None
-            self._stream = self._make_stream(
-                source, self._new_parser(last_event_id=self._reconnection.last_event_id)
-            )
+            # The limit of the response is that of the first event as well.
+            watch = None if self._event_timeout is None else opening.watch
+            self._stream = self._make_stream(source, watch)
         self._opening = None
         meter.connections += 1
 

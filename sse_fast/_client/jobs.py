@@ -171,13 +171,14 @@ class TaskJob(Generic[R]):
 
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()
+        self._woken = anyio.Event()
         self._call_in_loop, start = _find_loop()
 
         def discard_later(result: R) -> None:
             start(lambda: discard(result))
 
         self._outcome: _Outcome[R] = _Outcome(discard_later)
-        start(_bind_awaitable(work, self._outcome, self._scope, self._done))
+        start(_bind_awaitable(work, self._outcome, self._scope, (self._done, self._woken)))
 
     @property
     def is_done(self) -> bool:
@@ -185,8 +186,19 @@ class TaskJob(Generic[R]):
         return self._done.is_set()
 
     async def wait(self) -> None:
-        """Wait until the work is done. The wait may be cancelled and repeated."""
+        """Wait until the work is done, or `interrupt` was called.
+
+        The wait may be cancelled and repeated.
+        """
+        await self._woken.wait()
+
+    async def wait_until_done(self) -> None:
+        """Wait until the work is done, whether it was cancelled or not."""
         await self._done.wait()
+
+    def interrupt(self) -> None:
+        """End the wait for the work; in the event loop only."""
+        self._woken.set()
 
     def get_result(self) -> R:
         """Return the result, or raise the exception of the work.
@@ -227,7 +239,7 @@ def _bind_abandon(scope: Any, outcome: _Outcome[Any]) -> Callable[[], None]:
 
 
 def _bind_awaitable(
-    work: Callable[[], Awaitable[R]], outcome: _Outcome[R], scope: Any, done: Any
+    work: Callable[[], Awaitable[R]], outcome: _Outcome[R], scope: Any, ended: tuple[Any, Any]
 ) -> Callable[[], Awaitable[None]]:
     async def run() -> None:
         try:
@@ -239,7 +251,8 @@ def _bind_awaitable(
                 else:
                     outcome.set(result, None)
         finally:
-            done.set()
+            for each in ended:
+                each.set()
 
     return run
 

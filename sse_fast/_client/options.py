@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         connect_timeout: float | None
         idle_timeout: float | None
         event_timeout: float | None
+        progress: Callable[[Event[T]], object] | None
         max_event_size: int
 
 

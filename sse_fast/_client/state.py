@@ -13,8 +13,6 @@ from sse_fast._client.options import check_seconds, refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
 from sse_fast._client.stats import Meter, Stats
-from sse_fast._client.watchdog import WatchedChunks
-from sse_fast._core.parser import Parser
 from sse_fast._errors import ResponseError
 from sse_fast._request import (
     DEFAULT_FIELDS,
@@ -29,7 +27,7 @@ from sse_fast._request import (
     strip_userinfo,
 )
 from sse_fast._source import redact_url
-from sse_fast._stream import EndReason
+from sse_fast._stream import EndReason, make_parser
 from sse_fast.adapters._clients import resolve_send
 
 if TYPE_CHECKING:
@@ -40,9 +38,11 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     from sse_fast._client.options import HeadersArg
-    from sse_fast._core.parser import Event
+    from sse_fast._core.parser import Event, Parser
     from sse_fast._request import Data
     from sse_fast._source import Response, Source
+    from sse_fast._stream import Comments
+    from sse_fast._watch import Watch
 
     T = TypeVar("T", default=str)
 else:
@@ -96,8 +96,6 @@ class Opening:
     """An attempt under way: what a wait that was given up leaves for the next one."""
 
     __slots__ = (
-        "arrived_at",
-        "began_at",
         "end_reason",
         "is_announced",
         "is_checked",
@@ -106,17 +104,20 @@ class Opening:
         "rejected",
         "rejection",
         "request",
+        "scope",
         "source",
+        "watch",
     )
 
-    def __init__(self, request: Request, began_at: float) -> None:
+    def __init__(self, request: Request, watch: Watch) -> None:
         # The request of the current hop.
         self.request = request
-        # When the attempt began, and when its final response arrived (`time.monotonic()`).
-        self.began_at = began_at
-        self.arrived_at = 0.0
+        # The time limit of the whole attempt, and of its stream.
+        self.watch = watch
         # What sends the request, or reads the body of a refused response.
         self.job: Any = None
+        # The cancel scope of the check, in the async client.
+        self.scope: Any = None
         # The response of the current hop.
         self.source: Source | None = None
         self.is_final = False
@@ -185,6 +186,7 @@ class ClientState(Generic[T]):
         connect_timeout: float | None = 10.0,
         idle_timeout: float | None = 300.0,
         event_timeout: float | None = None,
+        progress: Callable[[Event[T]], object] | None = None,
         max_event_size: int = 16 * 2**20,
     ) -> None:
         if not isinstance(policy, ReconnectPolicy):
@@ -200,7 +202,13 @@ class ClientState(Generic[T]):
         check_timeouts(
             connect_timeout=connect_timeout, idle_timeout=idle_timeout, event_timeout=event_timeout
         )
-        refuse_async(on_comment=on_comment, on_chunk=on_chunk)
+        if progress is not None and not callable(progress):
+            raise TypeError(f"Expected progress to be callable, got {type(progress).__name__}")
+        if progress is not None and event_timeout is None:
+            raise ValueError(
+                "progress says which events event_timeout counts: set event_timeout too"
+            )
+        refuse_async(on_comment=on_comment, on_chunk=on_chunk, progress=progress)
         if not self._is_async:
             refuse_async(headers=headers, resume=resume, on_open=on_open, on_error=on_error)
         self._send_request = resolve_send(client, is_async=self._is_async)
@@ -210,7 +218,8 @@ class ClientState(Generic[T]):
         target = parse_url(url)
         self.url = url
         self.name = redact_url(url) if name is None else name
-        self.response: Response | None = None
+        # None before the first response; see `response` of a stream.
+        self.response: Response | Any = None
         self.end_reason: EndReason | None = None
         body, content_type = encode_body(json, data)
         self._headers = headers if callable(headers) else parse_user_fields(headers)
@@ -227,8 +236,9 @@ class ClientState(Generic[T]):
         self._connect_timeout = connect_timeout
         self._idle_timeout = idle_timeout
         self._event_timeout = event_timeout
-        self._new_parser: Callable[..., Parser[Any]] = partial(
-            Parser,
+        self._progress = progress
+        self._make_parser: Callable[..., tuple[Parser[Any], Comments | None]] = partial(
+            make_parser,
             max_event_size=max_event_size,
             on_comment=on_comment,
             decode=decode,
@@ -237,7 +247,7 @@ class ClientState(Generic[T]):
         )
         # Refuse invalid options now, not at the first connection.
         last_event_id = "" if last_event_id is None else last_event_id
-        self._new_parser(last_event_id=last_event_id)
+        self._make_parser(last_event_id=last_event_id)
         self._reconnection = Reconnection(
             policy,
             Request(check_method(method), strip_userinfo(url), (), body),
@@ -262,7 +272,6 @@ class ClientState(Generic[T]):
         # The attempt under way, and the event that an exception has kept from its reader.
         self._opening: Opening | None = None
         self._kept_event: Event[T] | None = None
-        self._watched_chunks: WatchedChunks | None = None
         self._is_reading = False
         # Whether `on_open` runs for a response that will be accepted.
         self._is_accepting = False
@@ -319,7 +328,7 @@ class ClientState(Generic[T]):
     def last_event_id(self, value: str | None) -> None:
         value = "" if value is None else value
         # Raises if it is no str.
-        self._new_parser(last_event_id=value)
+        self._make_parser(last_event_id=value)
         with self._id_lock:
             stream = self._stream
             if stream is None:
@@ -387,10 +396,6 @@ class ClientState(Generic[T]):
         """End the stream, if there is one, and wake a reader, which finds out why."""
         raise NotImplementedError
 
-    def _count_chunks(self, chunks: Any) -> Any:
-        """Return the chunks of a source so that `stats` counts them."""
-        raise NotImplementedError
-
     async def _send(self, opening: Opening) -> Source:
         """Send the request of the attempt by a job, interrupted by `close()`; return its source.
 
@@ -418,8 +423,13 @@ class ClientState(Generic[T]):
         """Close a source that no stream owns yet; ignore errors."""
         raise NotImplementedError
 
-    def _make_stream(self, source: Source, parser: Parser[T]) -> Any:
-        """Return the stream of events of a source."""
+    def _make_stream(self, source: Source, watch: Watch | None) -> Any:
+        """Return the stream of events of a source.
+
+        Args:
+            source: the source of an accepted response.
+            watch: the limit of the wait for an event, or None.
+        """
         raise NotImplementedError
 
     async def _release(self, stream: Any) -> None:

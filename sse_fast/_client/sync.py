@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from queue import Empty
@@ -25,6 +25,7 @@ from sse_fast._client.state import (
     WaitInterrupted,
 )
 from sse_fast._client.stats import CountedChunks
+from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self, TypeVar, Unpack
 
     from sse_fast._client.options import ClientOptions
-    from sse_fast._core.parser import Event, Parser
+    from sse_fast._core.parser import Event
     from sse_fast._request import Request
     from sse_fast._source import Response, Source
+    from sse_fast._watch import Watch
 
     R = TypeVar("R")
     D = TypeVar("D")
@@ -100,9 +102,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         connect_timeout: seconds to connect; None: no limit.
         idle_timeout: seconds without a byte, comments included, after which the connection is
             given up; None: no limit.
-        event_timeout: seconds to wait for the response or an event before the connection is given
-            up; None: no limit. A wait may last up to twice as long, as the time is only checked
-            when bytes arrive or a read times out.
+        event_timeout: seconds to wait for the response and an event before the connection is given
+            up; None: no limit. Over HTTP/2, a wait may last up to twice as long, as the time is
+            only checked when bytes arrive or a read times out.
+        progress: called with each event; `event_timeout` counts only those for which it is true.
         max_event_size: as in `Parser`.
 
     Attributes:
@@ -155,8 +158,6 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         def __init__(self, url: str, **options: Any) -> None: ...
 
     def __next__(self) -> Event[T]:
-        if self._watched_chunks is not None:
-            self._watched_chunks.waiting_since = time.monotonic()
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -300,18 +301,17 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if limit is not None and limit <= time.monotonic() and not happened():
             raise WaitGivenUp
 
-    def _count_chunks(self, chunks: Any) -> Any:
-        return CountedChunks(iter(chunks), self._meter)
-
     async def _send(self, opening: Opening) -> Source:
         if opening.job is None:
             opening.job = self._make_sending_job(opening.request)
         job = opening.job
         job.start()
-        left = None
-        if self._event_timeout is not None:
-            left = opening.began_at + self._event_timeout - time.monotonic()
-        self._wait_for(lambda: job.is_done or self._is_closed, left and max(0.0, left))
+        opening.watch.begin()
+        try:
+            left = opening.watch.seconds_left()
+            self._wait_for(lambda: job.is_done or self._is_closed, left)
+        finally:
+            opening.watch.end(has_bytes=False)
         if not job.is_done:
             if self._is_closed:
                 raise SourceExhausted
@@ -382,8 +382,18 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     async def _close_source(self, source: Source) -> None:
         _close(source)
 
-    def _make_stream(self, source: Source, parser: Parser[T]) -> EventStream[T]:
-        return EventStream(source, parser, self._on_chunk)
+    def _make_stream(self, source: Source, watch: Watch | None) -> EventStream[T]:
+        parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
+        chunks: Iterator[bytes] = iter(cast("Iterable[bytes]", source.chunks))
+        is_unwakable = watch is not None and source.wake is None
+        if watch is not None and is_unwakable:
+            chunks = LateChunks(chunks, watch)
+        source = source._replace(chunks=CountedChunks(chunks, self._meter))
+        stream: EventStream[T] = EventStream(source, parser, self._on_chunk, comments, watch)
+        if watch is not None and is_unwakable:
+            # Then the watch only notes that the time is over.
+            watch.wake_by(_do_nothing)
+        return stream
 
     async def _release(self, stream: EventStream[T]) -> None:
         with suppress(Exception):
@@ -396,8 +406,6 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     async def _advance_within(self) -> None:
         """Store the next event in `_kept_event`, or raise `WaitGivenUp` at `_wait_until`."""
-        if self._watched_chunks is not None:
-            self._watched_chunks.waiting_since = time.monotonic()
         if self._stream is not None and not self._is_reading:
             # Asking for the next event counts the previous one as taken.
             self._stream.take()

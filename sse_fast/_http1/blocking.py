@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from sse_fast._errors import TransportError
@@ -86,14 +85,8 @@ def open_source(
         raise
     response = Response(exchange.status, exchange.headers, request.url, sock)
     exchange.response = response
-    return Source(
-        body,
-        sock.close,
-        response,
-        make_waker(sock),
-        framed=exchange.is_framed,
-        wait=body.wait,
-    )
+    waker = make_waker(sock)
+    return Source(body, sock.close, response, waker, framed=exchange.is_framed, wait=body.wait)
 
 
 def _connect(
@@ -136,7 +129,7 @@ def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
         # A server that refuses a large body may respond and close before it has read the body.
         send_error = error
     try:
-        body.read_head(sock)
+        body.read_head()
     except (OSError, TransportError) as error:
         if send_error is not None:
             raise connection_error("send", request, send_error) from send_error
@@ -155,11 +148,12 @@ class _Body(Iterator[bytes]):
         self._timeout = timeout
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._pieces: Iterator[bytes] = iter(())
-        # The seconds of `wait` without a byte, and the error that it met.
-        self._waited = 0.0
-        self._error: Exception | None = None
+        # What `wait` received or met: the result of the next read.
+        self._ahead: bytes | Exception | None = None
+        # Seconds that `wait` has waited in vain since the last byte.
+        self._idle = 0.0
 
-    def read_head(self, sock: socket.socket) -> None:
+    def read_head(self) -> None:
         """Read the response head, all of it within the timeout."""
         timeout = self._timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -170,80 +164,72 @@ class _Body(Iterator[bytes]):
                 if left <= 0:
                     assert timeout is not None
                     raise head_error(timeout, self._exchange.has_begun)
-                sock.settimeout(left)
-            self._receive("head")
-        sock.settimeout(timeout)
+                self._sock.settimeout(left)
+            try:
+                self._receive()
+            except TimeoutError as error:
+                if timeout is None or _is_of_tcp(error):
+                    raise
+                raise head_error(timeout, self._exchange.has_begun) from error
+        self._sock.settimeout(timeout)
 
     def __next__(self) -> bytes:
         """Return the next piece of the body; b"" if bytes came that complete none."""
-        if self._error is not None:
-            raise self._error
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            if isinstance(ahead, Exception):
+                raise ahead
+            return ahead
         piece = self._next_piece()
         if not piece:
-            self._receive("body")
+            try:
+                self._receive()
+            except TimeoutError as error:
+                if self._timeout is None or _is_of_tcp(error):
+                    raise
+                raise idle_error(self._timeout, "body") from error
             piece = self._next_piece()
         return piece
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the next piece, the end or an error has arrived; return whether it has.
+        """Wait until the next read would not block; return whether it would not.
 
-        The socket gets a timeout meanwhile, so that a part of a TLS record or of a chunk's head
-        does not block. Nothing else reads it.
+        It receives, because a poll cannot tell whether a TLS record is whole or holds a piece of
+        the body. The waits in a row count for the timeout of the stream.
         """
+        left = seconds
         deadline = time.monotonic() + seconds
-        is_first = True
-        while not self._has_piece():
-            left = max(deadline - time.monotonic(), 0.0)
-            if not left and not is_first:
-                return False
-            is_first = False
-            if self._timeout is not None:
-                left = min(left, self._timeout - self._waited)
+        while self._ahead is None:
             try:
-                size = self._receive_within(left)
-                if size is None and (self._timeout is None or self._waited < self._timeout):
-                    return False
-                if size is None:
-                    assert self._timeout is not None
-                    raise idle_error(self._timeout, "body")
-                self._accept(size)
+                # A wait of 0 seconds looks once, too.
+                self._ahead = self._next_piece() or None
+                if self._ahead is None:
+                    if left < 0:
+                        return False
+                    self._receive_within(left)
+                    left = min(deadline - time.monotonic(), left)
             except Exception as error:
-                # Raised by the next read.
-                self._error = error
+                self._ahead = _without_frames(error)
         return True
 
-    def _receive_within(self, seconds: float) -> int | None:
-        """Receive into the buffer; return the number of bytes, or None if none came in time."""
+    def _receive_within(self, seconds: float) -> None:
+        """Receive for at most that long."""
+        if self._timeout is not None:
+            seconds = min(seconds, self._timeout - self._idle)
         began = time.monotonic()
+        self._sock.settimeout(max(seconds, 0.001))
         try:
-            # With 0, the socket would not block, and raise other errors.
-            self._sock.settimeout(max(seconds, 0.0005))
-            return self._receive_into(self._buffer)
+            self._receive()
         except TimeoutError as error:
-            if error.errno is not None:
-                # TCP keepalive found the peer gone.
+            if _is_of_tcp(error):
                 raise
-            self._waited += time.monotonic() - began
-            return None
+            self._idle += time.monotonic() - began
+            if self._timeout is not None and self._idle >= self._timeout:
+                raise idle_error(self._timeout, "body") from None
         finally:
-            # It may have been closed.
+            # The socket may have been closed meanwhile.
             with suppress(OSError):
                 self._sock.settimeout(self._timeout)
-
-    def _has_piece(self) -> bool:
-        """Return whether the next read returns or raises without waiting."""
-        if self._error is not None:
-            return True
-        try:
-            piece = self._next_piece()
-        except StopIteration:
-            return True
-        except Exception as error:
-            self._error = error
-            return True
-        if piece:
-            self._pieces = chain((piece,), self._pieces)
-        return bool(piece)
 
     def _next_piece(self) -> bytes:
         """Return a piece that was received already; b"" without one."""
@@ -255,22 +241,25 @@ class _Body(Iterator[bytes]):
             raise StopIteration
         return b""
 
-    def _receive(self, phase: str) -> None:
-        try:
-            size = self._receive_into(self._buffer)
-        except TimeoutError as error:
-            if error.errno is not None or self._timeout is None:
-                # This is not the timeout of the socket: TCP keepalive found the peer gone.
-                raise
-            if phase == "head":
-                raise head_error(self._timeout, self._exchange.has_begun) from error
-            raise idle_error(self._timeout, phase) from error
-        self._accept(size)
-
-    def _accept(self, size: int) -> None:
-        """Parse what was received into the buffer."""
-        self._waited = 0.0
+    def _receive(self) -> None:
+        size = self._receive_into(self._buffer)
+        self._idle = 0.0
         if size:
             self._pieces = self._exchange.receive(self._buffer[:size])
         else:
             self._exchange.ended()
+
+
+def _is_of_tcp(error: TimeoutError) -> bool:
+    """Whether TCP keepalive found the peer gone, which is not the timeout of the socket."""
+    return error.errno is not None
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return an error that refers to no frame, and so not to the body that keeps it."""
+    chain: list[BaseException | None] = [error]
+    for each in chain:
+        if each is not None and len(chain) < 16:
+            each.__traceback__ = None
+            chain += [each.__cause__, each.__context__]
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["MAX_FRAMING", "ChunkedBody", "FramingTooLargeError", "load_httptools"]
@@ -59,9 +60,8 @@ class ChunkedBody:
         self.error: Exception | None = None
         self.unframed = b""
         self._lenient: _LenientDecoder | None = None
-        # The raw bytes up to the end of the slice with the first byte of the body.
+        # The raw bytes before the first byte of the body.
         self._beginning: bytes | None = b""
-        self._last = b""
         self._framing_size = 0
         self._in_trailers = False
         self._pieces: list[bytes] = []
@@ -93,8 +93,20 @@ class ChunkedBody:
         else:
             if self._beginning is not None:
                 self._beginning += data
-            self._last = bytes(data[-1:])
-            body = self._feed_parser(data)
+            try:
+                self._parser.feed_data(data)
+            except self._parser_error as error:
+                # Bytes after the end of the body are ignored.
+                if not self.is_complete:
+                    self.error = error
+            pieces = self._pieces
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            if self._beginning is not None:
+                if body:
+                    self._beginning = None
+                elif self.error is not None:
+                    body = self._start_again(self._beginning)
         if body:
             self._framing_size = 0
         else:
@@ -104,25 +116,9 @@ class ChunkedBody:
                 self.error = FramingTooLargeError(where)
         return body
 
-    def _feed_parser(self, data: bytes | memoryview) -> bytes:
-        try:
-            self._parser.feed_data(data)
-        except self._parser_error as error:
-            # Bytes after the end of the body are ignored.
-            if not self.is_complete:
-                self.error = error
-        if self.error is not None and self._beginning is not None:
-            return self._start_again(self._beginning)
-        body = b"".join(self._pieces)
-        self._pieces.clear()
-        if body:
-            self._beginning = None
-        return body
-
     def _start_again(self, beginning: bytes) -> bytes:
-        """Decode the body from its first byte, which nothing was returned of yet."""
+        """Decode the body leniently from its first byte. Nothing of it was returned yet."""
         error, self.error = self.error, None
-        self._pieces.clear()
         self._beginning = None
         self._lenient = _LenientDecoder()
         body = self._feed_lenient(self._lenient, beginning)
@@ -149,12 +145,12 @@ class ChunkedBody:
         """
         if self._lenient is not None:
             self.is_complete = self._lenient.in_trailers
-        elif not self.is_complete and self._last in (b"\r", b"\n"):
-            # Feed the rest of the line end and the empty line: only httptools knows whether the
-            # line before it was that of the last chunk.
-            for rest in (b"\n", b"\r\n") if self._last == b"\r" else (b"\r\n",):
-                if not self.is_complete:
-                    self._feed_parser(rest)
+        elif self.error is None:
+            # Only httptools knows whether the last chunk was received. If so, the rest of its line
+            # and an empty line complete the body, and in any other state they do not.
+            with suppress(self._parser_error):
+                self._parser.feed_data(b"\n")
+                self._parser.feed_data(b"\n")
         return self.is_complete
 
 

@@ -94,9 +94,9 @@ class Exchange:
             body = self._receive_body(data)
         else:
             rest = self._receive_head(data)
-            if not self.status:
-                return iter(())
             # A response without a body is complete with its head.
+            if not self.status or self.complete or self._error is not None:
+                return iter(())
             body = self._receive_body(rest)
         return iter((body,)) if self._decoder is None else self._decode(self._decoder, body)
 
@@ -209,13 +209,12 @@ class Exchange:
 
     def _receive_body(self, data: bytes | memoryview) -> bytes:
         """Return the bytes of the body in the next bytes of the connection."""
-        if self.complete or self._error is not None:
-            return b""
         if self._is_chunked:
-            body = self._chunked.feed(data)
-            self.complete = self._chunked.is_complete
-            if self._chunked.error is not None:
-                self._error = self._explain_framing(self._chunked.error)
+            chunked = self._chunked
+            body = chunked.feed(data)
+            self.complete = chunked.is_complete
+            if chunked.error is not None:
+                self._error = self._explain_framing(chunked.error)
             return body
         if self._left is None:
             return bytes(data)

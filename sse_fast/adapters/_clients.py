@@ -26,11 +26,11 @@ __all__ = [
     "AsyncRaisingChunks",
     "Fault",
     "RaisingChunks",
+    "can_use_auth",
     "classify_error",
     "explain_refusal",
     "find_response",
     "find_undecoded",
-    "fitting_auth",
     "forbid_cross_origin",
     "is_framed",
     "is_overridden",
@@ -139,13 +139,7 @@ def _load_send(library: str, is_async: bool) -> Callable[..., Any]:
 def library_class(client: object) -> Any:
     """Return the class of a client, or its nearest base class that its library defines itself."""
     for cls in type(client).__mro__:
-        if cls.__module__.partition(".")[0] in {
-            "aiohttp",
-            "httpx",
-            "httpx2",
-            "requests",
-            "urllib3",
-        }:
+        if cls.__module__.partition(".")[0] in _LIBRARIES:
             return cls
     raise AssertionError(f"{qualified_type_name(client)} belongs to no known library")
 
@@ -171,7 +165,7 @@ def forbid_cross_origin(request: Request, seen_by: str) -> SSEError:
     )
 
 
-def fitting_auth(auth: object, request: Request) -> bool:
+def can_use_auth(auth: object, request: Request) -> bool:
     """Return whether the auth of a client may handle the request.
 
     An Authorization field of the source replaces a user and a password. Any other auth, for example

@@ -20,10 +20,10 @@ from sse_fast._wake import make_waker, protect_read
 from sse_fast.adapters._clients import (
     AsyncRaisingChunks,
     RaisingChunks,
+    can_use_auth,
     explain_refusal,
     find_response,
     find_undecoded,
-    fitting_auth,
     forbid_cross_origin,
     is_framed,
     is_overridden,
@@ -254,7 +254,7 @@ def _prepare(
         # netrc never replaces an Authorization of the caller.
         if "authorization" in headers or "authorization" in client.headers:
             options["auth"] = None
-    elif auth is not None and not fitting_auth(auth, request):
+    elif auth is not None and not can_use_auth(auth, request):
         options["auth"] = None
     return arguments, options
 
@@ -290,7 +290,8 @@ def _recover(request: Request, error: Exception) -> Any:
     if names & {"LocalProtocolError", "UnsupportedProtocol"}:
         # httpx refuses the request.
         raise explain_refusal(request, error) from error
-    if "TransportError" not in names:
+    # Under asyncio, httpx lets errors of TLS pass.
+    if not names & {"TransportError", "SSLError"}:
         # An event hook or an auth of the user raised.
         raise error
     failure = wrap_request_error(request.url, error, _UNSENT)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sse_fast._source import MAX_BODY, FailingChunks, Headers, Response, Source
 from sse_fast._wake import drain
 from sse_fast.adapters._clients import (
+    can_use_auth,
     explain_refusal,
     find_response,
-    fitting_auth,
     forbid_cross_origin,
     is_framed,
     wrap_request_error,
@@ -80,7 +80,7 @@ def send(
     options: dict[str, Any] = {}
     if request.cross_origin:
         session = _make_bare_session(session, request)
-    own_auth = session.auth is not None and fitting_auth(session.auth, request)
+    own_auth = session.auth is not None and can_use_auth(session.auth, request)
     authorized = "authorization" in names or "Authorization" in session.headers
     if request.cross_origin or (authorized and not own_auth):
         # Without an auth, requests would use that of netrc.
@@ -104,16 +104,17 @@ def send(
             **options,
         )
     except Exception as error:
+        seen, redirect = watcher.take()
         # A hook of the user, or requests on account of the Location, may raise although there is a
         # response.
-        if watcher.redirect is not None:
-            return watcher.redirect
+        if redirect is not None:
+            return redirect
         found = find_response(error, requests.Response)
         if found is not None:
             return open_source(found)
-        if watcher.seen is not None:
+        if seen is not None:
             # Nothing else would close it.
-            watcher.seen.close()
+            seen.close()
         if isinstance(error, ValueError):
             # requests refuses this URL or header.
             raise explain_refusal(request, error) from error
@@ -121,8 +122,9 @@ def send(
             raise
         # A session that caches reads the body, which raises errors of urllib3.
         raise wrap_request_error(request.url, error, _UNSENT) from error
-    if watcher.redirect is not None and watcher.seen is response:
-        return watcher.redirect
+    seen, redirect = watcher.take()
+    if redirect is not None and seen is response:
+        return redirect
     return open_source(response)
 
 
@@ -152,27 +154,31 @@ def _make_bare_session(session: requests.Session, request: Request) -> requests.
 
 
 class _ResponseWatcher:
-    """Response hooks, around those of the user, that see what requests does with a response.
-
-    Attributes:
-        seen: the latest response, or None.
-        redirect: the source of a redirect, or None.
-    """
+    """Response hooks, around those of the user, that see what requests does with a response."""
 
     def __init__(self) -> None:
-        self.seen: requests.Response | None = None
-        self.redirect: Source | None = None
+        self._seen: requests.Response | None = None
+        self._redirect: Source | None = None
+
+    def take(self) -> tuple[requests.Response | None, Source | None]:
+        """Return the latest response, and the source of a redirect; forget both.
+
+        A response refers to its hooks, so they must not refer to it any longer.
+        """
+        taken = self._seen, self._redirect
+        self._seen = self._redirect = None
+        return taken
 
     def see(self, response: requests.Response, *args: object, **options: object) -> None:
         """Remember the response, before the hooks of the user get it."""
-        self.seen = response
+        self._seen = response
 
     def read_redirect(self, response: requests.Response, *args: object, **options: object) -> None:
         """Read the body of a redirect for at most 50 ms.
 
         Even with `allow_redirects=False`, requests reads the whole body before it returns it.
         """
-        self.seen = response
+        self._seen = response
         if not response.is_redirect:
             return
         opened = open_source(response)
@@ -187,7 +193,7 @@ class _ResponseWatcher:
                 pass
         if opened.close is not None:
             opened.close()
-        self.redirect = Source((bytes(body),), None, opened.response, framed=opened.framed)
+        self._redirect = Source((bytes(body),), None, opened.response, framed=opened.framed)
 
 
 def _collect(chunks: Iterator[bytes], body: bytearray) -> Iterator[bytes]:

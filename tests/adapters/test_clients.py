@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from sse_fast import EndReason, TransportError, aiter_events, iter_events
+from sse_fast.adapters.httpx import _decoded_codings as decoded_codings
 from tests.support.asgi import Answer as AsgiAnswer
 from tests.support.asgi import AsgiServer
 from tests.support.clients import (
@@ -116,6 +117,18 @@ def test_known_coding_left_encoded_raises(name: str, coding: str, faults: FaultS
     assert outcome.events == []
     assert isinstance(outcome.error, TransportError)
     assert f"{coding!r} of the body is not decoded" in str(outcome.error)
+
+
+def test_missing_decoders_of_httpx_are_noticed() -> None:
+    """Without brotli or zstandard, httpx returns such a body as it is."""
+
+    class Response:
+        def __init__(self, status: int, headers: Any, content: bytes) -> None:
+            self.content = content
+
+    assert decoded_codings(Response) == {"gzip", "deflate"}
+    for module in HTTPX:
+        assert decoded_codings(module.Response) == {"gzip", "deflate", "br", "zstd"}
 
 
 def test_several_codings_are_decoded_by_httpx_and_urllib3(faults: FaultServer) -> None:

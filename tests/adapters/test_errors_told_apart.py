@@ -250,6 +250,37 @@ def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("way", CLIENTS, ids=str)
+def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
+    """With TLS 1.3, the server refuses after the handshake of the client."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+
+    def serve() -> None:
+        # aiohttp asks again for a GET.
+        for _ in range(2):
+            with suppress(OSError):
+                sock, _ = listener.accept()
+                sock.settimeout(LIMIT)
+                # The socket stays open until the client has left, so that nothing is reset.
+                with suppress(OSError):
+                    context.wrap_socket(sock.dup(), server_side=True)
+                while sock.recv(65536):
+                    pass
+                sock.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/", ca=str(path))
+    assert isinstance(error, TransportError)
+    assert error.permanent, repr(error.__cause__)
+
+
+@pytest.mark.parametrize("way", CLIENTS, ids=str)
 def test_host_that_is_not_resolved_is_not_permanent(way: Way) -> None:
     error = ask(way, "http://no-such-host.invalid/")
     assert isinstance(error, TransportError)

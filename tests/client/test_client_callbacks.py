@@ -321,7 +321,7 @@ def test_parser_callbacks_must_not_be_async(cls: Any, name: str) -> None:
 # The callback that is cancelled -> the first answer, and the data of all events that are taken.
 CANCELLED: dict[str, tuple[Play, list[str]]] = {
     "headers": (stream(), ["a", "a", "b"]),
-    "on_open": (stream(), ["a", "b"]),
+    "on_open": (stream(), ["a", "a", "b"]),
     "on_message": (stream(), ["a", "b"]),
     "on_close": (stream(), ["a", "a", "b"]),
     "resume": (stream(), ["a", "a", "b"]),

@@ -89,52 +89,78 @@ CANCELLING = [
 
 @pytest.mark.parametrize(("way", "how"), CANCELLING)
 def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None:
-    """The next wait opens a new connection, from the last event that was taken."""
-    stage.plays = [SILENCE, quiet_stream(b"id: 1\ndata: a\n\n"), Play(503, ()), STREAM_B]
+    """The next wait goes on where it was: for a response, an event, or the next attempt."""
+    may_answer, may_continue = threading.Event(), threading.Event()
+    parts = [b"id: 1\ndata: a\n\n", may_continue, b"id: 2\ndata: b\n\n"]
+    stage.plays = [
+        Play(framing="none", end=may_answer),
+        Play(body=[may_answer, *parts], framing="chunked-truncated"),
+        Play(503, ()),
+        stream(b"id: 3\ndata: c\n\n"),
+    ]
     policy = ReconnectPolicy(initial_delay=30.0, jitter=0.0, min_delay=0.01)
     errors: list[Exception] = []
 
     async def use(source: Any) -> None:
         cancel = partial(CANCEL[how], lambda: anext(source))
         # Before the head of the response.
-        await cancel(lambda: stage.requests)
-        assert source.ready_state is ReadyState.CONNECTING
+        for _ in range(3):
+            await cancel(lambda: stage.requests)
+            assert source.ready_state is ReadyState.CONNECTING
+        assert len(stage.requests) == 1
+        may_answer.set()
         assert (await anext(source)).data == "a"
         assert source.last_event_id == ""
         # While the stream is quiet.
-        await cancel(lambda: True)
-        assert source.last_event_id == "1"
-        assert source.end_reason is None
-        assert source.ready_state is ReadyState.CONNECTING
-        # While the next attempt is waited for. The wait continues after a cancellation.
-        await cancel(lambda: errors)
-        await cancel(lambda: True)
-        assert len(stage.requests) == 3
-        source.reconnect()
+        for _ in range(3):
+            await cancel(lambda: True)
+            assert source.last_event_id == "1"
+            assert source.end_reason is None
+            assert source.ready_state is ReadyState.OPEN
+        may_continue.set()
         assert (await anext(source)).data == "b"
+        # While the next attempt is waited for. The wait continues after a cancellation.
+        await cancel(lambda: len(errors) == 2)
+        await cancel(lambda: True)
+        assert len(stage.requests) == 2
+        source.reconnect()
+        await cancel(lambda: len(errors) == 3)
+        source.reconnect()
+        assert (await anext(source)).data == "c"
 
-    way.use(use, stage.url, policy=policy, on_error=errors.append)
+    def on_error(error: Exception) -> float | None:
+        errors.append(error)
+        return 0.0 if len(errors) == 1 else None
+
+    way.use(use, stage.url, policy=policy, on_error=on_error)
     ids = [request.get("Last-Event-ID") for request in stage.requests]
-    assert ids == [None, None, b"1", b"1"]
+    assert ids == [None, None, b"2", b"2"]
     assert [request.open for request in stage.requests] == [0, 0, 0, 0]
 
 
 @each_way(ASYNC_WAYS, ASYNC_OURS)
-def test_cancelled_post_is_not_sent_again(way: Way, stage: Stage) -> None:
-    """Only a call of reconnect() sends it again."""
+def test_post_outlives_cancelled_waits(way: Way, stage: Stage) -> None:
+    """It is sent once, and every event arrives; only a call of reconnect() sends it again."""
+    may_continue = threading.Event()
 
     async def use(source: Any) -> None:
+        for _ in range(5):
+            await cancel_scope(lambda: anext(source), lambda: stage.requests)
         assert (await anext(source)).data == "a"
-        await cancel_scope(lambda: anext(source), lambda: True)
-        with pytest.raises(sse_fast.StreamIncomplete):
+        for _ in range(5):
+            await cancel_scope(lambda: anext(source), lambda: True)
+        may_continue.set()
+        assert (await anext(source)).data == "b"
+        with pytest.raises(StopAsyncIteration):
             await anext(source)
         assert len(stage.requests) == 1
         source.reconnect()
         assert (await anext(source)).data == "b"
 
-    stage.plays = [quiet_stream(b"id: 1\ndata: a\n\n"), STREAM_B]
+    parts: list[Any] = [b"id: 1\ndata: a\n\n", may_continue, b"id: 2\ndata: b\n\n"]
+    stage.plays = [stream(*parts, head_delay=300.0), STREAM_B]
     way.use(use, stage.url, policy=SHORT_DELAY, method="POST", data=b"x")
-    assert stage.requests[1].get("Last-Event-ID") == b"1"
+    assert stage.requests[1].get("Last-Event-ID") == b"2"
 
 
 @each_way(ASYNCIO_WAYS)
@@ -182,7 +208,7 @@ def play_next_four(number: int, request: Request) -> Play:
     """Play the four events that follow the Last-Event-ID, one at a time."""
     first = int(request.get("Last-Event-ID") or 0) + 1
     parts = [b"id: %d\ndata: %d\n\n" % (each, each) for each in range(first, first + 4)]
-    return stream(*parts, delay=7, end="hang")
+    return stream(*parts, delay=7)
 
 
 @each_way(ASYNCIO_WAYS)

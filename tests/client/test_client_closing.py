@@ -354,7 +354,13 @@ def test_ready_state_closed_after_error(stage: Stage) -> None:
         next(source)
     assert source.ready_state is ReadyState.CLOSED
     assert source.end_reason is EndReason.ERROR
-    # The error is raised once; afterwards, the source has no events.
+    # Afterwards, the source says that it has raised, and how to go on.
+    for _ in range(2):
+        with pytest.raises(SSEError, match=r"ResponseError: call reconnect\(\)"):
+            next(source)
+    with pytest.raises(SSEError, match=r"reconnect\(\)"):
+        source.open()
+    source.close()
     assert list(source) == []
 
 

@@ -42,16 +42,47 @@ def test_log_has_attempts_responses_waits_and_end(
     ]
     way.read(stage.url, policy=ReconnectPolicy(initial_delay=0.02, jitter=0.0, min_delay=0.02))
     records = [record for record in caplog.records if record.name.startswith("sse_fast")]
-    assert {record.levelno for record in records} == {logging.DEBUG}
+    assert all(record.getMessage().startswith(f"{stage.url}: ") for record in records)
     text = "\n".join(record.getMessage() for record in records)
     assert len(re.findall(rf"GET {re.escape(stage.url)}, attempt \d+", text)) == 4
     assert f"{stage.origin}/c/b" in text
     assert re.findall(r"<Response (\d+)", text) == ["503", "302", "200", "200", "204"]
     # Each wait is logged with its reason and its length.
     assert re.search(r"status 200, got 503.*next attempt in 0\.\d s", text)
-    assert re.search(r"ended\b.*;\s.*next attempt in 0\.\d s", text, re.DOTALL)
+    assert re.search(r"the stream ended; next attempt in \d\.\d s", text)
     assert re.search(r"(body|Reading the stream failed).*next attempt in 0\.\d s", text)
     assert re.search(r"over \(no content\)$", text, re.MULTILINE)
+
+
+LEVELS = [
+    # A failure before the first stream, and one in a row with it.
+    ("INFO", r"Expected status 200, got 503.*; next attempt in 0\.\d s"),
+    ("WARNING", r"Expected status 200, got 502.* \(failure 2 in a row\); next attempt in 0\.\d s"),
+    ("INFO", r"connected, status 200"),
+    # The end starts the count again.
+    ("INFO", r"the stream ended; next attempt in \d\.\d s"),
+    ("INFO", r"connected, status 200"),
+    ("INFO", r"(The connection ended before|.* failed).*; next attempt in 0\.\d s"),
+    ("WARNING", r"Expected status 200, got 500.* \(failure 2 in a row\); next attempt in 0\.\d s"),
+    ("WARNING", r"Expected status 200, got 500.* \(failure 3 in a row\); next attempt in 0\.\d s"),
+]
+
+
+@EVERY_WAY
+def test_log_has_one_line_a_connection_and_a_reconnect(
+    way: Way, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sse_fast")
+    statuses = [Play(status, ()) for status in (503, 502)]
+    stage.plays = [*statuses, stream(), stream(framing="chunked-truncated"), *[Play(500, ())] * 2]
+    policy = ReconnectPolicy(end_delay=0.02, initial_delay=0.02, jitter=0.0, min_delay=0.02)
+    way.read(f"{stage.url}?key=s3cret", policy=policy, name="prices")
+    lines = [(each.levelname, each.getMessage()) for each in caplog.records]
+    lines = [each for each in lines if each[1].startswith("prices: ")]
+    assert [level for level, _ in lines] == [level for level, _ in LEVELS]
+    for (_, line), (_, pattern) in zip(lines, LEVELS, strict=True):
+        assert re.fullmatch(f"prices: {pattern}", line), line
+    assert "s3cret" not in caplog.text
 
 
 def test_log_ends_with_close(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

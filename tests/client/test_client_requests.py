@@ -182,6 +182,34 @@ def test_hook_that_raises_for_status_changes_nothing(way: Way, stage: Stage) -> 
     assert len(stage.requests) == 4
 
 
+async def _check_status(response: Any) -> None:
+    response.raise_for_status()
+
+
+async def _check_in_middleware(request: Any, handler: Any) -> Any:
+    response = await handler(request)
+    response.raise_for_status()
+    return response
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"raise_for_status": True},
+        {"raise_for_status": _check_status},
+        {"middlewares": [_check_in_middleware]},
+    ],
+    ids=["flag", "callable", "middleware"],
+)
+def test_session_of_aiohttp_that_raises_for_status(stage: Stage, options: dict[str, Any]) -> None:
+    stage.plays = [Play(503, [("Retry-After", "0")]), stream(), Play(404, (), framing="length")]
+    outcome = SOURCES["aiohttp"].read(stage.url, client_options=options, policy=NO_DELAY)
+    assert [event.data for event in outcome.events] == ["a"]
+    assert isinstance(outcome.error, ResponseError)
+    assert outcome.error.response.status == 404
+    assert len(stage.requests) == 3
+
+
 class _Refused(Exception):
     pass
 

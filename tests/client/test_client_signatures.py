@@ -67,13 +67,13 @@ def test_signatures_are_equal() -> None:
     assert parameters(sse_fast.fetch_event_source) == parameters(sse_fast.afetch_event_source)
 
 
-def test_async_client_has_three_async_methods() -> None:
+def test_async_client_has_four_async_methods() -> None:
     awaited = {
         name
         for name in public(AsyncEventSource)
         if inspect.iscoroutinefunction(getattr(AsyncEventSource, name))
     }
-    assert awaited == {"open", "run", "aclose"}
+    assert awaited == {"open", "run", "aclose", "next_event"}
     assert not any(
         inspect.iscoroutinefunction(getattr(EventSource, name)) for name in awaited - {"aclose"}
     )

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ import urllib3
 
 import sse_fast
 from sse_fast import AsyncEventSource, EventSource, ReconnectPolicy, SSEError, StreamIncomplete
+from sse_fast._request import Request as AnyRequest
+from sse_fast.adapters._clients import resolve_send
 from tests.support.clients import HTTPX, TIMEOUT, UNREAD_UNDER_TRIO
 from tests.support.eventsources import ADAPTERS, SOURCES, Way, amake_aiohttp
 from tests.support.redirects import FAST, redirect
@@ -314,6 +317,42 @@ def test_client_that_closes_in_del_stays_open(module: Any, stage: Stage) -> None
         hold.set()
         assert next(source).data == "b"
     assert not client.is_closed
+
+
+REFERENCE_COUNTED = {"requests", "urllib3", "httpx2"}
+
+
+def _raise_for_status(response: Any, *args: Any, **options: Any) -> None:
+    response.raise_for_status()
+
+
+# A response of httpx is in a cycle with its own stream.
+@pytest.mark.parametrize("name", [name for name in SOURCES if name in REFERENCE_COUNTED])
+def test_response_is_released_by_reference_counting(name: str, stage: Stage) -> None:
+    """Also that of a redirect, and one that a hook has refused."""
+    stage.plays = [Play(302, [("Location", "@b")], framing="length"), Play(503, ()), stream()]
+    options: dict[str, Any] = {}
+    if name == "requests":
+        options = {"hooks": {"response": [_raise_for_status]}}
+    elif name != "urllib3":
+        options = {"event_hooks": {"response": [_raise_for_status]}}
+    alive = []
+    with SOURCES[name].make_client(**options) as client:
+        send = resolve_send(client, is_async=False)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                source = send(AnyRequest("GET", stage.url), TIMEOUT, TIMEOUT)
+                reference = weakref.ref(source.response.raw)
+                list(source.chunks) if source.response.status == 200 else None
+                if source.close is not None:
+                    source.close()
+                del source
+                alive.append(reference())
+        finally:
+            gc.enable()
+    assert alive == [None] * 3
 
 
 # -- Caches and cassettes --------------------------------------------------------------------------

@@ -203,13 +203,15 @@ def test_timeouts_are_passed_to_the_transport(way: Way, stage: Stage) -> None:
     assert given == [(None, None), (7.0, 8.0)]
 
 
-def test_end_after_event_timeout_is_clean() -> None:
-    """The blocking client checks the clock before a read, and not after the end of the body."""
-    play = Play(body=[b": a\n\n", b": b\n\n"], delay=0.6 * TIMEOUT * 1000)
+def test_sync_event_timeout_ends_a_read() -> None:
+    """The blocking client does not wait until bytes arrive or a read times out."""
+    play = Play(body=[b": a\n\n"] * 50, delay=0.6 * TIMEOUT * 1000)
     with serve_stage([play]) as stage:
+        began = time.monotonic()
         outcome = SOURCES["sse_fast"].read(stage.url, method="POST", event_timeout=TIMEOUT)
-    assert outcome.error is None
-    assert outcome.source.end_reason is EndReason.END
+    assert isinstance(outcome.error, StreamTimeout)
+    assert "event_timeout" in str(outcome.error)
+    assert TIMEOUT < time.monotonic() - began < 3 * TIMEOUT
 
 
 @BY_US

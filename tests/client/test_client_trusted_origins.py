@@ -18,6 +18,9 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from sse_fast import EndReason, EventSource, ReconnectPolicy, ResponseError, SSEError
+from sse_fast._client.reconnect import Reconnection
+from sse_fast._request import Request as AnyRequest
+from sse_fast._source import Headers, Response
 from tests.client.test_client_subclasses import aread, read
 from tests.support.clients import HTTPX, UNREAD_UNDER_TRIO
 from tests.support.eventsources import LIBRARIES, SOURCES, Way, amake_aiohttp
@@ -157,16 +160,22 @@ def test_fields_that_resume_has_built_do_not_come_back(here: Stage, there: Stage
 
 
 def test_https_to_trusted_http_is_refused() -> None:
-    from sse_fast._client.reconnect import Reconnection
-    from sse_fast._request import Request as ClientRequest
-    from sse_fast._source import Headers, Response
-
-    machine = Reconnection(trusting("http://a.example"), ClientRequest("GET", "https://a.example/"))
+    machine = Reconnection(trusting("http://a.example"), AnyRequest("GET", "https://a.example/"))
     machine.begin(0.0)
     response = Response(302, Headers([("Location", "http://a.example/")]), "", None)
     hop, reason = machine.follow(response)
     assert hop is None
     assert "https to http" in reason
+
+
+def test_trusted_https_of_same_host_gets_fields() -> None:
+    machine = Reconnection(trusting("https://a.example"), AnyRequest("GET", "http://a.example/"))
+    machine.begin(0.0, [("Authorization", b"mine")])
+    location = Headers([("Location", "https://a.example/b")])
+    hop, _ = machine.follow(Response(302, location, "", None))
+    assert hop is not None
+    assert dict(hop.fields) == {"Authorization": b"mine"}
+    assert not hop.cross_origin
 
 
 @pytest.mark.parametrize(

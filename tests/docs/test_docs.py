@@ -30,6 +30,7 @@ NAMES = [name_of(page) for page in PAGES]
 MIGRATING = "docs/guides/migrating.md"  # Its blocks are run by test_migrating.py.
 PROVIDERS = "docs/guides/providers.md"  # Its blocks are run by tests/providers.
 RELAYING = "docs/guides/relaying.md"  # Its blocks are run by tests/relay.
+MONITORING = "docs/guides/monitoring.md"  # Its blocks are run by test_monitoring.py.
 COMMANDS = "docs/guides/command-line.md"
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
@@ -47,7 +48,7 @@ DOCUMENT = Answer(
 
 def test_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} <= set(NAMES)
-    assert len([name for name in NAMES if name.startswith("docs/")]) == 19
+    assert len([name for name in NAMES if name.startswith("docs/")]) == 21
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,7 +241,7 @@ NATIVE_ONLY = {"docs/guides/columns.md"}
 
 def test_every_python_block_has_a_case() -> None:
     found = {name: len(blocks(name, "python")) for name in NAMES}
-    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING}
+    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING, MONITORING}
     expected = {name: count for name, count in found.items() if count and name not in run_elsewhere}
     assert expected == {name: len(cases) for name, cases in CASES.items()}
 

@@ -426,7 +426,7 @@ def test_reconnect_continues_the_loop() -> None:
 
 
 @shows("max_attempts", LD)
-def test_max_attempts_counts_since_last_event(waits: Waits) -> None:
+def test_max_attempts_counts_since_last_good_stream(waits: Waits) -> None:
     nothing = [stream(b": nothing\n")] * 12
     outcome = run(read_ours, *nothing, policy=ReconnectPolicy(max_attempts=2))
     assert (outcome.error, len(outcome.requests)) == (None, 1 + 2)
@@ -452,12 +452,12 @@ def test_last_event_id_is_that_before_the_event() -> None:
 
 
 @shows("Comments", LD)
-def test_on_comment_is_called_when_bytes_are_read() -> None:
+def test_on_comment_is_called_in_order() -> None:
     with serve_stage([stream(b": a\ndata: 1\n\n:b\ndata: 2\n\n")]) as stage:
         seen: list[str] = []
         source = EventSource(stage.url, policy=NEVER, on_comment=seen.append)
         source.run(lambda event: seen.append(event.data))
-        assert seen == ["a", "b", "1", "2"]
+        assert seen == ["a", "1", "b", "2"]
 
 
 @shows("Without a counterpart", LD)

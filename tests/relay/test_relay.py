@@ -49,6 +49,9 @@ class Source:
                 if isinstance(item, float):
                     time.sleep(item)
                     continue
+                if isinstance(item, threading.Event):
+                    item.wait(10)
+                    continue
                 self.asked += 1
                 if isinstance(item, (BaseException, type)):
                     raise item
@@ -118,11 +121,13 @@ def test_relay_quiet_source_sends_comments(collect: Collect) -> None:
     """And its read goes on, so that no event is lost."""
     source = Source(EVENTS[0], 0.2, EVENTS[1])
     received: list[bytes] = []
+    began = time.monotonic()
     collect(source, received, heartbeat=0.03)
-    assert received[0] == EVENTS[0].encode()
+    seconds = time.monotonic() - began
+    assert [part for part in received if part != QUIET] == [each.encode() for each in EVENTS[:2]]
+    first = received.index(EVENTS[0].encode())
     assert received[-1] == EVENTS[1].encode()
-    assert 2 <= len(received[1:-1]) <= 6
-    assert set(received[1:-1]) == {QUIET}
+    assert 2 <= len(received[first:-1]) - 1 <= seconds / 0.03
 
 
 @ways
@@ -298,7 +303,8 @@ def no_gc() -> Iterator[None]:
 @pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize("way", ["close", "with", "drop"])
 def test_sync_relay_closes_its_source(way: str, started: bool, no_gc: None) -> None:
-    source = Source(0.02, *EVENTS) if started else Source(*EVENTS)
+    go_on = threading.Event()
+    source = Source(go_on, *EVENTS)
     events = source.read()
     relayed = sse_fast.relay(events, heartbeat=0.005)
     if started:
@@ -313,6 +319,8 @@ def test_sync_relay_closes_its_source(way: str, started: bool, no_gc: None) -> N
         with relayed:
             pass
     del relayed
+    # Nothing can wake a generator, whose thread ends with its read.
+    go_on.set()
     assert wait_until(lambda: released() is None)
     assert source.closed == started
 
@@ -495,11 +503,12 @@ def test_sync_relay_blocked_read_lets_the_process_end() -> None:
         "    yield sse_fast.Event('message', '1')\n"
         "    time.sleep(60)\n"
         "relayed = sse_fast.relay(events(), heartbeat=0.01)\n"
-        "print(next(relayed), next(relayed), flush=True)\n"
+        "while next(relayed) == b':\\n\\n': pass\n"
+        "print(next(relayed), flush=True)\n"
     )
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout == "b'data: 1\\n\\n' b':\\n\\n'\n"
+    assert done.stdout == "b':\\n\\n'\n"
     assert time.monotonic() - began < 20

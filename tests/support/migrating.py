@@ -8,6 +8,7 @@ import inspect
 import logging
 import re
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -103,11 +104,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
         "ld_eventsource.sse_client",
         "ld_eventsource.async_client",
         "ld_eventsource.config.error_strategy",
-        "sse_fast._client.aio",
-        "sse_fast._client.base",
-        "sse_fast._client.sync",
     ):
         monkeypatch.setattr(f"{name}.time", clock)
+    ours = [module for name, module in sys.modules.items() if name.startswith("sse_fast._client.")]
+    clocked = [module for module in ours if getattr(module, "time", None) is time]
+    assert clocked
+    for module in clocked:
+        monkeypatch.setattr(module, "time", clock)
     for module in (sse_client, ld_eventsource.async_client):
         monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=waits.asleep))
     for source in (EventSource, AsyncEventSource):
