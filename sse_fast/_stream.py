@@ -73,8 +73,11 @@ class _PlainNext:
 
 if TYPE_CHECKING or not ACCELERATED:
     _FastNext = _PlainNext
+    feed_next = StreamBase._feed_next
 else:
-    from sse_fast._stream_c import _FastNext
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._core import parser_c  # noqa: F401
+    from sse_fast._stream_c import _FastNext, feed_next
 
 
 class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
@@ -90,6 +93,8 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         response: the `Response`; None for a file, a socket or an iterable.
         end_reason: the `EndReason`; None while the stream runs.
     """
+
+    _feed_next = staticmethod(feed_next)
 
     def __init__(
         self,
@@ -360,6 +365,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         "_watch",
         "end_reason",
     )
+
+    _feed_next = staticmethod(feed_next)
 
     def __init__(
         self,

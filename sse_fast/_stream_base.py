@@ -45,22 +45,6 @@ else:
 __all__ = ["Comments", "EndReason", "ParserOptions", "StreamBase", "make_parser"]
 
 
-def _feed_next(fed: list[Any], parser: Parser[Any], slices: Any) -> None:
-    """Feed the only slice, and append the events to `fed`.
-
-    It is one step of C, so that nothing is lost between two lines.
-    """
-    fed.extend(map(parser.feed, slices))
-
-
-if TYPE_CHECKING or not ACCELERATED:
-    feed_next = _feed_next
-else:
-    # The extension imports this one. Freezing tools see imports of Python files only.
-    from sse_fast._core import parser_c  # noqa: F401
-    from sse_fast._stream_c import feed_next
-
-
 class EndReason(enum.Enum):
     """The reason why a stream ended."""
 
@@ -425,6 +409,15 @@ class StreamBase(Generic[T]):
             self._id_before_batch = self._parser.last_event_id
             self._feed(iter((b"",)) if self._rest_is_due else islice(self._slices, 1))
 
+    @staticmethod
+    def _feed_next(fed: list[Any], parser: Parser[Any], slices: Any) -> None:
+        """Feed the only slice, and append the events to `fed`.
+
+        It is one step of C, so that nothing is lost between two lines. The compiled form takes the
+        chunk out of a list, too.
+        """
+        fed.extend(map(parser.feed, slices))
+
     def _feed(self, slices: Any) -> None:
         """Feed the only item of an iterator, or of `_received`."""
         self._segment = None
@@ -435,7 +428,7 @@ class StreamBase(Generic[T]):
         try:
             try:
                 self._in_callback = True
-                feed_next(self._fed, self._parser, slices)
+                self._feed_next(self._fed, self._parser, slices)
             except BaseException as error:
                 self._caught = error
                 if not ACCELERATED:

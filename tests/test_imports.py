@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "_watch": CORE,
     "_background": {"_wake"},
     "_stream_c": {"_core"},
-    "_stream_base": STREAM | {"_stream_c", "_watch"},
+    "_stream_base": STREAM | {"_watch"},
     "_stream": STREAM | {"_stream_base", "_stream_c", "_watch"},
     "_relay": STREAM | {"_background"},
     "_check": TRANSPORT,
