@@ -11,6 +11,7 @@ import stat
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._source import READ_SIZE, Source, qualified_type_name
@@ -160,7 +161,8 @@ def _open_file(file: Any) -> Source:
     # read() would wait until the buffer is full; read1() returns what has arrived.
     read = getattr(file, "read1", file.read)
     wait = _never_blocks if _is_regular(file) else None
-    return Source(iter(lambda: read(READ_SIZE), b""), wait=wait)
+    # A partial, because a signal handler may raise in a Python function, after it has read.
+    return Source(iter(partial(read, READ_SIZE), b""), wait=wait)
 
 
 def _is_regular(file: Any) -> bool:
