@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         afetch_event_source,
         fetch_event_source,
     )
+    from sse_fast._core.options import encode_comment
     from sse_fast._http1 import aopen_stream, open_stream
     from sse_fast._relay import relay
     from sse_fast._source import Response
@@ -96,6 +97,7 @@ __all__ = [
     "afetch_event_source",
     "aiter_events",
     "aopen_stream",
+    "encode_comment",
     "fetch_event_source",
     "install",
     "iter_columns",
@@ -121,6 +123,7 @@ _LAZY_EXPORTS = {
     "afetch_event_source": "_client",
     "aiter_events": "adapters",
     "aopen_stream": "_http1",
+    "encode_comment": "_core.options",
     "fetch_event_source": "_client",
     "install": "compat",
     "iter_columns": "columns",
@@ -157,6 +160,10 @@ def _load_module(name: str) -> Any:
         import sse_fast._client as client
 
         return client
+    if name == "_core.options":
+        import sse_fast._core.options as options
+
+        return options
     if name == "_http1":
         import sse_fast._http1 as http1
 

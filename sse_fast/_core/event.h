@@ -34,15 +34,19 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
         /* Its type is still set. */
         Py_SET_REFCNT((PyObject *)self, 1);
 #endif
+        Py_INCREF(id);
     }
     else {
+        /* An allocation may run the garbage collector, and so code that changes the parser's id. */
+        Py_INCREF(id);
         self = PyObject_GC_New(sse_fast_event, type);
-        if (self == NULL)
+        if (self == NULL) {
+            Py_DECREF(id);
             return NULL;
+        }
     }
     Py_INCREF(event);
     Py_INCREF(data);
-    Py_INCREF(id);
     Py_INCREF(retry);
     self->event = event;
     self->data = data;

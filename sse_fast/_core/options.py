@@ -150,7 +150,7 @@ def encode(self: Event[Any]) -> bytes:
     data line and comes back as LF. An `event` of "message" and an empty `id` have no line.
 
     Raises:
-        TypeError: `data` is not a str.
+        TypeError: `data` is not a str, because `decode` has decoded it.
         ValueError: `event` or `id` contains CR or LF, which would inject a field; `id` contains
             NUL, for which a parser would ignore it; `event` is empty; or `retry` is not an int
             from 0 to 2**63 - 1.
@@ -158,7 +158,7 @@ def encode(self: Event[Any]) -> bytes:
     if not isinstance(self.data, str):
         raise TypeError(
             f"Expected the data of the event to be a str, got {type(self.data).__name__}: "
-            "only text can be encoded"
+            "encode Event(event.event, json.dumps(event.data), event.id), or read without decode="
         )
     lines = []
     if self.event != "message":
@@ -178,6 +178,25 @@ def encode(self: Event[Any]) -> bytes:
     lines.extend(f"data: {line}\n" for line in _END_OF_LINE.split(self.data))
     lines.append("\n")
     return "".join(lines).encode()
+
+
+def encode_comment(text: str) -> bytes:
+    """Encode a comment, which parsers skip, as lines of an event stream.
+
+    Servers send comments so that a quiet connection is not taken for a dead one. Every line ends,
+    and no blank line follows, so that a comment may be sent between any two lines: it dispatches
+    nothing, and does not end a block that was begun.
+
+    Args:
+        text: the comment; every CR, LF or CRLF in it starts a new comment line. It may be empty.
+
+    Raises:
+        TypeError: `text` is not a str.
+        ValueError: `text` contains a lone surrogate.
+    """
+    text = exact_str("text", text)
+    _refuse_surrogates("The comment", text)
+    return "".join(f": {line}\n" if line else ":\n" for line in _END_OF_LINE.split(text)).encode()
 
 
 json.__qualname__ = "Event.json"

@@ -317,7 +317,7 @@ class Parser(Generic[T_co]):
         self._refusal: type[Exception] | None = None
         # Whether the exception being raised is that of a callback.
         self._is_dropped = False
-        # What to go back to if `feed` is interrupted; None: the state is complete.
+        # The state to restore if `feed` is interrupted; None: it is complete.
         self._checkpoint: tuple[Any, ...] | None = None
         # Whether nothing of the earlier chunks matters to the next one.
         self._can_skip_checks = False

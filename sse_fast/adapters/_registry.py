@@ -12,6 +12,7 @@ import stat
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._source import READ_SIZE, Source, qualified_type_name
@@ -201,21 +202,23 @@ def _open_file(file: Any) -> Source:
 def _make_read(file: Any) -> Callable[[], bytes]:
     """Return a function that reads what has arrived; b"" is the end.
 
+    It is a partial, because a signal handler may raise in a Python function, after it has read.
+
     Args:
         file: an object with a `read(size)`, which may wait until it has all of the size.
     """
     read1 = getattr(file, "read1", None)
     # The base class has one that only raises.
     if callable(read1) and getattr(type(file), "read1", None) is not io.BufferedIOBase.read1:
-        return lambda: read1(READ_SIZE)
+        return partial(read1, READ_SIZE)
     # A raw file reads once, and a file on a disk never waits.
     if isinstance(file, io.RawIOBase) or _is_regular(file):
-        return lambda: file.read(READ_SIZE)
+        return partial(file.read, READ_SIZE)
     # A line ends each event. The readline() of `io` reads byte by byte, and waits for an LF.
     readline = getattr(file, "readline", None)
     if callable(readline) and getattr(type(file), "readline", None) is not io.IOBase.readline:
-        return lambda: readline(READ_SIZE)
-    return lambda: file.read(1)
+        return partial(readline, READ_SIZE)
+    return partial(file.read, 1)
 
 
 def _is_regular(file: Any) -> bool:

@@ -9,6 +9,7 @@ chunks is read as it arrives. `_readers.py` has both readers.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -118,8 +119,8 @@ def read_columns(
         with open_batches(options, capture, merger) as reading:
             try:
                 # One by one, to keep the batches before an error.
-                for batch in reading:
-                    batches.append(batch)
+                while reading.fill():
+                    batches.append(reading.ready.popleft())
             except (SSEError, MemoryError) as reason:
                 error = reason
             skipped += reading.skipped
@@ -396,39 +397,55 @@ class ColumnStream(Iterator[Columns]):
                 reading.close()
 
     def __next__(self) -> Columns:
-        batch = self._next_batch()
-        return Columns._of(self._options, [batch], batch.id)
+        columns = Columns._of(self._options, [], "")
+        while True:
+            ready = self._fill()
+            # Without a call, this is one step: the caller gets the batch, or it stays.
+            if ready:
+                columns._batches = [ready[0]]
+                self.last_event_id = columns.last_event_id = ready[0].id
+                del ready[0]
+                return columns
 
     def _next_batch(self) -> Any:
+        while True:
+            ready = self._fill()
+            if ready:
+                batch = ready[0]
+                self.last_event_id = batch.id
+                del ready[0]
+                return batch
+
+    def _fill(self) -> deque[Any]:
+        """Read until a batch is ready; raise StopIteration at the end."""
         while not self._is_closed:
             reading = self._reading
             if reading is None:
                 if not self._paths:
                     break
-                reading = self._reading = self._open_next()
+                reading = self._open_next()
             try:
-                batch = next(reading)
-            except StopIteration:
-                self._leave(reading)
+                if not reading.fill():
+                    self._leave(reading)
+                elif not self._is_closed:
+                    return reading.ready
             except (SSEError, MemoryError):
-                self._leave(reading)
                 self._is_closed = True
+                self._leave(reading)
                 raise
-            else:
-                if self._is_closed:
-                    break
-                self.last_event_id = batch.id
-                return batch
         raise StopIteration
 
     def _open_next(self) -> BufferBatches | ChunkBatches:
         try:
-            capture = open_capture(self._paths.pop(0))
-        except BaseException:
+            capture = open_capture(self._paths[0])
+        except Exception:
             # The next call must not continue with the next file.
             self._is_closed = True
             raise
         reading = open_batches(self._options, capture, self._options.new_merger(True))
+        # A signal handler may raise before this, and the file is opened again.
+        self._reading = reading
+        del self._paths[0]
         if self._is_closed:
             # Another thread closed the stream meanwhile.
             reading.close()
@@ -444,23 +461,34 @@ class ColumnStream(Iterator[Columns]):
         reading.close()
 
     def flush(self) -> Columns | None:
-        """Return the events of the unfinished batch.
+        """Return the next events that have arrived, without reading.
 
-        Call it in the thread that reads.
+        These are the events of a batch that is finished, but was not delivered yet, before those of
+        the unfinished batch. Call it in the thread that reads.
 
         Returns:
-            Their columns; None if there are none, as for sources in memory and mapped files.
+            Their columns; None if there are none. Sources in memory and mapped files have no
+            unfinished batch.
         """
-        batch = None if self._reading is None else self._reading.flush()
-        if batch is None:
+        columns = Columns._of(self._options, [], "")
+        reading = self._reading
+        if reading is None:
             return None
-        self.last_event_id = batch.id
-        return Columns._of(self._options, [batch], batch.id)
+        if not reading.ready:
+            reading.flush()
+        ready = reading.ready
+        # As in `__next__`.
+        if not ready:
+            return None
+        columns._batches = [ready[0]]
+        self.last_event_id = columns.last_event_id = ready[0].id
+        del ready[0]
+        return columns
 
     def close(self) -> None:
         """Release the source. Thread-safe and idempotent.
 
-        Events of the unfinished batch are dropped: call `flush()` first.
+        Events that were not delivered are dropped: call `flush()` first, until it returns None.
         """
         self._is_closed = True
         reading = self._reading

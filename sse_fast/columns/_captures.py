@@ -9,7 +9,8 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
-from itertools import chain
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sse_fast._errors import TransportError
@@ -59,7 +60,8 @@ def open_capture(path: str | os.PathLike[str]) -> Capture:
                 _import_zstd()
         stack.pop_all()
     position = file.tell if file.seekable() else None
-    chunks = Decompressed(iter(lambda: file.read(READ_SIZE), b""), name)
+    # A partial, because a signal handler may raise in a Python function, after it has read.
+    chunks = Decompressed(iter(partial(file.read, READ_SIZE), b""), name)
     return Capture(name, chunks=chunks, close=file.close, position=position)
 
 
@@ -75,7 +77,10 @@ def _detect_coding(buffer: Any) -> str:
     with memoryview(buffer) as whole:
         # A buffer with gaps is refused by its reader.
         head = whole.cast("B")[:4].tobytes() if whole.c_contiguous and whole.nbytes else b""
-    return next((coding for coding, magic in _MAGIC.items() if head.startswith(magic)), "")
+    for coding, magic in _MAGIC.items():
+        if head.startswith(magic):
+            return coding
+    return ""
 
 
 class Decompressed(Iterator[bytes]):
@@ -87,25 +92,41 @@ class Decompressed(Iterator[bytes]):
     def __init__(self, chunks: Iterable[bytes], name: str | None = None) -> None:
         self._source = iter(chunks)
         self._name = name
-        self._start = b""
         self._chunks: Iterator[bytes] | None = None
+        # At most one chunk that was read. It leaves in a step without a call, so that a signal
+        # handler that raises loses none.
+        self._held: list[Any] = []
+        self._start = b""
 
     def __next__(self) -> bytes:
+        held = self._held
         while self._chunks is None:
-            chunk = next(self._source, None)
-            if isinstance(chunk, (bytes, bytearray, memoryview)):
-                self._start += bytes(chunk)
-                if any(magic.startswith(self._start) for magic in _MAGIC.values()):
+            self._begin(held)
+        if not held:
+            held.extend(islice(self._chunks, 1))
+        if not held:
+            raise StopIteration
+        chunk: bytes = held[0]
+        del held[0]
+        return chunk
+
+    def _begin(self, held: list[Any]) -> None:
+        """Read a chunk, and detect the coding if the bytes so far are enough."""
+        if not held:
+            held.extend(islice(self._source, 1))
+        if held and isinstance(held[0], (bytes, bytearray, memoryview)):
+            start = self._start + bytes(held[0])
+            self._start = start
+            del held[0]
+            for magic in _MAGIC.values():
+                if magic.startswith(start):
                     # The bytes so far may be the beginning of a magic number.
-                    continue
-            elif chunk is not None:
-                # Pass it on: the stream raises the error for a chunk that is not bytes.
-                self._source = chain([chunk], self._source)
-            self._chunks = self._detect()
-            if self._start and self._chunks is self._source:
-                start, self._start = self._start, b""
-                return start
-        return next(self._chunks)
+                    return
+        chunks = self._detect()
+        # A chunk that is not bytes may follow: the stream raises the error for it.
+        first = [self._start, *held] if self._start and chunks is self._source else held[:]
+        self._chunks = chunks
+        held[:] = first
 
     def _detect(self) -> Iterator[bytes]:
         coding = _detect_coding(self._start)

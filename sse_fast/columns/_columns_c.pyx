@@ -384,8 +384,8 @@ cdef class Reader:
             raise MemoryError()
         self.is_done = True
 
-    def feed(self, chunk, list batches):
-        """Read the next chunk, and append the batches that it completes to `batches`.
+    def feed(self, chunk, batches):
+        """Read the next chunk, and append the batches that it completes to the deque `batches`.
 
         For Python it is one step: a signal handler raises before or after, never in between.
         """
@@ -410,15 +410,24 @@ cdef class Reader:
         finally:
             self.is_busy = False
             PyBuffer_Release(&view)
-        if self.streaming:
-            batches += self.batches
-            self.batches = []
+        self._deliver(batches)
 
-    def flush(self):
-        """Finish the batch; return it if it is complete (`streaming`), or None."""
+    def flush(self, batches):
+        """Finish the batch; append it to `batches` if it is complete (`streaming`)."""
         self._check_idle()
         self._finish_batch()
-        return self.batches.pop() if self.streaming and self.batches else None
+        self._deliver(batches)
+
+    cdef int _deliver(self, batches) except -1:
+        cdef Py_ssize_t count = 0
+        if not self.streaming or not self.batches:
+            return 0
+        try:
+            for record in self.batches:
+                batches.append(record)
+                count += 1
+        finally:
+            del self.batches[:count]
 
     cdef int _check_idle(self) except -1:
         if self.is_busy:
@@ -469,17 +478,18 @@ cdef class Reader:
         cdef RecordBatch record
         if batch == NULL:
             return 0
-        b.batch = NULL
         if batch.rows == 0:
+            b.batch = NULL
             _release_batch(batch)
             return 0
+        record = RecordBatch.__new__(RecordBatch)
+        b.batch = NULL
+        record.batch = batch
         if batch.window != NULL:
             batch.window_size = min(
                 b.window_end - batch.window, self.end_offset - self.batch_offset)
         if b.id_is_unknown:
             b.unknown_rows += batch.rows
-        record = RecordBatch.__new__(RecordBatch)
-        record.batch = batch
         record.end = self.end_offset
         if not b.id_is_unknown:
             record.id = self.last_event_id

@@ -1,7 +1,8 @@
-"""Iterators of the record batches of a stream of bytes, which raise its error after the batches.
+"""The record batches of a stream of bytes, and its error, which is raised after the batches.
 
 `BufferBatches` cuts a buffer into segments, which threads read; `ChunkBatches` reads chunks as
-they arrive. Both are iterators of `_columns_c.RecordBatch` with the same attributes.
+they arrive. Both have the same attributes: `fill` reads until `ready` has a batch. The caller
+removes that in the step that delivers it, so that a signal handler that raises loses none.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,7 +210,7 @@ class BufferBatches:
         self._executor: ThreadPoolExecutor | None = None
         # Segments that threads read: start, end, the future of the reader.
         self._waiting: deque[tuple[int, int, Future[Any]]] = deque()
-        self._batches: deque[Any] = deque()
+        self.ready: deque[Any] = deque()
         # Held while reading or cleaning up.
         self._lock = Lock()
         self._is_closed = False
@@ -234,25 +235,32 @@ class BufferBatches:
         """The last event ID at `position`."""
         return str(self._merger.last_event_id)
 
-    def __iter__(self) -> Iterator[Any]:
-        return self
+    def fill(self) -> bool:
+        """Read until a batch is ready; return False at the end.
 
-    def __next__(self) -> Any:
-        if not self._lock.acquire(blocking=False):
-            if self._is_closed:
-                raise StopIteration
-            raise RuntimeError("Another thread is reading this source")
+        Raises:
+            SSEError, MemoryError: reading stopped after the batches that were ready before.
+        """
+        is_locked = False
         try:
-            return self._next()
+            # The call and the assignment are one step: a signal handler that raises comes before,
+            # or the lock is released below.
+            for is_locked in map(self._lock.acquire, (False,)):  # noqa: B007
+                pass
+            if not is_locked and not self._is_closed:
+                raise RuntimeError("Another thread is reading this source")
+            has_batch = is_locked and self._fill()
         finally:
-            self._lock.release()
-            if self._is_closed:
-                self._clean_up()
+            if is_locked:
+                self._lock.release()
+                if self._is_closed:
+                    self._clean_up()
+        return has_batch
 
-    def _next(self) -> Any:
-        while not self._batches:
+    def _fill(self) -> bool:
+        while not self.ready:
             if self._is_closed:
-                raise StopIteration
+                return False
             failed = self._merger.failed
             if failed is not None:
                 self._is_closed = True
@@ -261,10 +269,10 @@ class BufferBatches:
                 raise error
             reader = self._next_reader()
             if reader is None:
-                raise StopIteration
+                return False
             self._release_pages()
-            self._merger.take(reader, self._batches)
-        return self._batches.popleft()
+            self._merger.take(reader, self.ready)
+        return True
 
     def _release_pages(self) -> None:
         """Drop the pages of a mapped file that were read from the memory of this process.
@@ -325,7 +333,7 @@ class BufferBatches:
         return reader
 
     def flush(self) -> None:
-        """Return None: a source in memory has no unfinished batch."""
+        """Do nothing: a source in memory has no unfinished batch."""
 
     def close(self) -> None:
         """Release the source; from any thread, and from a signal handler.
@@ -343,7 +351,7 @@ class BufferBatches:
             if executor is not None:
                 executor.shutdown(cancel_futures=True)
             self._waiting.clear()
-            self._batches.clear()
+            self.ready.clear()
             self._reader = None
             # Nothing reads the buffer any more, and its owner may want to change it.
             self._source = None
@@ -360,7 +368,11 @@ class BufferBatches:
 
 
 class ChunkBatches(EventStream[Any]):
-    """The batches of chunks: an `EventStream` whose "events" are batches."""
+    """The batches of chunks: an `EventStream` that delivers no events, but fills `ready`.
+
+    The reader takes a chunk, and adds its batches, in one step. So an exception from a signal
+    handler loses neither.
+    """
 
     def __init__(
         self,
@@ -371,7 +383,7 @@ class ChunkBatches(EventStream[Any]):
         position: Callable[[], int] | None = None,
         name: str | None = None,
     ) -> None:
-        """Read `source`; with a `merger`, all batches are delivered at the end."""
+        """Read `source`; with a `merger`, all batches are ready at the end."""
         self._options = options
         self.name = name
         self._merger = merger
@@ -383,46 +395,45 @@ class ChunkBatches(EventStream[Any]):
         self._first_row: float | None = None
         self._file_position = position
         self.position = 0
-        self._ending: Exception | None = None
-        self._rest: deque[Any] | None = None
-        # The latest chunk, and its offset in the source.
-        self._latest = b"", 0
+        self.ready: deque[Any] = deque()
+        # What reading ended with: an error to be raised after the last batch, or None.
+        self._has_ended = False
+        self._final_error: Exception | None = None
         super().__init__(source, Parser(), on_chunk)
-        # Never slice: every chunk must go through `_parse`.
-        self._slice_size = -1
 
-    def __next__(self) -> Any:
-        if self._rest is None:
-            try:
-                return super().__next__()
-            except (StopIteration, SSEError, MemoryError) as error:
-                # Deliver the rows that were read before the error first.
-                self._ending = error
-                rest = self.flush()
-                self._rest = deque([] if rest is None else [rest])
-                if self._merger is not None:
-                    self._merger.begin(self._options.last_event_id)
-                    self._merger.take(self._reader, self._rest)
-            except BaseException:
-                self._keep_unfed()
-                raise
-        if self._rest:
-            return self._rest.popleft()
-        ending, self._ending = self._ending, None
-        raise StopIteration if ending is None else ending
+    def fill(self) -> bool:
+        """Read until a batch is ready; return False at the end.
 
-    def _on_chunk_read(self, chunk: bytes) -> None:
-        if type(chunk) is bytes:
-            self._latest = chunk, self._reader.end_offset
-        super()._on_chunk_read(chunk)
+        Raises:
+            SSEError, MemoryError: reading stopped after the batches that were ready before.
+        """
+        while not self.ready:
+            if not self._has_ended:
+                try:
+                    self._has_ended = not self._step()
+                except (SSEError, MemoryError) as error:
+                    self._final_error = error
+                    self._has_ended = True
+                continue
+            # The rows that were read before an error come first.
+            self.flush()
+            if self._merger is not None:
+                merger, self._merger = self._merger, None
+                merger.begin(self._options.last_event_id)
+                merger.take(self._reader, self.ready)
+            if not self.ready:
+                self._raise_final_error()
+                return False
+        return True
 
-    def _keep_unfed(self) -> None:
-        """Feed the rest of the latest chunk next, if a signal handler raised before it was fed."""
-        chunk, offset = self._latest
-        fed = self._reader.end_offset - offset
-        if not self._received and fed < len(chunk):
-            self._cut(memoryview(chunk)[fed:])
-            self._read_is_due = False
+    def _raise_final_error(self) -> None:
+        error, self._final_error = self._final_error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # Its traceback refers to this frame.
+            del error
 
     def _update_position(self) -> None:
         file_position = self._file_position
@@ -434,37 +445,29 @@ class ChunkBatches(EventStream[Any]):
         super()._on_source_end()
 
     def _parse(self) -> None:
-        # Set the state first, so that it is consistent if a signal handler raises below.
-        self._batch = []
-        self._delivered = 0
-        chunk = next(self._slices)
-        self._read_is_due = not self._has_slices()
-        self._reader.feed(chunk, self._batch)
+        # One step of C: the reader takes the slice, or raises.
+        deque(map(self._reader.feed, islice(self._slices, 1), (self.ready,)), 0)
         self._update_position()
-        if self._batch or self._reader.rows == 0:
+        if self.ready or self._reader.rows == 0:
             self._first_row = None
         if self._options.batch_seconds is not None and self._reader.rows:
             now = time.monotonic()
             if self._first_row is None:
                 self._first_row = now
             if now - self._first_row >= self._options.batch_seconds:
-                self._batch.append(self.flush())
+                self.flush()
         error = self._options.error_of(self._reader, self.name)
-        if isinstance(error, EventTooLarge):
-            # Raised once the current batches have been delivered.
-            self._error = error
-            self._read_is_due = False
-        elif error is not None:
-            self._end(EndReason.ERROR)
+        if error is not None:
+            self._end(EndReason.ERROR, type(error).__name__)
             raise error
 
     def _id_after(self, batch: list[Any], count: int) -> str:
         return self.last_event_id
 
-    def flush(self) -> Any:
-        """Return a batch of the rows that have arrived, or None."""
+    def flush(self) -> None:
+        """Make a batch of the rows that have arrived, if there are any."""
         self._first_row = None
-        return self._reader.flush()
+        self._reader.flush(self.ready)
 
     @property
     def skipped(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import sse_fast
 from tests.support.commands import run_python
 
 
@@ -211,10 +212,48 @@ def test_encode_refuses_unsafe_fields(core: Any, event: Any, message: str) -> No
 
 
 def test_encode_refuses_data_other_than_text(core: Any) -> None:
-    with pytest.raises(TypeError, match="data of the event to be a str, got dict"):
-        core.Event(data={}).encode()
+    for data in ({}, None, b"bytes", 1):
+        message = rf"data of the event to be a str, got {type(data).__name__}: encode Event\(.*"
+        with pytest.raises(TypeError, match=message + r"json\.dumps.*or read without decode="):
+            core.Event(data=data).encode()
 
 
 def test_encoded_events_parse_to_equal_events(core: Any) -> None:
     events = [core.Event("a", "1", "1"), core.Event(data="2", id="1"), core.Event("b", "3", "2", 4)]
     assert core.Parser().feed(b"".join(event.encode() for event in events)) == events
+
+
+# -- encode_comment -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "encoded"),
+    [
+        ("", b":\n"),
+        ("ping", b": ping\n"),
+        (" ping", b":  ping\n"),
+        ("a\nb", b": a\n: b\n"),
+        ("a\r\nb\rc\n", b": a\n: b\n: c\n:\n"),
+        ("a\n\rdata: x\n\n", b": a\n:\n: data: x\n:\n:\n"),
+        ("é\u2028\x85\x0b\0", ": é\u2028\x85\x0b\0\n".encode()),
+    ],
+)
+def test_encode_comment_gives_comment_lines(text: str, encoded: bytes) -> None:
+    assert sse_fast.encode_comment(text) == encoded
+
+
+def test_encode_comment_ends_no_block(core: Any) -> None:
+    seen: list[str] = []
+    parser = core.Parser(on_comment=seen.append)
+    comment = sse_fast.encode_comment("a\ndata: injected\n\nid: 1\r\r")
+    assert parser.feed(b"data: 1\n" + comment) == []
+    assert parser.feed(b"data: 2\n\n" + comment) == [core.Event(data="1\n2")]
+    assert seen == ["a", "data: injected", "", "id: 1", "", ""] * 2
+    assert (parser.last_event_id, parser.pending) == ("", False)
+
+
+def test_encode_comment_with_wrong_text_raises() -> None:
+    with pytest.raises(ValueError, match="comment must not contain a lone surrogate"):
+        sse_fast.encode_comment("\ud800")
+    with pytest.raises(TypeError, match="Expected text to be a str, got bytes"):
+        sse_fast.encode_comment(b"ping")  # type: ignore[arg-type]

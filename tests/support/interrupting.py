@@ -107,6 +107,14 @@ def _checked_offsets(code: CodeType) -> frozenset[int]:
     return frozenset(offsets)
 
 
+def _is_finalizing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def interrupted(feed: Callable[[Any], Any], chunk: Any, number: int, folder: str) -> Any:
     """Call `feed`, and raise where CPython runs signal handlers for the `number`th time.
 
@@ -124,7 +132,8 @@ def interrupted(feed: Callable[[Any], Any], chunk: Any, number: int, folder: str
             event == "opcode" and frame.f_lasti in _checked_offsets(code)
         ):
             count += 1
-            if count > number:
+            # An exception in a finalizer interrupts no caller.
+            if count > number and not _is_finalizing(frame):
                 raise Interrupt
         return trace
 
