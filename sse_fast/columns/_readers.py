@@ -400,6 +400,8 @@ class ChunkBatches(EventStream[Any]):
         self._has_ended = False
         self._final_error: Exception | None = None
         super().__init__(source, Parser(), on_chunk)
+        # Every slice goes through `_parse`.
+        self._slice_size = -1
 
     def fill(self) -> bool:
         """Read until a batch is ready; return False at the end.
