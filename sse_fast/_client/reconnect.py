@@ -278,7 +278,10 @@ class Reconnection:
             # Raised by `begin`, it means that the id cannot be sent, which no attempt changes.
             is_fatal = not in_stream
         else:
-            is_fatal = not isinstance(error, TransportError) or _is_permanent(error)
+            # Browsers take a body that cannot be decoded for a network error.
+            is_tolerated = in_stream and self.policy._whatwg
+            is_permanent = isinstance(error, TransportError) and _is_permanent(error)
+            is_fatal = not isinstance(error, TransportError) or (is_permanent and not is_tolerated)
         repeatable = self._is_repeatable(request, error)
         if not is_fatal and repeatable:
             delay = self._compute_delay(None, retry_after)
