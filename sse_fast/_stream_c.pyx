@@ -44,7 +44,7 @@ cdef class _FastNext:
         while True:
             batch = self._batch
             at = self._delivered
-            if at < len(batch):
+            if 0 <= at < len(batch):
                 self._delivered = at + 1
                 return batch[at]
             if (not self._read_is_due or self._reading or self._on_chunk is not None
@@ -67,6 +67,8 @@ cdef class _FastNext:
             self._interrupted = False
             # A callback may replace `_parser` while this one runs.
             parser = self._parser
+            if parser is None:
+                raise AttributeError("The parser of this stream was removed")
             self._id_before_batch = parser._last_event_id
             self._segment = None
             self._batch = _NO_EVENTS
