@@ -13,7 +13,7 @@ from sse_fast._core.parser_c cimport Parser, feed_bytes
 cdef list _NO_EVENTS = []
 
 
-def feed_next(list fed, Parser parser, object slices):
+def feed_next(list fed not None, Parser parser not None, object slices):
     """Feed the next slice of an iterator, or the chunk in a list, and append the events to `fed`."""
     cdef object chunk = (<list>slices).pop() if type(slices) is list else next(slices)
     if type(chunk) is bytes:
@@ -62,7 +62,7 @@ cdef class _FastNext:
         while True:
             batch = self._batch
             at = self._delivered
-            if at < len(batch):
+            if 0 <= at < len(batch):
                 self._delivered = at + 1
                 return batch[at]
             if (not self._read_is_due or self._reading or self._on_chunk is not None
@@ -85,7 +85,7 @@ cdef class _FastNext:
 
     def _parse(self):
         """Feed one slice; or, if the latest feed raised, let it parse the rest of its slice."""
-        cdef Parser parser = self._parser
+        cdef Parser parser = _get_parser(self)
         cdef str id_before = self.last_event_id if self._feed_incomplete else parser._last_event_id
         cdef object chunk = b""
         cdef list events
@@ -110,6 +110,12 @@ cdef class _FastNext:
         self._feed_incomplete = False
 
 
+cdef inline Parser _get_parser(_FastNext self):
+    if self._parser is None:
+        raise AttributeError("The parser of this stream was removed")
+    return self._parser
+
+
 cdef inline int _begin_feed(_FastNext self, str id_before) except -1:
     self._id_before_batch = id_before
     self._segment = None
@@ -125,7 +131,7 @@ cdef inline int _begin_feed(_FastNext self, str id_before) except -1:
 cdef int _feed_plain(_FastNext self, bytes chunk) except -1:
     """Feed a whole chunk, when there is nothing to be fed before it."""
     # A callback may replace `_parser` while this one runs.
-    cdef Parser parser = self._parser
+    cdef Parser parser = _get_parser(self)
     cdef list events
     self._interrupted = False
     _begin_feed(self, parser._last_event_id)

@@ -143,17 +143,27 @@ cdef class RecordBatch:
         _release_batch(self.batch)
 
     def __len__(self):
+        _check_batch(self)
         return self.batch.rows
 
     def export_array(self):
         """Return a capsule with an ArrowArray."""
-        cdef ArrowArray* array = <ArrowArray*>calloc(1, sizeof(ArrowArray))
+        cdef ArrowArray* array
+        _check_batch(self)
+        array = <ArrowArray*>calloc(1, sizeof(ArrowArray))
         if array == NULL:
             raise MemoryError()
         if not _export_batch(self.batch, array):
             free(array)
             raise MemoryError()
         return PyCapsule_New(array, "arrow_array", _free_array_capsule)
+
+
+cdef int _check_batch(RecordBatch record) except -1:
+    """Refuse None, and an object that no reader has made."""
+    if record is None or record.batch == NULL:
+        raise TypeError("Expected a batch of a reader")
+    return 0
 
 
 cdef void _free_array_capsule(object capsule) noexcept:
@@ -229,6 +239,8 @@ cdef int _get_next(ArrowArrayStream* stream, ArrowArray* out) noexcept with gil:
     out.release = NULL
     try:
         record = next(export.batches, None)
+        if record is not None:
+            _check_batch(record)
         if record is None or _export_batch(record.batch, out):
             return 0
         raise MemoryError()
@@ -560,7 +572,7 @@ cdef class SegmentMerger:
     def last_event_id(self):
         return PyBytes_FromStringAndSize(<const char*>self.id.at, self.id_length).decode()
 
-    def take(self, Reader reader, batches):
+    def take(self, Reader reader not None, batches):
         """Complete the batches of the next segment, and append them to `batches`.
 
         For Python it is one step, as `Reader.feed` is. A segment that was taken before is ignored.
@@ -659,6 +671,7 @@ cdef class SegmentMerger:
         """Give batches the dictionary of all types so far."""
         cdef RecordBatch record
         for record in batches:
+            _check_batch(record)
             if not _attach_dictionary(record.batch, &self.interner, &self.dictionary):
                 raise MemoryError()
 
@@ -671,12 +684,15 @@ def concatenate(list batches, *, bint views, bint offsets):
     """
     cdef RecordBatch result = RecordBatch.__new__(RecordBatch)
     cdef RecordBatch record
-    cdef Batch* whole = _new_batch(NULL, views)
+    cdef Batch* whole
     cdef Interner no_types
     cdef int64_t rows = 0
     cdef size_t data_size = 0
     cdef size_t id_size = 0
     cdef size_t slot = sizeof(View) if views else sizeof(int64_t)
+    for record in batches:
+        _check_batch(record)
+    whole = _new_batch(NULL, views)
     if whole == NULL:
         raise MemoryError()
     result.batch = whole

@@ -396,7 +396,7 @@ class ChunkBatches(EventStream[Any]):
         self._file_position = position
         self.position = 0
         self.ready: deque[Any] = deque()
-        # The error with which reading ended, raised after the last batch; or None.
+        # The error with which reading ended, to be raised after the last batch; None: no error.
         self._has_ended = False
         self._final_error: Exception | None = None
         super().__init__(source, Parser(), on_chunk)

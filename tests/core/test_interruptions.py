@@ -6,9 +6,11 @@ yet, or it refuses input until `reset()`.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -197,3 +199,30 @@ def test_completed_counts_events_kept_by_an_exception(core: Any) -> None:
         parser.feed(b"data: 1\n\n: a\n\ndata: 2\n\n: b\n\n")
     assert len(parser.feed(b"")) == 2
     assert counts == [1, 2]
+
+
+def test_feed_by_garbage_collector_is_safe(core: Any) -> None:
+    """An allocation of `feed` may run a finalizer that feeds the same parser."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            with suppress(RuntimeError):
+                parser.feed(b"id: %d\ndata: x\n\n" % (10**9 + len(kept)))
+
+    kept: list[Any] = []
+    parser = core.Parser()
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for number in range(300):
+            Cycle()
+            kept += parser.feed(b"id: first %d\ndata: a\n\n" % number)
+            Cycle()
+            kept += parser.feed(b"data: b\n\n")
+    finally:
+        gc.set_threshold(*threshold)
+    assert {type(event.id) for event in kept} == {str}
+    assert len({event.id for event in kept}) > 100

@@ -17,7 +17,6 @@ _PIECES = [
     *[b"\n", b"\r", b"\r\n", b"\n\n", b":", b": ", b" ", b"\0", b"x", b"0", b"12", b"9" * 20],
     *[b"data", b"data:", b"data: ", b"event:", b"id:", b"id: ", b"retry:", b"retry: "],
     *[b"dat", b"datax:", b"Data:", b"message", b"[DONE]", b"a" * 40],
-    *[b"event: x\n", b"event:message\r\n", b"event\n"],
     *[codecs.BOM_UTF8, b"\xef", b"\xbb", b"\xbf", "é".encode(), "€".encode(), "🚀".encode()],
     *[b"\xe2\x82", b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff"],
     *["\u2028".encode(), "\x85".encode(), b"\x0b", b"\x0c", b"\x1c"],
@@ -44,15 +43,17 @@ def test_every_chunking_gives_the_same_events(core: Any, case: tuple[bytes, list
     assert parse(core, [stream]) == expected
 
 
+_TYPES = [b"event: x\n", b"event:message\r\n", b"event\n", b"\n\n"]
+typed_streams = st.lists(st.sampled_from([*_PIECES, *_TYPES * 3]), max_size=30).map(b"".join)
 _UNTIL_EVENTS = st.sampled_from([("x",), ("message",), ("x", "message"), ("other",)])
 
 
 @examples(1000)
-@given(cut_streams(), _UNTIL_EVENTS)
+@given(typed_streams, st.lists(st.integers(0, 200), max_size=6), _UNTIL_EVENTS)
 def test_until_event_ends_where_the_reference_does(
-    core: Any, case: tuple[bytes, list[bytes]], until_event: tuple[str, ...]
+    core: Any, stream: bytes, places: list[int], until_event: tuple[str, ...]
 ) -> None:
-    stream, chunks = case
+    chunks = cut(stream, [place for place in places if place < len(stream)])
     expected = interpret(stream, until_event)
     given = until_event[0] if len(until_event) == 1 else until_event
     for pieces in (chunks, [stream]):
