@@ -282,8 +282,9 @@ def _find_loop() -> tuple[Callable[[Callable[[], object]], object], Callable[...
         task = loop.create_task(work())
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
-        for event in events:
-            # A waiter is woken however the task ends.
+        # A waiter is woken however the task ends; twice, because a signal handler may raise in the
+        # first callback.
+        for event in events * 2:
             task.add_done_callback(partial(_set_event, event))
         # Retrieve the exception of an interrupted task; the outcome has those of the work.
         task.add_done_callback(_retrieve)

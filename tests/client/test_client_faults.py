@@ -15,7 +15,7 @@ from typing_extensions import Self
 import sse_fast
 from sse_fast import AsyncEventSource, EventSource, SSEError
 from sse_fast._client import base
-from tests.support.clients import UNREAD_UNDER_TRIO
+from tests.support.clients import LIMIT, UNREAD_UNDER_TRIO
 from tests.support.scripted_server import Play, Request, Stage, serve_stage, stream
 from tests.support.threaded_reader import NO_DELAY
 
@@ -191,7 +191,7 @@ def test_async_fault_at_any_line_loses_no_event(
     """Only ordinary exceptions: others end the event loop itself."""
 
     def run(url: str, fault: Fault) -> Any:
-        return asyncio.run(aread(url, fault, "GET", by))
+        return asyncio.run(asyncio.wait_for(aread(url, fault, "GET", by), LIMIT))
 
     first = 0 if step == 1 else FAULTS.index(kind) * 7 + 3 * (by == "run")
     sweep(run, kind, first, step)
