@@ -254,6 +254,9 @@ class AnySequence(RuleBasedStateMachine):
         )
     )
     def get_fatal_error(self, failure: Callable[[], Exception]) -> None:
+        if failure is no_framing and self.policy._whatwg and self.phase == OPEN:
+            self.lost(self.driver.fail(failure()))
+            return
         self.lost(self.driver.fail(failure()), fatal=True)
 
     @during(ASKING, OPEN)
