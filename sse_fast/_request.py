@@ -33,6 +33,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]{0,9}))?")
 # The scheme and the slashes before the host of a Location.
 _AUTHORITY = re.compile(r"((?:[Hh][Tt][Tt][Pp][Ss]?:)?)(/*)")
+_NORMALIZED_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"}
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
 _CROSS_ORIGIN_FIELDS = {"accept", "cache-control", "user-agent", "last-event-id"}
@@ -97,6 +98,8 @@ def parse_url(url: str) -> Target:
     Raises:
         ValueError: its scheme is not http or https, or it cannot be sent unchanged.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"Expected the URL as a str, got {type(url).__qualname__}: pass str(url)")
     if _CONTROL.search(url):
         raise ValueError("The URL contains control characters")
     url = url.strip()
@@ -219,7 +222,8 @@ def check_method(method: str) -> str:
     """
     if not _TOKEN.fullmatch(method):
         raise ValueError("The request method is invalid: it has to be a token such as GET")
-    return method
+    # Fetch, "normalize a method": servers expect these in upper case.
+    return method.upper() if method.upper() in _NORMALIZED_METHODS else method
 
 
 def encode_body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]:

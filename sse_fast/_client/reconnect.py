@@ -199,10 +199,13 @@ class Reconnection:
         )
         if origin.scheme == "https" and target.scheme == "http":
             return None, f"The redirect ({status}) leads from https to http, which is not followed"
-        if request.method != "GET" and not (keeps_all and status in _METHOD_PRESERVING_REDIRECTS):
+        is_see_other = status == 303 and request.method not in _SAFE_METHODS
+        may_follow = keeps_all and (status in _METHOD_PRESERVING_REDIRECTS or is_see_other)
+        if request.method != "GET" and not may_follow:
             return None, (
                 f"A {request.method} is not repeated after this redirect ({status}): only 307 and "
-                "308 within the same origin, or to one of trusted_origins, repeat it"
+                "308, and 303 as GET, are followed within the same origin, or to one of "
+                "trusted_origins"
             )
         self._redirect_count += 1
         if self._redirect_count > self.policy.max_redirects:
@@ -211,6 +214,10 @@ class Reconnection:
                 "the policy to follow more"
             )
         hop = request._replace(url=url, redirected=True)
+        if is_see_other:
+            # RFC 9110, 15.4.4: the result is elsewhere, and a GET asks for it.
+            kept = [each for each in hop.fields if not each[0].lower().startswith("content-")]
+            hop = hop._replace(method="GET", body=None, fields=tuple(kept))
         if not keeps_all:
             hop = strip_credentials(hop)
         elif origin.origin != target.origin:

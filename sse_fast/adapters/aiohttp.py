@@ -22,7 +22,6 @@ from sse_fast.adapters._clients import (
     find_response,
     find_undecoded,
     is_framed,
-    split_codings,
     wrap_body_error,
     wrap_request_error,
 )
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 _UNSENT = {"ClientConnectorError", "ClientConnectorCertificateError", "ConnectionTimeoutError"}
 
 _CODINGS = frozenset({"gzip", "deflate", "br", "zstd"})
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5"}
+"""The first bytes of an encoded body, with which no event stream begins."""
 
 
 def open_source(original: aiohttp.ClientResponse) -> Source:
@@ -53,10 +54,11 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
     async def aclose() -> None:
         original.close()
 
-    # aiohttp decodes a single coding, and raises an error of its own if it lacks a library for it.
-    decoded = _CODINGS if len(split_codings(headers)) == 1 else frozenset()
-    undecoded = find_undecoded(headers, decoded)
-    chunks = _Chunks(original) if undecoded is None else AsyncRaisingChunks(undecoded)
+    # aiohttp decodes a coding that stands alone in the field, and raises an error of its own if it
+    # lacks a library for it.
+    is_decoded = headers.get("content-encoding", "").lower() in _CODINGS
+    undecoded = find_undecoded(headers, _CODINGS if is_decoded else frozenset())
+    chunks = _Chunks(original, headers) if undecoded is None else AsyncRaisingChunks(undecoded)
     reusable, framed = is_reusable(headers), is_framed(headers)
     return Source(chunks, aclose, response, original.close, reusable, framed, resumable=True)
 
@@ -64,8 +66,11 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
 class _Chunks(AsyncIterator[bytes]):
     """The chunks of a body, each with everything that has arrived."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, headers: Headers) -> None:
         self._response = response
+        self._headers = headers
+        # Compared with the first bytes: no public attribute tells of `auto_decompress=False`.
+        self._magic = _MAGIC.get(headers.get("content-encoding", "").lower(), b"")
         self._content = response.content
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lost: asyncio.Future[None] | None = None
@@ -84,19 +89,30 @@ class _Chunks(AsyncIterator[bytes]):
             with suppress(Exception):
                 chunk = self._content._read_nowait(-1)
             if not chunk:
-                # Only the protocol knows what its parser has found wrong.
+                # Either the protocol or the body knows what was found wrong; the other knows only
+                # that the connection has ended.
                 found = None if self._protocol is None else self._protocol.exception()
-                failure = wrap_body_error(found if isinstance(found, Exception) else error)
-                if isinstance(failure, SSEError):
-                    raise failure from failure.__cause__
+                for each in (found, error):
+                    failure = wrap_body_error(each) if isinstance(each, Exception) else None
+                    if isinstance(failure, SSEError):
+                        raise failure from failure.__cause__
                 raise
         if chunk:
+            if self._magic:
+                self._check_decoded(chunk)
             return chunk
         self._forget()
         if self._lost is not None and self._lost.done() and self._lost.exception():
             # aiohttp takes a connection reset for a regular end.
             raise cast("Exception", self._lost.exception())
         raise StopAsyncIteration
+
+    def _check_decoded(self, chunk: bytes) -> None:
+        """Raise if the first chunk of the body is still encoded."""
+        magic, self._magic = self._magic, b""
+        error = find_undecoded(self._headers, frozenset())
+        if error is not None and chunk.startswith(magic):
+            raise error
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -118,7 +118,8 @@ def send(
         if isinstance(error, ValueError):
             # requests refuses this URL or header.
             raise explain_refusal(request, error) from error
-        if not isinstance(error, (OSError, urllib3.exceptions.HTTPError)):
+        is_of_library = isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError))
+        if not is_of_library and (not isinstance(error, OSError) or _is_local(error)):
             raise
         # A session that caches reads the body, which raises errors of urllib3.
         raise wrap_request_error(request.url, error, _UNSENT) from error
@@ -126,6 +127,12 @@ def send(
     if redirect is not None and seen is response:
         return redirect
     return open_source(response)
+
+
+def _is_local(error: OSError) -> bool:
+    """Return whether an error is about a file: of the caller's hook or auth, or of certificates."""
+    is_plain = type(error) is OSError and error.errno is None
+    return is_plain or isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError))
 
 
 def _keep_authorization(prepared: requests.PreparedRequest) -> requests.PreparedRequest:

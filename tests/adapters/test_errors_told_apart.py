@@ -54,6 +54,7 @@ INVALID: dict[str, list[Any]] = {
     "chunk size": [head(CHUNKED) + chunk(ONE), 0.05, b"zz\r\n", LEFT],
     "chunk size, then the end": [head(CHUNKED) + chunk(ONE), 0.05, b"zz\r\n"],
     "gzip": coded("gzip"),
+    "gzip, not encoded": [head("Content-Encoding: gzip") + ONE],
     "deflate": coded("deflate"),
     "br": coded("br"),
     "zstd": coded("zstd"),
@@ -278,6 +279,29 @@ def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any)
         error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/", ca=str(path))
     assert isinstance(error, TransportError)
     assert error.permanent, repr(error.__cause__)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "gzip, identity"])
+def test_aiohttp_body_left_encoded_is_permanent(faults: FaultServer, coding: str) -> None:
+    """`auto_decompress=False`, or a field that aiohttp does not take for a coding."""
+    body = packed(coding.partition(",")[0], [ONE])
+    faults.scripts["/"] = [head(f"Content-Encoding: {coding}") + b"".join(body)]
+    options = {} if "," in coding else {"auto_decompress": False}
+    error = ask(SOURCES["aiohttp"], faults.url + "/", client_options=options)
+    assert isinstance(error, TransportError)
+    assert error.permanent
+    assert "is not decoded" in str(error)
+
+
+@pytest.mark.parametrize("attribute", ["verify", "cert"])
+def test_missing_certificate_file_is_raised(attribute: str) -> None:
+    """A mistake of the program, which requests raises as a plain OSError."""
+    error = ask(
+        SOURCES["requests"], "https://127.0.0.1:9/", client_options={attribute: "/no/such.pem"}
+    )
+    assert isinstance(error, sse_fast.SSEError)
+    assert not isinstance(error, TransportError)
+    assert isinstance(error.__cause__, OSError)
 
 
 @pytest.mark.parametrize("way", CLIENTS, ids=str)

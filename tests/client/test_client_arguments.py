@@ -11,6 +11,7 @@ import anyio
 import pytest
 import requests
 import urllib3
+import yarl
 
 import sse_fast
 from sse_fast import AsyncEventSource, EventSource, ReconnectPolicy
@@ -131,6 +132,8 @@ def test_uds_or_ssl_context_with_client_raises(tmp_path: Any) -> None:
         ({"url": "/relative"}, ValueError),
         ({"url": "ftp://127.0.0.1"}, ValueError),
         ({"url": "http://"}, ValueError),
+        ({"url": yarl.URL("http://127.0.0.1")}, TypeError),
+        ({"url": None}, TypeError),
         ({"method": "GE T"}, ValueError),
         ({"headers": {"X": "a\nb"}}, ValueError),
         ({"policy": "never"}, TypeError),
@@ -147,3 +150,12 @@ def test_uds_or_ssl_context_with_client_raises(tmp_path: Any) -> None:
 def test_invalid_argument_raises(cls: Any, options: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         cls(**{"url": "http://127.0.0.1", **options})
+
+
+@pytest.mark.parametrize("method", ["post", "Post", "patch"])
+def test_method_is_normalized_as_by_fetch(stage: Stage, method: str) -> None:
+    """Fetch, "normalize a method": in upper case, except PATCH and unknown methods."""
+    stage.plays = [stream(STREAM_B)]
+    with EventSource(stage.url, method=method, policy=ReconnectPolicy.never()) as source:
+        assert next(source).data
+    assert stage.requests[0].method == ("patch" if method == "patch" else "POST")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from sse_fast import EndReason, ResponseError, SSEError, TransportError
+from sse_fast import EndReason, ResponseError, SSEError, StreamIncomplete, TransportError
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import LIBRARIES, OURS, SOURCES, Way, matrix_marks, way_params
 from tests.support.redirects import (
@@ -170,7 +170,7 @@ def test_post_repeated_by_307_within_origin(
             for way in SOURCES.values()
             for status, elsewhere in [(302, False), (307, True)]
         ),
-        *((RAW, status, False) for status in (301, 303)),
+        (RAW, 301, False),
         *((RAW, status, True) for status in (301, 302, 303, 308)),
     ],
     ids=str,
@@ -186,6 +186,28 @@ def test_post_redirect_that_changes_method_or_origin_raises(
     assert "redirect" in str(outcome.error)
     assert outcome.source.end_reason is EndReason.ERROR
     assert [len(here.requests), len(there.requests)] == [1, 0]
+
+
+def test_post_303_asks_for_the_result_by_get(way: Way, here: Stage) -> None:
+    """RFC 9110, 15.4.4: within the origin, without the body and the fields that describe it."""
+    here.plays = [redirect("@b", 303), stream(b"data: a\n\n"), Play(204)]
+    outcome = way.read(
+        here.url, method="POST", json={"a": SECRET}, headers=FIELDS, policy=FAST, stop_after=1
+    )
+    assert outcome.error is None
+    assert [event.data for event in outcome.events] == ["a"]
+    posted, asked = here.requests
+    assert (posted.method, asked.method, asked.body) == ("POST", "GET", b"")
+    assert asked.get("Content-Type") is None
+    for name in FIELDS:
+        assert asked.get(name) == posted.get(name)
+
+
+def test_post_after_303_is_not_sent_again(way: Way, here: Stage) -> None:
+    here.plays = [redirect("@b", 303), stream(framing="chunked-truncated")]
+    outcome = way.read(here.url, method="POST", json={"a": SECRET}, policy=FAST)
+    assert isinstance(outcome.error, StreamIncomplete)
+    assert [request.method for request in here.requests] == ["POST", "GET"]
 
 
 def test_resume_by_get_follows_303_to_another_origin(way: Way, here: Stage, there: Stage) -> None:
