@@ -175,6 +175,11 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
             if not self._step():
                 raise StopIteration
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether `next_event` can wait with a limit."""
+        return self._wait is not None
+
     def next_event(self, timeout: float | None = None) -> Event[T] | None:
         """Return the next event, or None at the end of the stream.
 
@@ -545,10 +550,12 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         socket that is not borrowed. Otherwise the stream ends when the read returns.
         """
         self.end()
-        if self._reading:
-            self._wake_reader()
-        else:
+        if not self._reading:
             await self._close_source()
+        elif self._wake is not None:
+            self._wake_reader()
+        elif isinstance(self._chunks, KeptReads):
+            self._chunks.interrupt()
 
     async def _started(self) -> Self:
         if self._begin is not None and self.end_reason is None:

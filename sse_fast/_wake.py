@@ -156,8 +156,12 @@ async def await_within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         # The task reads the source, which nothing else may read or close before the task is done.
         await asyncio.wait({task})
-    if not task.cancelled():
-        task.result()
+    try:
+        if not task.cancelled():
+            task.result()
+    finally:
+        # The traceback of its exception refers to this frame.
+        del task
 
 
 def drain(chunks: Iterator[bytes], wake: Callable[[], object]) -> None:
@@ -225,6 +229,11 @@ class KeptReads(AsyncIterator[bytes]):
         if self._read is not None:
             self._read.cancel()
 
+    def interrupt(self) -> None:
+        """End the read under way; its waiter gets an error."""
+        if self._read is not None:
+            self._read.cancel()
+
     def closing_before(self, close: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """Return `close` in a form that ends the read before."""
 
@@ -260,7 +269,13 @@ class _AsyncioRead:
         if self._task.cancelled():
             # For example because the loop ends.
             raise ConnectionAbortedError("The task that reads the source was cancelled")
-        return self._task.result()
+        # The traceback of its exception refers to this frame, and so to this object.
+        task = self._task
+        del self._task
+        try:
+            return task.result()
+        finally:
+            del task
 
     def cancel(self) -> None:
         if not self._task.done():

@@ -306,11 +306,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
         opening = self._opening
-        if opening is not None and self._is_closed:
-            if opening.scope is not None:
-                opening.scope.cancel()
-            if opening.job is not None:
-                opening.job.interrupt()
+        if self._is_closed and opening is not None and opening.job is not None:
+            opening.job.interrupt()
         if self._sleep_interrupt is not None:
             self._sleep_interrupt.set()
         if self._is_closed and opening is not None and not self._is_reading:
@@ -361,12 +358,17 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         await _close_shielded(job.wait_until_done)
 
     async def _check(self, opening: Opening, source: Source, rejection: str) -> EndReason | None:
-        import anyio
-
-        with anyio.CancelScope() as opening.scope:
-            return await acheck_response(source, rejection)
-        # Only close() cancels the scope.
-        raise SourceExhausted
+        response = cast("Response", source.response)
+        if not rejection and response.status == 200:
+            return None
+        if opening.job is None:
+            # In a task of its own, so that a cancelled wait does not cut the body short.
+            opening.job = TaskJob(partial(acheck_response, source, rejection), _discard_nothing)
+        job = opening.job
+        await job.wait()
+        if not job.is_done:
+            raise SourceExhausted
+        return cast("EndReason | None", job.get_result())
 
     async def _drain_source(self, source: Source) -> None:
         if source.reusable:
@@ -387,7 +389,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         await _close_shielded(stream.aclose)
 
     def _keeps_stream(self, stream: Any, error: BaseException) -> bool:
-        return stream.end_reason is None and not isinstance(error, MemoryError)
+        # After the end, only the release of the connection was interrupted.
+        is_whole = stream.end_reason in (None, EndReason.UNTIL, EndReason.END)
+        return is_whole and not isinstance(error, MemoryError)
 
     async def _read(self) -> None:
         try:
@@ -438,6 +442,10 @@ async def _close(source: Source) -> None:
     """Close a source that no stream owns; ignore errors."""
     if source.close is not None:
         await _close_shielded(source.close)
+
+
+async def _discard_nothing(result: object) -> None:
+    pass
 
 
 async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:

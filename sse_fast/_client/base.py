@@ -221,19 +221,21 @@ class ClientBase(LosingClient[T]):
         if opening.source is None:
             where, attempt = redact_url(request.url), self._reconnection.attempt
             log.debug("%s: %s %s, attempt %d", self.name, request.method, where, attempt)
+            opening.next_request = None
             opening.source = await self._send_wrapping_errors(opening)
         source = opening.source
         assert source.response is not None
         opening.release_job()
         log.debug("%s: %r", self.name, source.response)
-        hop, opening.rejection = self._reconnection.follow(source.response)
-        if hop is None:
+        if opening.next_request is None:
+            # Once for each response, although the wait for the rest of its body may be repeated.
+            opening.next_request, opening.rejection = self._reconnection.follow(source.response)
+        if opening.next_request is None:
             opening.is_final = True
             return
-        opening.request = hop
         await self._drain_source(source)
         await self._close_source(source)
-        opening.source = None
+        opening.request, opening.source = opening.next_request, None
 
     async def _send_wrapping_errors(self, opening: Opening) -> Source:
         """Send the request, and wrap unknown errors of the library in an `SSEError`."""
@@ -297,9 +299,9 @@ class ClientBase(LosingClient[T]):
         meter = self._meter
         self._events_before = meter.events
         self._is_framed = source.framed or _has_length(cast("Response", source.response))
-        # A reconnect() during the attempt is redundant: this connection is new.
-        self._requested_delay = None
         with self._id_lock:
+            # A reconnect() during the attempt is redundant: this connection is new.
+            self._requested_delay = None
             self._chosen_id = None
             # The limit of the response is that of the first event as well.
             watch = None if self._event_timeout is None else opening.watch
@@ -315,6 +317,8 @@ class ClientBase(LosingClient[T]):
         if opening.job is not None:
             await self._end_job(opening.job)
         self._opening = None
+        # The traceback of the error refers to frames that refer to the attempt.
+        opening.rejected = None
         if opening.source is not None:
             await self._close_source(opening.source)
 

@@ -72,8 +72,10 @@ class _Outcome(Generic[R]):
                 self._discard(result)  # type: ignore[arg-type]
 
     def forget(self) -> None:
-        """Note that the result has an owner. It can still be asked for."""
+        """Drop the result, which has an owner now, or the failure."""
         self.is_taken = True
+        # The traceback of a failure refers to this object.
+        self._ended.clear()
 
 
 class ThreadJob(Generic[R]):
@@ -148,6 +150,8 @@ def _bind_work(
         except BaseException as error:
             failure = error
         outcome.set(result, failure)
+        # The traceback of the failure refers to this frame.
+        del result, failure
         signals.put(None)
 
     return run

@@ -120,6 +120,8 @@ class Reconnection:
         self._began_at = float("-inf")
         self._opened_at: float | None = None
         self._had_response = False
+        # The last event ID when the attempt began.
+        self._id_at_begin = ""
         # The exponent of the next backoff.
         self._backoffs = 0
         self._failing_since: float | None = None
@@ -165,7 +167,7 @@ class Reconnection:
             fields = [each for each in fields if each[0].lower() != "last-event-id"]
             fields.append(("Last-Event-ID", self._encode_id()))
         self.attempt += 1
-        self._began_at = now
+        self._began_at, self._id_at_begin = now, self.last_event_id
         self._redirect_count, self._moved_to = 0, None
         request = self._request
         if resume_request is not None:
@@ -340,9 +342,9 @@ class Reconnection:
         is_good = had_event and (framed or was_open_long)
         if is_good:
             self._succeed()
-        elif had_event and self.retry is not None:
-            # The server has said when to ask again. Such an end is neither counted as a failure
-            # nor as a success, which a server that greets and crashes would have.
+        elif had_event and self.retry is not None and self.last_event_id != self._id_at_begin:
+            # The server has brought new events and said when to ask again. Such an end counts
+            # neither as a failure nor as a success, since it may be a crash.
             is_good = True
             self.attempt = max(0, self.attempt - 1)
         reconnects = self.policy.reconnect_on_end

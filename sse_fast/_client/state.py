@@ -58,6 +58,7 @@ __all__ = [
     "SourceExhausted",
     "WaitGivenUp",
     "WaitInterrupted",
+    "WaitRefused",
     "log",
 ]
 
@@ -92,6 +93,10 @@ class WaitInterrupted(BaseException):
         self.error = error
 
 
+class WaitRefused(WaitInterrupted):
+    """Carries the `TypeError` of a wait that is not possible, which is no failure of the stream."""
+
+
 def _no_reader() -> None:
     """Stand for a weak reference whose object is gone."""
 
@@ -105,10 +110,10 @@ class Opening:
         "is_checked",
         "is_final",
         "job",
+        "next_request",
         "rejected",
         "rejection",
         "request",
-        "scope",
         "source",
         "watch",
     )
@@ -116,12 +121,12 @@ class Opening:
     def __init__(self, request: Request, watch: Watch) -> None:
         # The request of the current hop.
         self.request = request
+        # That of the next hop, until the body of the redirect was read.
+        self.next_request: Request | None = None
         # The time limit of the whole attempt, and of its stream.
         self.watch = watch
         # The job that sends the request, or reads the body of a refused response.
         self.job: Any = None
-        # The cancel scope of the check, in the async client.
-        self.scope: Any = None
         # The response of the current hop.
         self.source: Source | None = None
         self.is_final = False
@@ -374,11 +379,11 @@ class ClientState(Generic[T]):
             delay: seconds to wait before; None: the `min_delay` of the policy.
         """
         delay = 0.0 if delay is None else check_seconds(delay, "delay")
-        # Read first: this stream is to be dropped, even if another thread replaces it meanwhile.
-        stream = self._stream
-        if self._is_closed:
-            return
-        self._requested_delay = delay
+        with self._id_lock:
+            stream = self._stream
+            if self._is_closed:
+                return
+            self._requested_delay = delay
         self._end_stream(stream)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from sse_fast._client.state import (
     SourceExhausted,
     WaitGivenUp,
     WaitInterrupted,
+    WaitRefused,
 )
 from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
@@ -403,7 +404,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     def _keeps_stream(self, stream: Any, error: BaseException) -> bool:
         # Nothing was read when the wait was given up. Libraries may have lost bytes in any other
         # interrupted read.
-        return isinstance(error, WaitGivenUp)
+        return isinstance(error, (WaitGivenUp, WaitRefused))
 
     async def _advance_within(self) -> None:
         """Store the next event in `_kept_event`, or raise `WaitGivenUp` at `_wait_until`."""
@@ -417,6 +418,13 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if self._wait_until is None:
             self._kept_event = next(stream, None)
         else:
+            if not stream.can_wait:
+                raise WaitRefused(
+                    TypeError(
+                        "This source cannot wait for a limited time: call next_event() without "
+                        "timeout, leave out client, or use AsyncEventSource"
+                    )
+                )
             left = max(0.0, self._wait_until - time.monotonic())
             try:
                 self._kept_event = stream.next_event(left)

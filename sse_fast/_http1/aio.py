@@ -75,7 +75,12 @@ class Opening:
             raise TransportError(
                 "The stream was closed before a response came", phase="connect", sent=True
             )
-        return self._task.result()
+        try:
+            return self._task.result()
+        except Exception:
+            # The traceback refers to this object. The stream, which is over, does not wait again.
+            self._task = None
+            raise
 
     def cancel(self) -> None:
         """Give up the connection without waiting."""
@@ -132,6 +137,8 @@ async def _connect_within(seconds: float | None, connecting: Coroutine[Any, Any,
             return transport
     except BaseException:
         _abort_when_connected(task)
+        # The traceback of its exception refers to this frame.
+        del task
         raise
     _abort_when_connected(task)
     raise asyncio.TimeoutError(f"not within {seconds:g} seconds")

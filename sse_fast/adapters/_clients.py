@@ -10,7 +10,7 @@ import enum
 import re
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sse_fast._errors import SSEError, StreamIncomplete, StreamTimeout, TransportError
 from sse_fast._request import parse_url
@@ -36,6 +36,7 @@ __all__ = [
     "is_overridden",
     "iter_exception_chain",
     "library_class",
+    "raise_body_error",
     "resolve_send",
     "split_codings",
     "wrap_body_error",
@@ -375,6 +376,16 @@ def wrap_body_error(error: Exception) -> Exception:
     failure.permanent = True
     failure.__cause__ = error
     return failure
+
+
+def raise_body_error(error: Exception) -> NoReturn:
+    """Raise what `wrap_body_error` makes of an error, without a cycle through this frame."""
+    failure = wrap_body_error(error)
+    try:
+        raise failure
+    finally:
+        # The traceback of the failure refers to this frame.
+        del error, failure
 
 
 def explain_refusal(request: Request, error: Exception) -> Exception:

@@ -92,11 +92,16 @@ class _Chunks(AsyncIterator[bytes]):
                 # Either the protocol or the body knows what was found wrong; the other knows only
                 # that the connection has ended.
                 found = None if self._protocol is None else self._protocol.exception()
-                for each in (found, error):
-                    failure = wrap_body_error(each) if isinstance(each, Exception) else None
-                    if isinstance(failure, SSEError):
-                        raise failure from failure.__cause__
-                raise
+                failure = None
+                try:
+                    for each in (found, error):
+                        failure = wrap_body_error(each) if isinstance(each, Exception) else None
+                        if isinstance(failure, SSEError):
+                            raise failure from failure.__cause__
+                    raise
+                finally:
+                    # The traceback of the failure refers to this frame.
+                    del failure, found, each
         if chunk:
             if self._magic:
                 self._check_decoded(chunk)

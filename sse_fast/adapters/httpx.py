@@ -29,7 +29,7 @@ from sse_fast.adapters._clients import (
     is_overridden,
     iter_exception_chain,
     library_class,
-    wrap_body_error,
+    raise_body_error,
     wrap_request_error,
 )
 
@@ -91,10 +91,7 @@ class _Chunks(Iterator[bytes]):
         try:
             chunk = self._read()
         except Exception as error:
-            failure = wrap_body_error(error)
-            if failure is error:
-                raise
-            raise failure from error
+            raise_body_error(error)
         if chunk is None:
             raise StopIteration
         return chunk
@@ -112,10 +109,7 @@ class _AsyncChunks(AsyncIterator[bytes]):
         except StopAsyncIteration:
             raise
         except Exception as error:
-            failure = wrap_body_error(error)
-            if failure is error:
-                raise
-            raise failure from error
+            raise_body_error(error)
         return chunk
 
     async def aclose(self) -> None:
@@ -297,7 +291,11 @@ def _recover(request: Request, error: Exception) -> Any:
     failure = wrap_request_error(request.url, error, _UNSENT)
     if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):
         failure.sent = False
-    raise failure from error
+    try:
+        raise failure from error
+    finally:
+        # The traceback of the failure refers to this frame.
+        del error, failure
 
 
 def _response_classes() -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from sse_fast.adapters._clients import (
     forbid_cross_origin,
     is_framed,
     is_overridden,
+    raise_body_error,
     split_codings,
     wrap_body_error,
     wrap_request_error,
@@ -100,10 +101,7 @@ class _Chunks(Iterator[bytes]):
         try:
             chunk = self._read()
         except Exception as error:
-            failure = wrap_body_error(error)
-            if failure is error:
-                raise
-            raise failure from error
+            raise_body_error(error)
         if chunk:
             return chunk
         raise StopIteration
@@ -134,9 +132,13 @@ class _RawChunks(Iterator[bytes]):
                 from urllib3.exceptions import ProtocolError
 
                 failure = ProtocolError(f"Connection broken: {error!r}", error)
-            if failure is error:
-                raise
-            raise failure from error
+            try:
+                if failure is error:
+                    raise
+                raise failure from error
+            finally:
+                # The traceback of the failure refers to this frame.
+                del failure
 
 
 def send(

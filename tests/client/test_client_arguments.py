@@ -155,7 +155,7 @@ def test_invalid_argument_raises(cls: Any, options: Any, kind: type[Exception]) 
 @pytest.mark.parametrize("method", ["post", "Post", "patch"])
 def test_method_is_normalized_as_by_fetch(stage: Stage, method: str) -> None:
     """Fetch, "normalize a method": in upper case, except PATCH and unknown methods."""
-    stage.plays = [stream(STREAM_B)]
+    stage.plays = [STREAM_B]
     with EventSource(stage.url, method=method, policy=ReconnectPolicy.never()) as source:
         assert next(source).data
     assert stage.requests[0].method == ("patch" if method == "patch" else "POST")

@@ -199,7 +199,7 @@ def test_reconnect_on_a_new_stream_waits_its_delay(stage: Stage) -> None:
 
         def __setattr__(self, name: str, value: Any) -> None:
             super().__setattr__(name, value)
-            if name == "_stream" and value is not None:
+            if name == "_opening" and value is None and self._stream is not None:
                 self.streams += 1
                 if self.streams == 1:
                     thread = threading.Thread(target=self.reconnect, args=(0.2,))

@@ -132,8 +132,8 @@ def test_good_end_waits_end_delay(options: Any, rng: float, expected: float) -> 
 @pytest.mark.parametrize(("retry", "expected"), [(10, 0.1), (2000, 2.0), (2**63 - 1, 3600)])
 def test_retry_replaces_end_delay(framed: bool, retry: int, expected: float) -> None:
     driver = Driver(ReconnectPolicy(end_delay=50), rng=1.0)
-    for _ in range(20):
-        driver.open().event().reconnection.retry = retry
+    for number in range(20):
+        driver.open().event(str(number)).reconnection.retry = retry
         assert driver.end(framed=framed) == pytest.approx(expected)
 
 
@@ -141,8 +141,8 @@ def test_unmarked_end_with_retry_is_no_success_and_no_failure() -> None:
     driver = Driver(ReconnectPolicy(max_attempts=4), rng=1.0).open()
     driver.fail(cut_off())
     assert failing(driver, 1) == pytest.approx(2.1)
-    for _ in range(10):
-        driver.open().event().reconnection.retry = 10
+    for number in range(10):
+        driver.open().event(str(number)).reconnection.retry = 10
         assert driver.end(framed=False) == pytest.approx(0.1)
     assert failing(driver, 1) == pytest.approx(4.1)
     assert failing(driver, 1) == pytest.approx(8.1)
@@ -150,11 +150,13 @@ def test_unmarked_end_with_retry_is_no_success_and_no_failure() -> None:
     assert driver.fail(refused()) is driver.error
 
 
+@pytest.mark.parametrize("retry", [None, 0])
 @pytest.mark.parametrize("die", ["cut off", "idle", "unmarked end"])
-def test_server_that_greets_and_dies_is_asked_less_often(die: str) -> None:
+def test_server_that_greets_and_dies_is_asked_less_often(die: str, retry: int | None) -> None:
+    """Also if it sends a `retry`: its events bring no id that it has not sent before."""
     driver = Driver(rng=0.5)
     while driver.now < 600:
-        driver.open().event()
+        driver.open().event("1" if driver.now else None).reconnection.retry = retry
         if die == "unmarked end":
             assert isinstance(driver.end(framed=False), float)
         else:
@@ -167,8 +169,8 @@ def test_catching_up_ten_by_ten_is_prompt(rng: float) -> None:
     """Thirty connections of ten events, each of which ends with `retry: 10`."""
     for framed in (True, False):
         driver = Driver(rng=rng)
-        for _ in range(30):
-            driver.open().event().reconnection.retry = 10
+        for number in range(30):
+            driver.open().event(str(number)).reconnection.retry = 10
             driver.end(framed=framed)
         assert driver.now < 5
         # Then the server goes down.
