@@ -167,11 +167,12 @@ def test_max_attempts_counts_anew_after_a_marked_end(way: Way) -> None:
     """A stream without an event counts, and one that just ends, even if it brought some."""
     policy = ReconnectPolicy(end_delay=0.0, initial_delay=0.0, min_delay=0.0, max_attempts=2)
     event, empty = stream(EVENT), Play(body=[b": nothing\n\n"])
-    unmarked, with_retry = Play(body=[EVENT]), Play(body=[b"retry: 0\n" + EVENT])
+    unmarked = Play(body=[EVENT])
+    with_retry = [Play(body=[b"retry: 0\nid: %d\ndata: a\n\n" % number]) for number in range(3)]
     for plays, count in [
         ([event, empty, event, empty, empty, event], 5),
         ([event, unmarked, event, unmarked, unmarked, event], 5),
-        ([event, with_retry, with_retry, with_retry, empty, empty, event], 6),
+        ([event, *with_retry, empty, empty, event], 6),
     ]:
         with serve_stage(plays) as stage:
             outcome = way.read(stage.url, policy=policy)
