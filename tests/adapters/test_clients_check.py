@@ -390,6 +390,7 @@ def test_silent_refused_body_is_bounded_in_time(
     assert outcome.error.response.body == body
 
 
+@pytest.mark.matrix
 def test_silent_refused_body_over_tls_is_bounded(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

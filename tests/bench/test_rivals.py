@@ -27,6 +27,7 @@ def loaded(name: str) -> Parse:
         pytest.skip(str(error))
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("chunking", ["one event", "4 KiB", "16 bytes"])
 @pytest.mark.parametrize("stream", ["a", "b", "c", "d"])
 @pytest.mark.parametrize("name", RIVALS)

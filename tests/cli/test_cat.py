@@ -354,7 +354,7 @@ def test_cat_no_check_refuses_page_without_field(server: Server, options: tuple[
 # -- What it waits for -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["cat", "record"])
+@pytest.mark.parametrize("command", ["cat", pytest.param("record", marks=pytest.mark.matrix)])
 def test_slow_connection_is_told(command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -389,6 +389,7 @@ def test_cat_tells_waits_and_their_reasons() -> None:
     assert b"secret" not in done.stderr
 
 
+@pytest.mark.soak
 def test_quiet_cat_says_nothing_about_waiting() -> None:
     with serve_stage() as stage:
         stage.plays = PLAYS

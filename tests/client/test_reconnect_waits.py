@@ -153,7 +153,7 @@ def test_unmarked_end_with_retry_is_no_success_and_no_failure() -> None:
 @pytest.mark.parametrize("retry", [None, 0])
 @pytest.mark.parametrize("die", ["cut off", "idle", "unmarked end"])
 def test_server_that_greets_and_dies_is_asked_less_often(die: str, retry: int | None) -> None:
-    """Also if it sends a `retry`: its events bring no id that it has not sent before."""
+    """A `retry` changes nothing: the events bring no id that was not sent before."""
     driver = Driver(rng=0.5)
     while driver.now < 600:
         driver.open().event("1" if driver.now else None).reconnection.retry = retry
