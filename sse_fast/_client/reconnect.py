@@ -287,10 +287,7 @@ class Reconnection:
             # Raised by `begin`, it means that the id cannot be sent, which no attempt changes.
             is_fatal = not in_stream
         else:
-            # Browsers take a body that cannot be decoded for a network error.
-            is_tolerated = in_stream and self.policy._whatwg
-            is_permanent = isinstance(error, TransportError) and _is_permanent(error)
-            is_fatal = not isinstance(error, TransportError) or (is_permanent and not is_tolerated)
+            is_fatal = not isinstance(error, TransportError) or self._is_permanent(error)
         repeatable = self._is_repeatable(request, error)
         if not is_fatal and repeatable:
             delay = self._compute_delay(None, retry_after)
@@ -442,6 +439,17 @@ class Reconnection:
             return error.response.status in _UNPROCESSED_STATUSES
         return isinstance(error, TransportError) and not error.sent
 
+    def _is_permanent(self, error: TransportError) -> bool:
+        """Return whether another attempt would fail alike.
+
+        This is so if the server's certificate was refused, or its bytes are no framing or coding.
+        Browsers take the latter for a network error, after which they try again.
+        """
+        if error.permanent and not self.policy._whatwg:
+            return True
+        chain = iter_exception_chain(error)
+        return any(type(each).__name__ in _CERTIFICATE_ERRORS for each in chain)
+
     def _has_attempts_left(self, now: float, next_attempt_at: float) -> bool:
         """Return whether the limits of the policy allow an attempt at that time."""
         policy = self.policy
@@ -489,13 +497,3 @@ class Reconnection:
             return max(policy.min_delay, backoff if retry is None else retry)
         server_delay = min(retry_after or 0.0, policy.max_retry_after)
         return max(policy.min_delay, retry or 0.0, server_delay) + backoff
-
-
-def _is_permanent(error: TransportError) -> bool:
-    """Return whether another attempt would fail alike.
-
-    This is so if the server's certificate was refused, or its bytes are no framing or coding.
-    """
-    if getattr(error, "permanent", False):
-        return True
-    return any(type(each).__name__ in _CERTIFICATE_ERRORS for each in iter_exception_chain(error))

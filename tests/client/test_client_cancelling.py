@@ -87,6 +87,11 @@ CANCELLING = [
 ]
 
 
+def not_repeated(way: Way) -> dict[str, Any]:
+    """Return options of a request that the library does not repeat on its own, as aiohttp a GET."""
+    return {"method": "POST", "resend": True} if way.library == "aiohttp" else {}
+
+
 @pytest.mark.parametrize(("way", "how"), CANCELLING)
 def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None:
     """The next wait goes on where it was: for a response, an event, or the next attempt."""
@@ -132,7 +137,7 @@ def test_cancelled_wait_loses_no_event(way: Way, how: str, stage: Stage) -> None
         errors.append(error)
         return 0.0 if len(errors) == 1 else None
 
-    way.use(use, stage.url, policy=policy, on_error=on_error)
+    way.use(use, stage.url, policy=policy, on_error=on_error, **not_repeated(way))
     ids = [request.get("Last-Event-ID") for request in stage.requests]
     assert ids == [None, None, b"2", b"2"]
     assert [request.open for request in stage.requests] == [0, 0, 0, 0]
@@ -347,6 +352,7 @@ def test_second_task_is_refused(way: Way, stage: Stage, phase: str) -> None:
                 source.reconnect()
 
     data: list[str] = []
-    way.use(use, stage.url, policy=LONG_DELAY, on_error=errors.append)
+    options = not_repeated(way) if phase == "head" else {}
+    way.use(use, stage.url, policy=LONG_DELAY, on_error=errors.append, **options)
     assert data == (["b"] if phase == "head" else ["a", "b"])
     assert len(stage.requests) == (1 if phase == "quiet" else 2)

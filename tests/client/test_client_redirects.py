@@ -63,9 +63,11 @@ def test_redirect_to_no_stream_is_forgotten(
         "cut off": Play(framing="none"),
     }[page]
     location = "@login" if origin == "same" else f"{there.url}login"
-    on_the_way = [no_stream] if origin == "same" else []
+    # aiohttp repeats a GET on its own if the connection ends without a response.
+    pages = [no_stream] * (2 if way.library == "aiohttp" and page == "cut off" else 1)
+    on_the_way = pages if origin == "same" else []
     here.plays = [stream(), redirect(location, status), *on_the_way, stream()]
-    there.plays = [no_stream]
+    there.plays = pages
     errors: list[Exception] = []
 
     def on_error(error: Exception) -> float:

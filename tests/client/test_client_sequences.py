@@ -67,6 +67,8 @@ LIBRARY_FAULTS: dict[tuple[str, str], str] = {
     ("requests", "framing/gzip-two-members"): "every member is inflated, not only the first",
     ("urllib3", "framing/gzip-two-members"): "as requests",
     ("aiohttp", "framing/gzip-two-members"): "as requests",
+    ("aiohttp", "reconnect/fin-before-headers"): "it repeats a GET on its own",
+    ("aiohttp", "reconnect/rst-on-reconnect-before-headers"): "it repeats a GET on its own",
     ("aiohttp", "framing/content-length-long"): "bytes after the body are an error that hides it",
     ("aiohttp", "status/304"): "bytes after the body are an error that hides it",
 }

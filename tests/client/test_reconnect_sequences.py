@@ -254,7 +254,7 @@ class AnySequence(RuleBasedStateMachine):
         )
     )
     def get_fatal_error(self, failure: Callable[[], Exception]) -> None:
-        if failure is no_framing and self.policy._whatwg and self.phase == OPEN:
+        if failure is no_framing and self.policy._whatwg:
             self.lost(self.driver.fail(failure()))
             return
         self.lost(self.driver.fail(failure()), fatal=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,9 @@ import pytest
 import sse_fast
 from sse_fast import SSEError, iter_columns
 from tests.columns.test_iter_columns import data_of
-from tests.support import ROOT
+from tests.support import IMPORT_TESTS
 from tests.support.columnar import segments_of
+from tests.support.commands import run_python
 from tests.support.interrupting import Interrupt, cut, interrupted, repeat
 
 BODY = repeat(b"id: %d\r\ndata: row %d\r\n\r\n", 6)
@@ -176,14 +174,6 @@ print(failures)
 """
 
 
-def test_failed_allocation_leaves_rows_in_order() -> None:
+def test_failed_allocation_leaves_rows_in_order(tmp_path: Path) -> None:
     pytest.importorskip("_testcapi")
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", STARVE],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) > 30
+    assert int(run_python(IMPORT_TESTS + STARVE, directory=tmp_path)) > 30

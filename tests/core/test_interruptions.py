@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sse_fast import DecodeError
-from tests.support import ROOT
+from tests.support import IMPORT_TESTS
+from tests.support.commands import run_python
 from tests.support.reference import cut
 
 
@@ -28,18 +28,18 @@ class _Alarm(Exception):
     """An exception as a signal handler may raise it."""
 
 
-def test_interrupted_feed_loses_no_event(core: Any) -> None:
+RUN = """
+import faulthandler, runpy
+faulthandler.enable()
+runpy.run_module("tests.support.interrupting", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_interrupted_feed_loses_no_event(core: Any, tmp_path: Path) -> None:
     pytest.importorskip("_testcapi")
     name = core.__name__.rpartition("_")[2]
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "tests.support.interrupting", name],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    printed = run_python(IMPORT_TESTS + RUN, name, directory=tmp_path)
+    rows = [line.split("\t") for line in printed.splitlines()]
     # A dialect may always refuse input. Otherwise, the event comes again nearly always.
     plain = [row for row in rows if row[2] == "bytes" and " with " not in row[0]]
     failures = sum(int(row[3]) for row in plain)
