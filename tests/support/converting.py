@@ -20,7 +20,15 @@ from tests.support.commands import COMMAND
 
 CONVERT = [*COMMAND, "convert"]
 FORMATS = ("parquet", "arrow", "jsonl", "csv")
-EVERY = pytest.mark.parametrize("suffix", FORMATS)
+MATRIX = ("arrow", "csv")
+"""Formats that only the matrix tries with every test: their writers share code with the others."""
+EVERY = pytest.mark.parametrize(
+    "suffix",
+    [
+        pytest.param(suffix, marks=[pytest.mark.matrix] if suffix in MATRIX else [])
+        for suffix in FORMATS
+    ],
+)
 # Everything a format could get wrong: quotes, values that look like null, ends of line.
 STREAM = (
     b'\xef\xbb\xbfid: 1\r\nevent: "tick", \xc3\xa9\r\ndata: {"a": [1, "\xe6\x97\xa5"]}\r\ndata:\r\n'
