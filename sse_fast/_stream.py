@@ -289,7 +289,9 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
                         self._watch.end(has_bytes=bool(self._received))
             except BaseException as error:
                 self._reading = False
-                self._on_read_error(error)
+                # An exception that ended a generator of the source would have passed its frame.
+                trace = error.__traceback__
+                self._on_read_error(error, is_of_source=trace is None or trace.tb_next is not None)
                 return
             if not self._received:
                 self._on_source_end()

@@ -525,15 +525,20 @@ class StreamBase(Generic[T]):
         self._segment = _Segment([], self._batch, 0, self._id_before_batch, False)
         self._parts, comments.collected = parts, []
 
-    def _on_read_error(self, error: BaseException) -> None:
-        """Handle a read that raised instead of returning a chunk."""
+    def _on_read_error(self, error: BaseException, *, is_of_source: bool = True) -> None:
+        """Handle a read that raised instead of returning a chunk.
+
+        Args:
+            error: what it raised.
+            is_of_source: whether the source may have been interrupted.
+        """
         try:
             if isinstance(error, (StopIteration, StopAsyncIteration)):
                 self._on_source_end()
             elif not isinstance(error, Exception):
                 # The names are those of asyncio and trio.
                 is_cancelled = type(error).__name__ in ("CancelledError", "Cancelled")
-                self._interrupted = not (self._resumable and is_cancelled)
+                self._interrupted = is_of_source and not (self._resumable and is_cancelled)
                 raise error
             elif self.end_reason is None:
                 self._raise_if_expired(error)
