@@ -1,12 +1,29 @@
-"""Makes `tests` and `bench` importable as packages, after the installed sse_fast.
+"""Makes `tests` and `bench` importable as packages, and keeps collected tests out of collections.
 
-Appended rather than prepended, so that the installed package is under test and not the sources
-beside the tests.
+The path is appended rather than prepended, so that the installed package is under test and not the
+sources beside the tests.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).parent))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Freeze the thousands of tests: otherwise each `gc.collect()` of a test walks through them."""
+    gc.disable()
+    try:
+        result = yield
+    finally:
+        gc.enable()
+    gc.collect()
+    gc.freeze()
+    return result
