@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._source import READ_SIZE, Source, qualified_type_name
+from sse_fast._source import READ_SIZE, Headers, Response, Source, qualified_type_name
 
 if TYPE_CHECKING:
     Adapter = Callable[[Any], Source | Iterable[bytes] | AsyncIterable[bytes]]
@@ -24,12 +24,14 @@ __all__ = ["Adapter", "open_source", "register"]
 
 _ADAPTERS: dict[str, str | Adapter] = {
     "aiohttp.client_reqrep.ClientResponse": "aiohttp",
+    "aiohttp.streams.StreamReader": "aiohttp reader",
     "asyncio.streams.StreamReader": "asyncio",
     "http.client.HTTPResponse": "http_client",
     "httpx.Response": "httpx",
     "httpx2.Response": "httpx",
     "requests.models.Response": "requests",
     "socket.socket": "sockets",
+    "urllib.response.addinfourl": "urllib",
     "urllib3.response.HTTPResponse": "urllib3",
 }
 """Type name -> adapter, or the name of an adapter for `_load_adapter`."""
@@ -41,6 +43,9 @@ _CONTEXT_MANAGERS = {
     "_AsyncGeneratorContextManager": "async with",
 }
 """Type name of what httpx.stream() returns -> the statement that gives the response."""
+
+_READERS = ("iter_raw", "iter_bytes", "iter_content", "aiter_raw", "aiter_bytes", "aiter_content")
+"""Methods of a response, of any library, that give its body as it arrives."""
 
 _WANTED = (
     "a response, a binary file, a socket, an iterable of bytes or bytes; "
@@ -97,6 +102,10 @@ def _load_adapter(name: str) -> Adapter:
         from sse_fast.adapters import aiohttp
 
         return aiohttp.open_source
+    if name == "aiohttp reader":
+        from sse_fast.adapters import aiohttp
+
+        return aiohttp.open_reader
     if name == "asyncio":
         from sse_fast.adapters import asyncio
 
@@ -117,6 +126,10 @@ def _load_adapter(name: str) -> Adapter:
         from sse_fast.adapters import sockets
 
         return sockets.open_source
+    if name == "urllib":
+        from sse_fast.adapters import http_client
+
+        return http_client.open_inner
     if name == "urllib3":
         from sse_fast.adapters import urllib3
 
@@ -126,6 +139,32 @@ def _load_adapter(name: str) -> Adapter:
 
 def _open_plain(source: Any) -> Source:
     _refuse_mistakes(source)
+    response = _find_response(source)
+    opened = _open_bytes(source)
+    return opened if response is None else opened._replace(response=response)
+
+
+def _find_response(source: Any) -> Response | None:
+    """Return the head of an object that has one: a fake, or what a handler of urllib.request made.
+
+    Raises:
+        TypeError: it is a response of a library of which only its author knows how to read it.
+    """
+    headers: Any = getattr(source, "headers", None)
+    status = getattr(source, "status_code", None) or getattr(source, "status", None)
+    if not isinstance(status, int) or not callable(getattr(headers, "items", None)):
+        return None
+    reader = next((name for name in _READERS if hasattr(source, name)), None)
+    if reader is not None:
+        raise TypeError(
+            f"Expected {_WANTED}, got {qualified_type_name(source)}, a response of a library that "
+            f"sse_fast has no adapter for: pass its bytes, as {reader}() gives them"
+        )
+    url = getattr(source, "url", None)
+    return Response(status, Headers(headers.items()), str(url or ""), source)
+
+
+def _open_bytes(source: Any) -> Source:
     if isinstance(source, str):
         raise TypeError(f"Expected {_WANTED}, got str: open(path, 'rb') reads a file")
     if isinstance(source, os.PathLike):
@@ -165,6 +204,11 @@ def _refuse_mistakes(source: Any) -> None:
         write = "await it" if not hasattr(type(source), "__aenter__") else "await it, or write "
         write += "`async with ... as response`" if hasattr(type(source), "__aenter__") else ""
         raise TypeError(f"Expected {_WANTED}, got {name}, which is no response yet: {write}")
+    if type(source).__name__ == "generator" and _get_origin(source) == "requests.models.iter_lines":
+        raise TypeError(
+            f"Expected {_WANTED}, got iter_lines(), whose lines lack the line ends that the parser "
+            "needs: pass the response"
+        )
     statement = _CONTEXT_MANAGERS.get(type(source).__name__)
     if statement is not None:
         raise TypeError(
@@ -173,14 +217,26 @@ def _refuse_mistakes(source: Any) -> None:
         )
 
 
+def _get_origin(generator: Any) -> str:
+    """Return the module and the name of the function that made a generator."""
+    frame = generator.gi_frame
+    return f"{frame.f_globals.get('__name__')}.{generator.__name__}" if frame is not None else ""
+
+
 def _has_read(source: Any) -> bool:
-    """Return whether the object is like a file with a read() that is not awaited."""
+    """Return whether the object is like a file with a read(size) that is not awaited."""
     read = getattr(source, "read", None)
     if not callable(read) or isinstance(source, AsyncIterable):
         return False
     # Imported late: it loads slowly, and few programs need it.
     import inspect
 
+    # Responses of httpcore have a read() without a size, of the whole body.
+    with suppress(ValueError):
+        try:
+            inspect.signature(read).bind(1)
+        except TypeError:
+            return False
     return not inspect.iscoroutinefunction(read)
 
 

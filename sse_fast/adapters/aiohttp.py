@@ -63,6 +63,40 @@ def open_source(original: aiohttp.ClientResponse) -> Source:
     return Source(chunks, aclose, response, original.close, reusable, framed, resumable=True)
 
 
+def open_reader(content: aiohttp.StreamReader) -> Source:
+    """Return the source of the content of a response, which is borrowed.
+
+    Its `async for` would read lines that end with LF, and refuse long ones.
+    """
+    return Source(_Pieces(content), resumable=True)
+
+
+class _Pieces(AsyncIterator[bytes]):
+    """The pieces of a content, each with everything that has arrived."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._content.readany()
+        except Exception:
+            chunk = _take_rest(self._content)
+            if not chunk:
+                raise
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
+def _take_rest(content: aiohttp.StreamReader) -> bytes:
+    """Return what arrived before an error: readany() raises the error first."""
+    # No public API returns it.
+    with suppress(Exception):
+        return content._read_nowait(-1)
+    return b""
+
+
 class _Chunks(AsyncIterator[bytes]):
     """The chunks of a body, each with everything that has arrived."""
 
@@ -83,11 +117,7 @@ class _Chunks(AsyncIterator[bytes]):
         try:
             chunk = await self._content.readany()
         except Exception as error:
-            # readany() raises the stored exception before it returns buffered bytes, and no public
-            # API returns them.
-            chunk = b""
-            with suppress(Exception):
-                chunk = self._content._read_nowait(-1)
+            chunk = _take_rest(self._content)
             if not chunk:
                 # Either the protocol or the body knows what was found wrong; the other knows only
                 # that the connection has ended.

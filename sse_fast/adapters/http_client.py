@@ -23,6 +23,7 @@ from sse_fast._wake import make_waker
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from urllib.response import addinfourl
 
     from sse_fast._http1.decoding import Decoder
 
@@ -57,6 +58,14 @@ def open_source(raw: HTTPResponse) -> Source:
     if decoder is not None:
         chunks = _Decoded(chunks, decoder)
     return Source(chunks, close, response, wake, is_reusable(headers), framed)
+
+
+def open_inner(raw: addinfourl) -> Source | addinfourl:
+    """Return the source of the response that an error of urllib.request holds.
+
+    Without one, for example from a `data:` URL, it is a file.
+    """
+    return open_source(raw.fp) if isinstance(raw.fp, HTTPResponse) else raw
 
 
 def _is_closed(raw: HTTPResponse) -> bool:

@@ -11,17 +11,21 @@ import mmap
 import socket
 import tempfile
 import threading
+import urllib.error
+import urllib.request
 import urllib.response
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import aiohttp
+import httpcore
 import httpx
 import pytest
+import requests
 import yarl
 
-from sse_fast import EndReason, TransportError, aiter_events, iter_events
+from sse_fast import EndReason, ResponseError, TransportError, aiter_events, iter_events
 from sse_fast._wake import make_waker
 from tests.support.clients import EVENTS, STREAM, plain
 from tests.support.faults import FaultServer, framed, packed
@@ -84,6 +88,103 @@ def test_request_of_aiohttp_names_await(opening: Any) -> None:
             ):
                 opening(request)
             request.close()
+
+    asyncio.run(run())
+
+
+@OPENINGS
+def test_lines_of_requests_name_the_response(opening: Any, faults: FaultServer) -> None:
+    faults.scripts["/"] = framed("length", [STREAM])
+    with (
+        requests.get(faults.url + "/", stream=True, timeout=5) as response,
+        pytest.raises(TypeError, match=r"got iter_lines\(\), whose lines lack the line ends"),
+    ):
+        opening(response.iter_lines())
+
+
+@OPENINGS
+def test_response_of_unknown_library_names_its_reader(opening: Any) -> None:
+    class Response:
+        status_code = 200
+        headers: ClassVar = {"Content-Type": "text/event-stream"}
+
+        def iter_content(self) -> Iterator[bytes]:
+            return iter(())
+
+        __iter__ = iter_content
+
+    with pytest.raises(TypeError, match=r"pass its bytes, as iter_content\(\) gives them"):
+        opening(Response())
+
+
+@OPENINGS
+def test_read_without_a_size_makes_no_file(opening: Any, faults: FaultServer) -> None:
+    faults.scripts["/"] = framed("length", [STREAM])
+    with (
+        httpcore.stream("GET", faults.url + "/") as response,
+        pytest.raises(TypeError, match=r"got httpcore\.Response"),
+    ):
+        opening(response)
+
+
+# -- Objects that hold a response, or are one without a library ------------------------------------
+
+
+def test_error_of_urllib_is_refused(faults: FaultServer) -> None:
+    faults.scripts["/"] = [
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n",
+        b'Content-Length: 13\r\n\r\n{"error":"x"}',
+    ]
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(faults.url + "/", timeout=5)
+    with pytest.raises(ResponseError, match="401") as refused:
+        iter_events(caught.value)
+    assert refused.value.response.json() == {"error": "x"}
+
+
+def test_error_of_urllib_without_body_is_refused() -> None:
+    error = urllib.error.HTTPError("http://h/", 503, "", email.message.Message(), None)
+    with pytest.raises(ResponseError, match="503"):
+        iter_events(error)
+
+
+def test_data_url_is_read() -> None:
+    with urllib.request.urlopen("data:text/event-stream,data:1%0a%0a") as file:
+        assert [event.data for event in iter_events(file)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "message"),
+    [(401, "text/event-stream", "401"), (200, "text/html", "text/html")],
+)
+def test_head_of_a_fake_is_checked(status: int, content_type: str, message: str) -> None:
+    class Fake(list[bytes]):
+        status_code = status
+        headers: ClassVar = {"Content-Type": content_type}
+
+    with pytest.raises(ResponseError, match=message):
+        iter_events(Fake([STREAM]))
+    assert plain(iter_events(Fake([STREAM]), check=False)) == EVENTS
+
+
+def test_content_of_aiohttp_is_read_as_it_arrives(faults: FaultServer) -> None:
+    """The lines of aiohttp are limited to 128 KiB, and end with LF only."""
+    more = threading.Event()
+    data = "x" * 300_000
+    parts = [b"data: 1\r\r", more, f"data: {data}\n\n".encode(), b"id: 1\ndata: cut off"]
+    faults.scripts["/"] = [*framed("chunked", parts)[:-1]]
+
+    async def run() -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(faults.url + "/") as response,
+        ):
+            stream = aiter_events(response.content)
+            assert (await anext(stream)).data == "1"
+            more.set()
+            assert (await anext(stream)).data == data
+            with pytest.raises(TransportError):
+                await anext(stream)
 
     asyncio.run(run())
 
