@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlencode
 
 from sse_fast._errors import MAX_SECONDS
 from sse_fast._hosts import normalize_address, normalize_host
@@ -29,10 +29,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 # RFC 9110, 5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# Scheme, authority, path and query of an absolute URL without a fragment. urlsplit() is not used:
+# what it accepts depends on the version of Python.
+_ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)([^?]*)(?:\?(.*))?", re.DOTALL)
 # An address in brackets or a name, and a port, which may be empty.
-_LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([0-9]{0,9}))?")
-# The scheme and the slashes before the host of a Location.
-_AUTHORITY = re.compile(r"((?:[Hh][Tt][Tt][Pp][Ss]?:)?)(/*)")
+_LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::(?:0*([0-9]{1,5}))?)?")
+# The scheme of a URL and the slashes that follow.
+_BEGINNING = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(/*)")
+_OUTER_BLANKS = "".join(map(chr, range(33)))
 _NORMALIZED_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"}
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
@@ -102,18 +106,18 @@ def parse_url(url: str) -> Target:
         raise TypeError(f"Expected the URL as a str, got {type(url).__qualname__}: pass str(url)")
     if _CONTROL.search(url):
         raise ValueError("The URL contains control characters")
-    url = url.strip()
-    rest = url.partition("#")[0]
-    before, has_query, _ = rest.partition("?")
+    match = _ABSOLUTE.fullmatch(_replace_backslashes(url.strip(" ").partition("#")[0]))
+    if match is None or match[1].lower() not in _DEFAULT_PORTS:
+        raise ValueError("The URL has to begin with http:// or https://")
+    scheme = match[1].lower()
+    # Browsers take the last "@" for the end of the user, and percent-encode the others.
+    userinfo, _, location = match[2].rpartition("@")
+    name, _, password = userinfo.partition(":")
     try:
-        # Browsers read a backslash as a slash. urlsplit() would find another host.
-        parts = urlsplit(before.replace("\\", "/") + rest[len(before) :])
-        userinfo, _, location = parts.netloc.rpartition("@")
         # As in browsers, a path with non-ASCII characters is sent as percent-encoded UTF-8.
-        path = quote(_remove_dot_segments(parts.path), safe=URL_CHARACTERS)
-        if has_query:
-            path += "?" + quote(parts.query, safe=URL_CHARACTERS)
-        name, _, password = userinfo.partition(":")
+        path = quote(_remove_dot_segments(match[3]), safe=URL_CHARACTERS)
+        if match[4] is not None:
+            path += "?" + quote(match[4], safe=URL_CHARACTERS)
         user = f"{unquote(name)}:{unquote(password)}"
         user.encode()
         match = _LOCATION.fullmatch(location)
@@ -125,16 +129,20 @@ def parse_url(url: str) -> Target:
         raise ValueError(
             "The URL has an invalid user, host, port or path: percent-encode special characters"
         ) from None
-    if parts.scheme not in _DEFAULT_PORTS:
-        raise ValueError("The URL has to begin with http:// or https://")
     assert match is not None
     host, authority = _check_host(match[1], match[2])
-    if not match[3] or port == _DEFAULT_PORTS[parts.scheme]:
+    if not match[3] or port == _DEFAULT_PORTS[scheme]:
         # RFC 9110, 4.2.3: the default port is left out.
-        port = _DEFAULT_PORTS[parts.scheme]
+        port = _DEFAULT_PORTS[scheme]
     else:
         authority = f"{authority}:{port}"
-    return Target(parts.scheme, host, port, authority, path, None if user == ":" else user)
+    return Target(scheme, host, port, authority, path, None if user == ":" else user)
+
+
+def _replace_backslashes(url: str) -> str:
+    """Return the URL with a slash for each backslash before its query, as browsers read it."""
+    before = re.split("[?#]", url, maxsplit=1)[0]
+    return before.replace("\\", "/") + url[len(before) :]
 
 
 def _check_host(address: str | None, name: str) -> tuple[str, str]:
@@ -198,20 +206,35 @@ def resolve_location(url: str, location: str) -> str | None:
     # Servers send UTF-8, but header fields are decoded as Latin-1.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
-    before = re.split("[?#]", location, maxsplit=1)[0]
-    location = before.replace("\\", "/") + location[len(before) :]
+    # URL standard, 4.4: outer blanks, tabs and line ends are no part of a URL.
+    location = re.sub("[\t\n\r]", "", location.strip(_OUTER_BLANKS))
     try:
-        # Browsers take two slashes or more as the beginning of a host, and need none after another
-        # scheme; urljoin() would find it in the path.
-        start = _AUTHORITY.match(location)
-        assert start is not None
-        scheme, slashes = start.groups()
-        if len(slashes) > 1 or (scheme and scheme[:-1].lower() != urlsplit(url).scheme):
-            location = f"{scheme}//{location[start.end() :]}"
-        target = urljoin(url, location)
-        return strip_userinfo(target)
+        return strip_userinfo(_join(parse_url(url), _replace_backslashes(location)))
     except ValueError:
         return None
+
+
+def _join(base: Target, reference: str) -> str:
+    """Return the absolute URL of a reference, not normalized (URL standard, 4.4).
+
+    urljoin() is not used: it loses an empty query, and finds a host of many slashes in the path.
+    """
+    start = _BEGINNING.match(reference)
+    assert start is not None
+    scheme, slashes = start[1], start[2]
+    rest = reference[start.end() :]
+    # Two slashes or more begin a host, and after another scheme, none are necessary.
+    if len(slashes) > 1 or (scheme is not None and scheme.lower() != base.scheme):
+        return f"{scheme or base.scheme}://{rest}"
+    origin = base.url.removesuffix(base.path)
+    if slashes:
+        return f"{origin}/{rest}"
+    path, has_query, query = base.path.partition("?")
+    if not rest or rest[0] == "#":
+        return f"{origin}{path}{has_query}{query}"
+    if rest[0] == "?":
+        return f"{origin}{path}{rest}"
+    return f"{origin}{path[: path.rindex('/') + 1]}{rest}"
 
 
 def check_method(method: str) -> str:

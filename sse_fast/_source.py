@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from urllib.parse import urlsplit
 
 from sse_fast._errors import TransportError
 from sse_fast._mime import extract_media_type
@@ -22,6 +22,9 @@ MAX_BODY = 64 * 1024
 
 REDIRECTS = {301, 302, 303, 307, 308}
 """The statuses of a redirect, provided that the response has a Location (RFC 9110, 15.4)."""
+
+# The beginning of a URL up to its authority, and the authority.
+_AUTHORITY = re.compile(r"((?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?)([^/]*)")
 
 
 class Headers(Mapping[str, str]):
@@ -110,8 +113,10 @@ class Response:
 
 def redact_url(url: str) -> str:
     """Reduce a URL to scheme, host and path, which logs and messages may show."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    # urlsplit() refuses some of the URLs that libraries accept.
+    match = _AUTHORITY.match(re.split("[?#]", url, maxsplit=1)[0])
+    assert match is not None
+    return match[1] + match[2].rpartition("@")[2] + match.string[match.end() :]
 
 
 class Source(NamedTuple):

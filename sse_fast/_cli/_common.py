@@ -6,14 +6,13 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
 from sse_fast import EventSource
 from sse_fast._cli._terminal import visible
-from sse_fast._request import URL_CHARACTERS
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -98,14 +97,9 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
     body = None if arguments.body is None else b"&".join(map(_read_data, arguments.body))
     defaults = {} if body is None else {"Content-Type": "application/x-www-form-urlencoded"}
     try:
-        parts = urlsplit(url)
-        # Bytes of the command line that are invalid UTF-8 are sent unchanged.
-        path, query = (
-            quote(part, safe=URL_CHARACTERS, errors="surrogateescape")
-            for part in (parts.path, parts.query)
-        )
         return EventSource(
-            parts._replace(path=path, query=query).geturl(),
+            # Bytes of the command line that are invalid UTF-8 are sent unchanged.
+            re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:X}", url),
             method=arguments.request or ("GET" if body is None else "POST"),
             headers=_with_header_lines(defaults, arguments.header),
             data=body,

@@ -334,13 +334,16 @@ def _is_end_of_chunks(error: BaseException) -> bool:
     return not isinstance(context, ValueError) or str(context).endswith(" b''")
 
 
-def wrap_request_error(url: str, error: Exception, unsent: AbstractSet[str]) -> TransportError:
+def wrap_request_error(
+    url: str, error: Exception, unsent: AbstractSet[str], via: str = ""
+) -> TransportError:
     """Make a `TransportError` of the error that a library raised instead of a response.
 
     Args:
         url: the URL of the request.
         error: the library's error.
         unsent: names of exception classes which guarantee that no byte of the request was sent.
+        via: for the message, the proxy through which the connection failed.
     """
     all_layers = list(iter_exception_chain(error))
     names = {cls.__name__ for each in all_layers for cls in type(each).__mro__}
@@ -353,7 +356,7 @@ def wrap_request_error(url: str, error: Exception, unsent: AbstractSet[str]) -> 
     if fault is Fault.INVALID:
         reason = f"{fault.value} ({reason})"
     failure = kind(
-        f"No {'response from' if sent else 'connection to'} {redact_url(url)}: {reason}",
+        f"No {'response from' if sent else 'connection to'} {redact_url(url)}{via}: {reason}",
         phase="head" if sent else "connect",
         sent=sent,
     )

@@ -23,8 +23,8 @@ from sse_fast.adapters._clients import (
     find_undecoded,
     is_framed,
     wrap_body_error,
-    wrap_request_error,
 )
+from sse_fast.adapters._connecting import wrap_connection_error
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
     from sse_fast._request import Request
 
-_UNSENT = {"ClientConnectorError", "ClientConnectorCertificateError", "ConnectionTimeoutError"}
+_UNSENT = {
+    "ClientConnectorError",
+    "ClientConnectorCertificateError",
+    "ClientHttpProxyError",
+    "ConnectionTimeoutError",
+}
 
 _CODINGS = frozenset({"gzip", "deflate", "br", "zstd"})
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5"}
@@ -230,7 +235,8 @@ async def asend(
             return refused
         is_of_network = isinstance(error, (aiohttp.ClientError, OSError, asyncio.TimeoutError))
         if is_of_network and not isinstance(error, aiohttp.InvalidURL):
-            raise wrap_request_error(request.url, error, _UNSENT) from error
+            proxy = _name_proxy(error)
+            raise wrap_connection_error(request.url, error, _UNSENT, proxy) from error
         if isinstance(error, (ValueError, RuntimeError)):
             # aiohttp refuses the request, or the session is closed.
             raise explain_refusal(request, error) from error
@@ -310,6 +316,17 @@ def _find_proxy(url: URL) -> str | None:
     if urllib.request.proxy_bypass(url.host or ""):
         return None
     return urllib.request.getproxies().get(url.scheme)
+
+
+def _name_proxy(error: Exception) -> str:
+    """Return the proxy that an error of aiohttp is about, or ""."""
+    import aiohttp
+
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return str(error.request_info.real_url)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"{error.host}:{error.port}"
+    return ""
 
 
 def _find_refused(error: Exception) -> Source | None:

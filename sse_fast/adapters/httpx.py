@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import SSEError
+from sse_fast._errors import SSEError, TransportError
 from sse_fast._source import Headers, Response, Source, is_reusable
 from sse_fast._wake import make_waker, protect_read
 from sse_fast.adapters._clients import (
@@ -30,8 +30,8 @@ from sse_fast.adapters._clients import (
     iter_exception_chain,
     library_class,
     raise_body_error,
-    wrap_request_error,
 )
+from sse_fast.adapters._connecting import wrap_connection_error
 
 if TYPE_CHECKING:
     import httpx
@@ -288,8 +288,11 @@ def _recover(request: Request, error: Exception) -> Any:
     if not names & {"TransportError", "SSLError"}:
         # An event hook or an auth of the user raised.
         raise error
-    failure = wrap_request_error(request.url, error, _UNSENT)
-    if any(getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)):
+    # No public attribute of a client tells its proxies.
+    failure = wrap_connection_error(request.url, error, _UNSENT)
+    if isinstance(failure, TransportError) and any(
+        getattr(each, "error_code", None) == _REFUSED_STREAM for each in _details(error)
+    ):
         failure.sent = False
     try:
         raise failure from error

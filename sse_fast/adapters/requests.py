@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._errors import TransportError
 from sse_fast._source import MAX_BODY, FailingChunks, Headers, Response, Source
 from sse_fast._wake import drain
 from sse_fast.adapters._clients import (
@@ -17,7 +19,11 @@ from sse_fast.adapters._clients import (
     find_response,
     forbid_cross_origin,
     is_framed,
-    wrap_request_error,
+)
+from sse_fast.adapters._connecting import (
+    CertificateSettings,
+    is_about_file,
+    wrap_connection_error,
 )
 from sse_fast.adapters._registry import open_source as open_raw
 
@@ -30,8 +36,10 @@ _UNSENT = {
     "ConnectTimeout",
     "ConnectTimeoutError",
     "NewConnectionError",
+    "ProxyError",
     "SSLCertVerificationError",
 }
+_CERTIFICATES = CertificateSettings("verify, or REQUESTS_CA_BUNDLE in the environment", "cert")
 
 
 def open_source(original: requests.Response) -> Source:
@@ -118,21 +126,31 @@ def send(
         if isinstance(error, ValueError):
             # requests refuses this URL or header.
             raise explain_refusal(request, error) from error
-        is_of_library = isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError))
-        if not is_of_library and (not isinstance(error, OSError) or _is_local(error)):
-            raise
         # A session that caches reads the body, which raises errors of urllib3.
-        raise wrap_request_error(request.url, error, _UNSENT) from error
+        is_of_library = isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError))
+        if not is_of_library and not isinstance(error, OSError):
+            raise
+        proxy = _find_proxy(session, request.url)
+        failure = wrap_connection_error(request.url, error, _UNSENT, proxy, _CERTIFICATES)
+        if not is_of_library and is_about_file(error) and isinstance(failure, TransportError):
+            # A hook or an auth of the user raised.
+            raise
+        raise failure from error
     seen, redirect = watcher.take()
     if redirect is not None and seen is response:
         return redirect
     return open_source(response)
 
 
-def _is_local(error: OSError) -> bool:
-    """Return whether an error is about a file: of the caller's hook or auth, or of certificates."""
-    is_plain = type(error) is OSError and error.errno is None
-    return is_plain or isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError))
+def _find_proxy(session: requests.Session, url: str) -> str:
+    """Return the proxy that the session uses for a URL, or ""."""
+    from requests.utils import select_proxy
+
+    # The method may be overridden.
+    with suppress(Exception):
+        merged = session.merge_environment_settings(url, {}, None, None, None)
+        return select_proxy(url, merged["proxies"]) or ""
+    return ""
 
 
 def _keep_authorization(prepared: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -26,7 +26,11 @@ from sse_fast.adapters._clients import (
     raise_body_error,
     split_codings,
     wrap_body_error,
-    wrap_request_error,
+)
+from sse_fast.adapters._connecting import (
+    CertificateSettings,
+    is_about_file,
+    wrap_connection_error,
 )
 from sse_fast.adapters._registry import open_source as open_raw
 
@@ -39,8 +43,12 @@ _UNSENT = {
     "ConnectTimeoutError",
     "EmptyPoolError",
     "NewConnectionError",
+    "ProxyError",
     "SSLCertVerificationError",
 }
+_CERTIFICATES = CertificateSettings(
+    "ca_certs, ca_cert_dir and ca_cert_data", "cert_file, key_file and key_password"
+)
 
 
 def open_source(original: urllib3.HTTPResponse) -> Source:
@@ -187,9 +195,12 @@ def send(
         if isinstance(error, (urllib3.exceptions.LocationValueError, ValueError)):
             # urllib3 refuses this URL or header.
             raise explain_refusal(request, error) from error
-        if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
-            raise wrap_request_error(request.url, error, _UNSENT) from error
-        raise
+        is_of_network = isinstance(error, OSError) and not is_about_file(error)
+        if not is_of_network and not isinstance(error, urllib3.exceptions.HTTPError):
+            # An override of the user raised.
+            raise
+        proxy = str(getattr(pool, "proxy", None) or "")
+        raise wrap_connection_error(request.url, error, _UNSENT, proxy, _CERTIFICATES) from error
     return _open_with_url(response, request)
 
 

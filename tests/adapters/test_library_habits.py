@@ -281,6 +281,14 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == ["here.invalid", "there.invalid"]
 
 
+@habit("httpx", "tells nobody the proxy of a client")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [Play(407, framing="length")]
+    with plain_httpx(proxy=stage.origin) as client, pytest.raises(TransportError) as caught:
+        events(client, "https://elsewhere.invalid/")
+    assert "The proxy refused to connect to https://elsewhere.invalid/ with" in str(caught.value)
+
+
 @habit("httpx", "leaves a coding encoded that it does not know, x-gzip too")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     body = gzip.compress(b"data: a\n\n")

@@ -235,7 +235,7 @@ def test_cat_flushes_each_event(server: Server) -> None:
         (["missing"], 1, "sse-fast: missing: No such file or directory"),
         (["{closed}/?secret"], 1, "sse-fast: No connection to http://127"),
         (["http://127.0.0.1:99999/"], 2, "The URL has an invalid user, host, port"),
-        (["http://[::1/"], 2, "Invalid IPv6 URL"),
+        (["http://[::1/"], 2, "The URL has an invalid user, host, port or path"),
         (["http:///path"], 2, "The URL has no valid host"),
         (["http://a b/"], 2, "The URL has no valid host"),
         (["ftp://host/"], 2, "only http and https URLs are supported, not 'ftp'"),

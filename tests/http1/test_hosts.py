@@ -28,6 +28,7 @@ from sse_fast import (
     open_stream,
 )
 from sse_fast._request import parse_url, resolve_location
+from sse_fast._source import redact_url
 from tests.support.clients import HTTPX
 from tests.support.faults import FaultServer, framed
 
@@ -153,6 +154,17 @@ def test_urls_are_compared_normalized() -> None:
         ("%2e%2e/x", "http://host/x"),
         ("?a=/../b", "http://host/dir/file?a=/../b"),
         ("http://u:p@other/", "http://other/"),
+        ("http://u:a[b]@other/", "http://other/"),
+        ("", "http://host/dir/file?q"),
+        ("#x", "http://host/dir/file?q"),
+        ("?", "http://host/dir/file?"),
+        ("//other?", "http://other/?"),
+        ("x?a/../b#c", "http://host/dir/x?a/../b"),
+        ("../..//x", "http://host//x"),
+        ("x:y", None),
+        ("x/y:z", "http://host/dir/x/y:z"),
+        (":x", "http://host/dir/:x"),
+        (" /a\tb\r\n ", "http://host/ab"),
         ("http://256.0.0.1/", None),
         ("http://xn--a/", None),
         ("http://other:99999/", None),
@@ -160,6 +172,36 @@ def test_urls_are_compared_normalized() -> None:
 )
 def test_location_is_resolved_as_in_browsers(location: str, expected: str | None) -> None:
     assert resolve_location("http://host/dir/file?q", location) == expected
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "user"),
+    [
+        ("user:a[b]c", "user:a[b]c"),
+        ("[u]:p", "[u]:p"),
+        ("u:p@q", "u:p@q"),
+        ("u%40:%5Bp", "u@:[p"),
+        ("u:\u2100", "u:\u2100"),
+        ("u:p q", "u:p q"),
+        ("u", "u:"),
+        (":", None),
+        ("", None),
+    ],
+)
+def test_user_of_url_is_read_as_in_browsers(userinfo: str, user: str | None) -> None:
+    """The answer of urlsplit() depends on the version of Python."""
+    target = parse_url(f"http://{userinfo}@host/x?y@z")
+    assert (target.user, target.url) == (user, "http://host/x?y@z")
+    assert redact_url(f"http://{userinfo}@host/x@y?z#w") == "http://host/x@y"
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"), [("", 80), ("0", 0), ("00", 0), ("0000000000081", 81), ("65535", 65535)]
+)
+def test_port_of_url_is_read_as_in_browsers(port: str, expected: int) -> None:
+    target = parse_url(f"http://h:{port}")
+    assert target.port == expected
+    assert target.authority == ("h" if expected == 80 else f"h:{expected}")
 
 
 def test_missing_idna_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
