@@ -12,13 +12,23 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sse_fast import ACCELERATED, ResponseError, SSEError, __version__
-from sse_fast._cli import bench, cat, convert, demo, doctor, record, replay
 from sse_fast._cli._common import say
 from sse_fast._cli._signals import Terminated
 from sse_fast._cli._terminal import visible
+
+_COMMANDS = {
+    "demo": "read a stream from a local server with every HTTP library that is installed",
+    "cat": "print events as they arrive",
+    "record": "write a stream to a file as it arrives",
+    "replay": "serve a capture as an event stream, at the speed it was recorded",
+    "convert": "turn captures into Parquet, Arrow, JSON lines or CSV",
+    "doctor": "list the libraries that install() supports, and the speed-up for each",
+    "bench": "compare the speed of parsers on this machine",
+}
+"""Name -> help, in the order in which they are listed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,15 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the command's name; None: those of the process.
     """
-    core = "Cython" if ACCELERATED else "plain Python"
-    parser = _Parser(
-        prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
-    )
-    parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, cat, record, replay, convert, doctor, bench):
-        command.add_to(commands)
-    arguments = parser.parse_args(argv)
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
         if sys.stdout is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
@@ -70,3 +72,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SSEError, ImportError) as error:
         say(f"{error}")
         return 1
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    core = "Cython" if ACCELERATED else "plain Python"
+    parser = _Parser(
+        prog="sse-fast", description="Event streams (Server-Sent Events) on the command line."
+    )
+    parser.add_argument("--version", action="version", version=f"sse-fast {__version__} ({core})")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, what in _COMMANDS.items():
+        command = commands.add_parser(name, help=what)
+        # Only a command that is named is loaded: all of them together take longer than `cat`.
+        if name in argv:
+            _load(name).add_options(command)
+    return parser.parse_args(argv)
+
+
+def _load(name: str) -> Any:
+    """Import the module of a command. The imports are written out for freezing tools."""
+    if name == "demo":
+        from sse_fast._cli import demo
+
+        return demo
+    if name == "cat":
+        from sse_fast._cli import cat
+
+        return cat
+    if name == "record":
+        from sse_fast._cli import record
+
+        return record
+    if name == "replay":
+        from sse_fast._cli import replay
+
+        return replay
+    if name == "convert":
+        from sse_fast._cli import convert
+
+        return convert
+    if name == "doctor":
+        from sse_fast._cli import doctor
+
+        return doctor
+    assert name == "bench", f"no branch for the command {name!r}"
+    from sse_fast._cli import bench
+
+    return bench

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import repeat
 from typing import Any, BinaryIO
 
-from sse_fast._cli._common import json_line
+from sse_fast._cli._json_lines import json_line
 from sse_fast._cli._terminal import VisibleFile
 from sse_fast._cli._timing_index import time_text
 

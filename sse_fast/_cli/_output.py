@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -102,13 +100,16 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     folder, name = os.path.split(target)
     # The longest name that file systems allow has 255 bytes.
     short = os.fsdecode(os.fsencode(name)[:200])
-    temporary = os.path.join(folder, f"{short}.{secrets.token_hex(8)}.part")
+    temporary = os.path.join(folder, f"{short}.{os.urandom(8).hex()}.part")
     try:
         with _naming(path, temporary), open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:
+            # `cat` does without this module.
+            import shutil
+
             shutil.copymode(target, temporary)
         with _naming(path, temporary):
             os.replace(temporary, target)

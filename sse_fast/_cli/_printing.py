@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from sse_fast import Event
-from sse_fast._cli._common import json_line
+from sse_fast._cli._json_lines import json_line
 from sse_fast._cli._terminal import visible
 from sse_fast._cli._timing_index import time_text
 

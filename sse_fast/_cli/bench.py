@@ -67,14 +67,12 @@ class Report(NamedTuple):
         return {name: f"{name} {version}" for name, version in self.versions.items()}
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "bench",
-        help="compare the speed of parsers on this machine",
-        description="Compare sse_fast with the parsers of other libraries, on streams in memory. "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Compare sse_fast with the parsers of other libraries, on streams in memory. "
         "A parser whose events are wrong gets no number. Needs the extra [bench]; JavaScript "
-        "parsers take part if Node and their npm packages are installed.",
+        "parsers take part if Node and their npm packages are installed."
     )
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the result as .png or .svg")
     parser.add_argument(

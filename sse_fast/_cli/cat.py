@@ -6,19 +6,11 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sse_fast import (
-    EndReason,
-    EventSource,
-    EventStream,
-    ReconnectPolicy,
-    SSEError,
-    iter_events,
-)
+from sse_fast import EndReason, SSEError, iter_events
 from sse_fast._cli._common import (
     add_request_options,
-    event_source,
     has_request_options,
     is_url,
     say,
@@ -28,20 +20,21 @@ from sse_fast._cli._inputs import Clock, FieldWatch, chunks_of
 from sse_fast._cli._output import check_standard_output
 from sse_fast._cli._printing import Printer
 from sse_fast._cli._terminal import has_colors
-from sse_fast._cli._waiting import telling
+
+# The client is imported for a URL only: it takes longer to import than all the rest.
+if TYPE_CHECKING:
+    from sse_fast import EventSource, EventStream
 
 
-def add_to(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "cat",
-        help="print events as they arrive",
-        description="Print the events of a URL, a file or standard input as they arrive, "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Print the events of a URL, a file or standard input as they arrive, "
         "in the form of an event stream. Files may be compressed by gzip or zstd; one that has no "
         "line of an event stream is refused. Connecting times out after 10 seconds, and a stream "
         "after 300 seconds of silence. A GET that ends or breaks off is resumed after the last "
         "event, as in browsers, until --until is met or the server answers 204. Any other request "
-        "ends with its stream, and is not repeated after a break. A URL needs the extra [client].",
+        "ends with its stream, and is not repeated after a break. A URL needs the extra [client]."
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
     form = parser.add_mutually_exclusive_group()
@@ -92,11 +85,17 @@ def run(arguments: argparse.Namespace) -> int:
     clock, watch = Clock(), FieldWatch()
     with ExitStack() as stack:
         events: EventSource | EventStream
+        name = arguments.source
         if is_request:
+            from sse_fast._cli._waiting import telling
+
             events = _request(arguments, clock, watch)
+            # The URL without its query.
+            name = events.name
             stack.enter_context(telling(events, arguments))
             stack.enter_context(events)
         elif arguments.source == "-":
+            name = "standard input"
             events = iter_events(
                 _watched(chunks_of(standard_input(), None, clock), watch), until=arguments.until
             )
@@ -106,10 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
             events = iter_events(
                 _watched(chunks_of(file, path, clock), watch), until=arguments.until
             )
-        name = "standard input" if arguments.source == "-" else arguments.source
-        if isinstance(events, EventSource):
-            # The URL without its query.
-            name = events.name
         try:
             for event in events:
                 printer.print(event, clock.now)
@@ -126,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _request(arguments: argparse.Namespace, clock: Clock, watch: FieldWatch) -> EventSource:
     """Make the client for a URL."""
+    from sse_fast import ReconnectPolicy
+    from sse_fast._cli._event_source import event_source
 
     def see(chunk: bytes) -> None:
         clock.tick(chunk)

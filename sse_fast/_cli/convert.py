@@ -41,14 +41,12 @@ SUFFIXES = {
 TEXTS = ("jsonl", "csv")
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "convert",
-        help="turn captures into Parquet, Arrow, JSON lines or CSV",
-        description="Turn captures of event streams into one file of Parquet, Arrow, JSON lines or "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Turn captures of event streams into one file of Parquet, Arrow, JSON lines or "
         "CSV. Captures may be compressed by gzip or zstd. The columns (or keys) are event, data, "
-        "id and retry, and on request offset, arrival and source. Needs the extra [convert].",
+        "id and retry, and on request offset, arrival and source. Needs the extra [convert]."
     )
     parser.add_argument(
         "captures",

@@ -39,14 +39,12 @@ _REPEAT = 20
 """Completions in one measured stream."""
 
 
-def add_to(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "demo",
-        help="read a stream from a local server with every HTTP library that is installed",
-        description="Start a server on a free loopback port, read a chat completion from it over "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Start a server on a free loopback port, read a chat completion from it over "
         "a bare socket, every installed HTTP library and sse_fast's own transport, and compare "
-        "the events that each of them saw.",
+        "the events that each of them saw."
     )
     parser.set_defaults(run=run)
 

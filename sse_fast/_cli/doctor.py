@@ -18,14 +18,12 @@ EVENTS = 1000
 ROUNDS = 5
 
 
-def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "doctor",
-        help="list the libraries that install() supports, and the speed-up for each",
-        description="List each library that sse_fast.compat.install() supports, its installed "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "List each library that sse_fast.compat.install() supports, its installed "
         "version, and the speed of its parsing before and after install(), on this machine. "
-        "Nothing is changed.",
+        "Nothing is changed."
     )
     parser.set_defaults(run=run)
 

@@ -11,16 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from sse_fast import EndReason, EventSource, ReconnectPolicy, SSEError
 from sse_fast._cli import _timing_index
-from sse_fast._cli._common import (
-    add_request_options,
-    event_source,
-    is_url,
-    say,
-)
+from sse_fast._cli._common import add_request_options, is_url, say
+from sse_fast._cli._event_source import event_source
 from sse_fast._cli._output import (
     check_distinct,
     check_standard_output,
@@ -37,15 +32,13 @@ _MAX_EVENT_SIZE = 2**30
 _ENDS = {EndReason.END: "the stream ended", EndReason.UNTIL: "--until was met"}
 
 
-def add_to(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "record",
-        help="write a stream to a file as it arrives",
-        description="Write the body of a response to a file, byte for byte, as it arrives. One "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Write the body of a response to a file, byte for byte, as it arrives. One "
         "capture is one connection: there is no reconnect when the stream ends, breaks off or is "
         "silent for 300 seconds. Ctrl-C stops the recording (exit code 130). All bytes that have "
-        "arrived are in the file at any time. A summary goes to standard error at the end.",
+        "arrived are in the file at any time. A summary goes to standard error at the end."
     )
     parser.add_argument("source", metavar="URL", help="what to record")
     parser.add_argument(

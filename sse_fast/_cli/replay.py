@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from sse_fast._cli import _timing_index
 from sse_fast._cli._common import say
@@ -24,16 +24,14 @@ Pieces: TypeAlias = Iterator[tuple[float, bytes]]
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command's parser."""
-    parser = commands.add_parser(
-        "replay",
-        help="serve a capture as an event stream, at the speed it was recorded",
-        description="Serve a capture as an event stream on 127.0.0.1 until Ctrl-C. Every request, "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command and add its options."""
+    parser.description = (
+        "Serve a capture as an event stream on 127.0.0.1 until Ctrl-C. Every request, "
         "GET or POST and of any path, gets the whole capture from its beginning; Last-Event-ID is "
         "ignored. The URL is printed on standard output. With the index that `record --timing` "
         "wrote, FILE.timing, chunks are sent as they arrived; without one they have 64 KiB and "
-        "are sent as fast as the client reads.",
+        "are sent as fast as the client reads."
     )
     parser.add_argument("capture", metavar="FILE", type=Path, help="what to serve")
     parser.add_argument(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sse_fast.adapters._clients import (
     find_response,
     forbid_cross_origin,
     is_framed,
+    iter_exception_chain,
 )
 from sse_fast.adapters._connecting import (
     CertificateSettings,
@@ -123,6 +125,10 @@ def send(
         if seen is not None:
             # Nothing else would close it.
             seen.close()
+        status = _find_final_status(error)
+        if status is not None:
+            head = Response(status, Headers(), request.url, error)
+            return Source((), None, head, framed=True)
         if isinstance(error, ValueError):
             # requests refuses this URL or header.
             raise explain_refusal(request, error) from error
@@ -140,6 +146,18 @@ def send(
     if redirect is not None and seen is response:
         return redirect
     return open_source(response)
+
+
+def _find_final_status(error: Exception) -> int | None:
+    """Return the status at which a `Retry` of the session gave up; None: it was no status."""
+    import urllib3
+
+    for each in iter_exception_chain(error):
+        if isinstance(each, urllib3.exceptions.ResponseError):
+            # Of the response, urllib3 keeps this text only.
+            match = re.fullmatch(r"too many (\d{3}) error responses", str(each))
+            return None if match is None else int(match[1])
+    return None
 
 
 def _find_proxy(session: requests.Session, url: str) -> str:
