@@ -154,7 +154,7 @@ def _find_final_status(error: Exception) -> int | None:
 
     for each in iter_exception_chain(error):
         if isinstance(each, urllib3.exceptions.ResponseError):
-            # Of the response, urllib3 keeps this text only.
+            # This text is all that urllib3 keeps of the response.
             match = re.fullmatch(r"too many (\d{3}) error responses", str(each))
             return None if match is None else int(match[1])
     return None

@@ -107,6 +107,22 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [request.body for request in stage.requests] == [b"x", b"x"]
 
 
+@habit("requests", "asks again on a status, if an adapter has a `Retry`")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing, busy = Play(404, (), framing="length"), Play(503, (), framing="length")
+    stage.plays = [missing, missing, busy, busy, stream(), missing, missing]
+    retry = urllib3.Retry(total=1, status_forcelist=[404, 503], backoff_factor=0)
+    with requests.Session() as session:
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        # A status that is final is not retried by the source.
+        with pytest.raises(ResponseError, match="404"):
+            events(session, stage.url, policy=TWICE)
+        assert len(stage.requests) == 2
+        with pytest.raises(ResponseError, match="404"):
+            events(session, stage.url, policy=TWICE)
+    assert len(stage.requests) == 7
+
+
 @habit("requests", "replaces Authorization by netrc")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.plays = [stream()] * 2
