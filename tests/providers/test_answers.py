@@ -58,6 +58,10 @@ def jsonrpc(result: Any) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": 1, "result": result}
 
 
+def failed(state: str) -> dict[str, Any]:
+    return {"state": state, "message": {"role": "agent", "parts": [{"text": "out of luck"}]}}
+
+
 def response(kind: str, **more: Any) -> tuple[str, Any]:
     return kind, {"type": kind, "sequence_number": 4, **more}
 
@@ -92,6 +96,11 @@ ANSWERS = {
                 )
                 for text in HEL_LO
             ),
+            (
+                "thread.message.delta",
+                {"delta": {"content": [{"type": "image_file", "image_file": {"file_id": "f"}}]}},
+            ),
+            ("thread.message.delta", {"delta": {"role": "assistant"}}),
         ),
         lines(("done", "[DONE]")),
     ),
@@ -99,6 +108,7 @@ ANSWERS = {
         replaced(TYPED, "Cohere v2"),
         lines(
             ("message-start", {"type": "message-start"}),
+            ("content-delta", {"delta": {"message": {"content": {"thinking": "Hm"}}}}),
             *(
                 ("content-delta", {"delta": {"message": {"content": {"text": text}}}})
                 for text in HEL_LO
@@ -247,8 +257,17 @@ ANSWERS = {
         lines(
             *(("", {"token": {"text": text}, "generated_text": None}) for text in HEL_LO), space=""
         ),
-        lines(("", {"token": {"text": ""}, "generated_text": "Hello"}), space=""),
+        lines(
+            ("", {"token": {"text": "</s>", "special": True}, "generated_text": "Hello"}), space=""
+        ),
         lines(("", {"error": "out of luck", "error_type": "overloaded"}), space=""),
+    ),
+    "TGI, no text": Answer(
+        just_end("tgi"),
+        lines(": ping\n\n"),
+        lines(("", {"token": {"text": "</s>", "special": True}, "generated_text": ""})),
+        lines(("", {"error": "out of luck", "error_type": "overloaded"})),
+        printed="",
     ),
     "watsonx": Answer(
         just_end("watsonx"),
@@ -294,6 +313,45 @@ ANSWERS = {
         ),
         lines(("", jsonrpc({"kind": "status-update", "final": True}))),
         lines(("", {"jsonrpc": "2.0", "id": 1, "error": {"message": "out of luck"}})),
+    ),
+    "A2A, one message": Answer(
+        recipe("JSON-RPC", 1),
+        lines(": ping\n\n"),
+        lines(("", jsonrpc({"kind": "message", "role": "agent", "parts": [{"text": "Hello"}]}))),
+        lines(("", jsonrpc({"kind": "status-update", "status": failed("failed")}))),
+        last_is_text=True,
+    ),
+    "A2A 1.0": Answer(
+        recipe("JSON-RPC", 1),
+        lines(
+            ("", jsonrpc({"task": {"id": "t", "status": {"state": "TASK_STATE_SUBMITTED"}}})),
+            ("", jsonrpc({"statusUpdate": {"status": {"state": "TASK_STATE_WORKING"}}})),
+            *(
+                ("", jsonrpc({"artifactUpdate": {"artifact": {"parts": [{"text": text}]}}}))
+                for text in HEL_LO
+            ),
+        ),
+        lines(("", jsonrpc({"statusUpdate": {"status": {"state": "TASK_STATE_COMPLETED"}}}))),
+        lines(("", jsonrpc({"statusUpdate": {"status": failed("TASK_STATE_FAILED")}}))),
+    ),
+    "A2A 1.0, a whole task": Answer(
+        recipe("JSON-RPC", 1),
+        lines(": ping\n\n"),
+        lines(
+            (
+                "",
+                jsonrpc(
+                    {
+                        "task": {
+                            "status": {"state": "TASK_STATE_COMPLETED"},
+                            "artifacts": [{"parts": [{"text": text}]} for text in HEL_LO],
+                        }
+                    }
+                ),
+            )
+        ),
+        lines(("", jsonrpc({"task": {"status": failed("TASK_STATE_REJECTED")}}))),
+        last_is_text=True,
     ),
 }
 
@@ -391,6 +449,15 @@ def test_mcp_is_resumed_by_get_after_a_priming_event(newline: bytes) -> None:
     assert (outcome.printed, outcome.error) == ("notifications/progress\n{'content': []}\n", None)
     assert [request.method for request in outcome.requests] == ["POST", "GET"]
     assert outcome.requests[1].get("Last-Event-ID") == b"1"
+
+
+def test_mcp_request_of_the_server_is_no_response() -> None:
+    """Its id comes from a count of its own."""
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}}
+    answered = jsonrpc({"content": []})
+    outcome = MCP.run(stream(PRIME, lines(("message", asked), ("message", answered))))
+    assert outcome.printed == "sampling/createMessage\n{'content': []}\n"
+    assert len(outcome.requests) == 1
 
 
 def test_mcp_error_raises() -> None:
