@@ -153,6 +153,15 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage.requests == []
 
 
+@habit("requests", "decodes escaped letters in a URL")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [stream()] * 2
+    with requests.Session() as session:
+        session.get(f"{stage.url}?a=%41%2B")
+        assert events(session, f"{stage.url}?a=%41%2B") == ["a"]
+    assert [request.target for request in stage.requests] == ["/c/a?a=A%2B"] * 2
+
+
 # -- urllib3 ---------------------------------------------------------------------------------------
 
 
@@ -163,6 +172,14 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         pool.request("GET", stage.url, headers={"X": "1"})
         assert events(pool, stage.url) == ["a"]
     assert [request.get("X-Pool") for request in stage.requests] == [None, b"1"]
+
+
+@habit("urllib3", "puts the escapes of a URL into upper case")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [stream()]
+    with urllib3.PoolManager() as pool:
+        assert events(pool, f"{stage.url}?a=%2f%41") == ["a"]
+    assert [request.target for request in stage.requests] == ["/c/a?a=%2F%41"]
 
 
 @habit("urllib3", "keeps no cookies")
@@ -234,18 +251,14 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.response.raw.is_closed
 
 
-@habit("httpx", "adds the parameters of the client to the URL")
+@habit("httpx", "replaces the query of a URL by the parameters of the client")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Client(httpx.Client):
-        def stream(self, *args: Any, **options: Any) -> Any:
-            return super().stream(*args, **options)
-
-    for cls, target in [(httpx.Client, "/c/b"), (Client, "/c/b?k=v")]:
+    for module in HTTPX:
         stage.requests.clear()
         stage.plays = [MOVED, stream()]
-        with cls(params={"k": "v"}, trust_env=False) as client:
-            assert events(client, stage.url) == ["a"]
-        assert [request.target for request in stage.requests] == ["/c/a?k=v", target]
+        with plain_httpx(module, params={"k": "v"}) as client:
+            assert events(client, f"{stage.url}?q") == ["a"]
+        assert [request.target for request in stage.requests] == ["/c/a?k=v", "/c/b"]
 
 
 @habit("httpx", "uses the proxies of the environment")
