@@ -30,6 +30,7 @@ from sse_fast import (
     iter_events,
 )
 from tests.support.clients import HTTPX, READERS
+from tests.support.faults import head, serve_faults
 from tests.support.pages import read
 from tests.support.redirects import BASIC, SECRET
 from tests.support.scripted_server import EVENT_STREAM, Play, Stage, stream
@@ -83,6 +84,14 @@ def aget(url: str, client_options: Any = None, **options: Any) -> int:
 
 def plain_httpx(module: Any = httpx, **options: Any) -> Any:
     return module.Client(**{"trust_env": False, **options})
+
+
+def assert_interim_is_final(client: Any) -> None:
+    with serve_faults() as faults:
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        faults.scripts["/"] = [hints, head(), b"data: a\n\n"]
+        with pytest.raises(ResponseError, match=r"got 103: .*, an interim response, which"):
+            events(client, f"{faults.url}/")
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -162,6 +171,12 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [request.target for request in stage.requests] == ["/c/a?a=A%2B"] * 2
 
 
+@habit("requests", "takes an interim response for the final one, except status 100")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with requests.Session() as session:
+        assert_interim_is_final(session)
+
+
 # -- urllib3 ---------------------------------------------------------------------------------------
 
 
@@ -200,6 +215,12 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert events(proxy, "http://elsewhere.invalid/") == ["a"]
     assert stage.requests[1].target == "http://elsewhere.invalid/"
     assert stage.requests[1].get("X-Pool") == b"1"
+
+
+@habit("urllib3", "takes an interim response for the final one, except status 100")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with urllib3.PoolManager() as pool:
+        assert_interim_is_final(pool)
 
 
 # -- httpx -----------------------------------------------------------------------------------------
