@@ -171,6 +171,11 @@ def rejection_reason(response: Response) -> str:
             f"Expected status 200 and no redirect, got {response.status}{where}; "
             "response.headers['location'] names the target"
         )
+    if 100 <= response.status < 200 and response.status != 101:
+        return (
+            f"Expected status 200, got {response.status}{where}, an interim response, which the "
+            "library takes for the final one: use another library, or EventSource without a client"
+        )
     if response.status != 200:
         return f"Expected status 200, got {response.status}{where}"
     content_type = response.headers.get("content-type", "").strip()

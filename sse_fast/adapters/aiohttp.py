@@ -252,9 +252,11 @@ async def _request(
 ) -> aiohttp.ClientResponse:
     from yarl import URL
 
+    # Without `encoded`, some characters would be decoded, and signed URLs become invalid.
+    url = URL(request.url, encoded=True)
     given = [value for name, value in fields if name.lower() == "authorization"]
     try:
-        return await session.request(request.method, URL(request.url), headers=fields, **options)
+        return await session.request(request.method, url, headers=fields, **options)
     except ValueError:
         if len(given) != 1 or not (session.auth is not None or session.trust_env):
             raise
@@ -263,7 +265,7 @@ async def _request(
     others = [each for each in fields if each[0].lower() != "authorization"]
     return await session.request(
         request.method,
-        URL(request.url),
+        url,
         headers=others,
         auth=_make_auth(given[0]),
         **options,
@@ -297,7 +299,7 @@ async def _request_bare(
 
     if session.closed:
         raise RuntimeError("Session is closed")
-    url = URL(request.url)
+    url = URL(request.url, encoded=True)
     if session.trust_env:
         # With `trust_env`, the new session would use netrc, too.
         options["proxy"] = _find_proxy(url)

@@ -166,7 +166,7 @@ def send(
     context = None
     try:
         if not request.cross_origin and is_overridden(client, "stream"):
-            context = client.stream(**arguments, **options)
+            context = client.stream(**arguments, **_keep_url(client, request, options))
             response = context.__enter__()
         else:
             prepared = _build(client, request, arguments)
@@ -199,7 +199,7 @@ async def asend(
     context = None
     try:
         if not request.cross_origin and is_overridden(client, "stream"):
-            context = client.stream(**arguments, **options)
+            context = client.stream(**arguments, **_keep_url(client, request, options))
             response = await context.__aenter__()
         else:
             prepared = _build(client, request, arguments)
@@ -268,6 +268,52 @@ def _build(client: Any, request: Request, arguments: dict[str, Any]) -> Any:
     cls = sys.modules[library_class(client).__module__].Request
     timeout = arguments.pop("timeout")
     return cls(**arguments, extensions={"timeout": timeout.as_dict()})
+
+
+def _keep_url(client: Any, request: Request, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for `stream`, with an auth that undoes the parameters of the client.
+
+    httpx puts them in the place of the query of the URL, which a redirect has given.
+    """
+    if not request.redirected or not client.params:
+        return options
+    module: Any = sys.modules[library_class(client).__module__]
+    auth = _make_auth_class(module.Auth)()
+    auth.url, auth.inner = module.URL(request.url), options.get("auth", client.auth)
+    return {**options, "auth": auth}
+
+
+@lru_cache
+def _make_auth_class(base: Any) -> Any:
+    """Return a subclass of a library's Auth that sets the URL, and then applies another auth."""
+
+    class RedirectAuth(base):  # type: ignore[misc]
+        url: Any
+        inner: Any
+
+        def sync_auth_flow(self, request: Any) -> Iterator[Any]:
+            request.url = self.url
+            if self.inner is None:
+                yield request
+            else:
+                yield from self.inner.sync_auth_flow(request)
+
+        async def async_auth_flow(self, request: Any) -> AsyncIterator[Any]:
+            request.url = self.url
+            if self.inner is None:
+                yield request
+                return
+            flow = self.inner.async_auth_flow(request)
+            try:
+                request = await anext(flow)
+                while True:
+                    request = await flow.asend((yield request))
+            except StopAsyncIteration:
+                pass
+            finally:
+                await flow.aclose()
+
+    return RedirectAuth
 
 
 def _recover(request: Request, error: Exception) -> Any:

@@ -88,7 +88,12 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
         if original.connection is not None:
             (shut_down or original.shutdown)()
 
-    has_connection = original.connection is not None
+    connection: Any = original.connection
+    if original.status < 200 and connection is not None:
+        # http.client skips no interim response but 100. The final one is still to come, and the
+        # next request on this connection would get it.
+        connection.close()
+    has_connection = connection is not None
     return Source(
         chunks,
         close,

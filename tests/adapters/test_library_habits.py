@@ -30,6 +30,7 @@ from sse_fast import (
     iter_events,
 )
 from tests.support.clients import HTTPX, READERS
+from tests.support.faults import head, serve_faults
 from tests.support.pages import read
 from tests.support.redirects import BASIC, SECRET
 from tests.support.scripted_server import EVENT_STREAM, Play, Stage, stream
@@ -83,6 +84,14 @@ def aget(url: str, client_options: Any = None, **options: Any) -> int:
 
 def plain_httpx(module: Any = httpx, **options: Any) -> Any:
     return module.Client(**{"trust_env": False, **options})
+
+
+def assert_interim_is_final(client: Any) -> None:
+    with serve_faults() as faults:
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        faults.scripts["/"] = [hints, head(), b"data: a\n\n"]
+        with pytest.raises(ResponseError, match=r"got 103: .*, an interim response, which"):
+            events(client, f"{faults.url}/")
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -169,6 +178,21 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stage.requests == []
 
 
+@habit("requests", "decodes escaped letters in a URL")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [stream()] * 2
+    with requests.Session() as session:
+        session.get(f"{stage.url}?a=%41%2B")
+        assert events(session, f"{stage.url}?a=%41%2B") == ["a"]
+    assert [request.target for request in stage.requests] == ["/c/a?a=A%2B"] * 2
+
+
+@habit("requests", "takes an interim response for the final one, except status 100")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with requests.Session() as session:
+        assert_interim_is_final(session)
+
+
 # -- urllib3 ---------------------------------------------------------------------------------------
 
 
@@ -179,6 +203,14 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         pool.request("GET", stage.url, headers={"X": "1"})
         assert events(pool, stage.url) == ["a"]
     assert [request.get("X-Pool") for request in stage.requests] == [None, b"1"]
+
+
+@habit("urllib3", "puts the escapes of a URL into upper case")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [stream()]
+    with urllib3.PoolManager() as pool:
+        assert events(pool, f"{stage.url}?a=%2f%41") == ["a"]
+    assert [request.target for request in stage.requests] == ["/c/a?a=%2F%41"]
 
 
 @habit("urllib3", "keeps no cookies")
@@ -199,6 +231,12 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert events(proxy, "http://elsewhere.invalid/") == ["a"]
     assert stage.requests[1].target == "http://elsewhere.invalid/"
     assert stage.requests[1].get("X-Pool") == b"1"
+
+
+@habit("urllib3", "takes an interim response for the final one, except status 100")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with urllib3.PoolManager() as pool:
+        assert_interim_is_final(pool)
 
 
 # -- httpx -----------------------------------------------------------------------------------------
@@ -250,18 +288,14 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.response.raw.is_closed
 
 
-@habit("httpx", "adds the parameters of the client to the URL")
+@habit("httpx", "replaces the query of a URL by the parameters of the client")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Client(httpx.Client):
-        def stream(self, *args: Any, **options: Any) -> Any:
-            return super().stream(*args, **options)
-
-    for cls, target in [(httpx.Client, "/c/b"), (Client, "/c/b?k=v")]:
+    for module in HTTPX:
         stage.requests.clear()
         stage.plays = [MOVED, stream()]
-        with cls(params={"k": "v"}, trust_env=False) as client:
-            assert events(client, stage.url) == ["a"]
-        assert [request.target for request in stage.requests] == ["/c/a?k=v", target]
+        with plain_httpx(module, params={"k": "v"}) as client:
+            assert events(client, f"{stage.url}?q") == ["a"]
+        assert [request.target for request in stage.requests] == ["/c/a?k=v", "/c/b"]
 
 
 @habit("httpx", "uses the proxies of the environment")
