@@ -63,7 +63,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
     callbacks of `run` can be async.
 
     Args:
-        url: `http://` or `https://`; user and password in it are sent as basic authorization.
+        url: `http://` or `https://`; user and password in it are sent as basic authorization. A
+            relative one is joined to the `base_url` of the client.
         method: the request method.
         headers: header fields: a mapping, pairs, or a callable without arguments that returns
             them before each attempt (may be async). None as a value removes a default field
@@ -107,7 +108,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         max_event_size: as in `Parser`.
 
     Attributes:
-        url: the URL that was passed.
+        url: the URL that was passed, absolute.
         name: the name of the source, or its URL without the query.
         response: the latest `Response`, or None.
         end_reason: the `EndReason`; None while the source runs.

@@ -28,7 +28,7 @@ from sse_fast._request import (
 )
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, make_parser
-from sse_fast.adapters._clients import resolve_send
+from sse_fast.adapters._clients import join_base_url, resolve_send
 
 if TYPE_CHECKING:
     import os
@@ -224,6 +224,7 @@ class ClientState(Generic[T]):
         self._has_own_transport = client is None
         if client is None:
             self._send_request = partial(self._send_request, uds=uds, ssl_context=ssl_context)
+        url = join_base_url(client, url)
         target = parse_url(url)
         self.url = url
         self.name = redact_url(url) if name is None else name

@@ -64,7 +64,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
     before it asked for the next one.
 
     Args:
-        url: `http://` or `https://`; user and password in it are sent as basic authorization.
+        url: `http://` or `https://`; user and password in it are sent as basic authorization. A
+            relative one is joined to the `base_url` of the client.
         method: the request method.
         headers: header fields: a mapping, pairs, or a callable without arguments that returns
             them before each attempt. None as a value removes a default field (Accept,
@@ -110,7 +111,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         max_event_size: as in `Parser`.
 
     Attributes:
-        url: the URL that was passed.
+        url: the URL that was passed, absolute.
         name: the name of the source, or its URL without the query.
         response: the latest `Response`, or None.
         end_reason: the `EndReason`; None while the source runs.

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urljoin
 
 from sse_fast._errors import SSEError, StreamIncomplete, StreamTimeout, TransportError
 from sse_fast._request import parse_url
@@ -35,6 +36,7 @@ __all__ = [
     "is_framed",
     "is_overridden",
     "iter_exception_chain",
+    "join_base_url",
     "library_class",
     "raise_body_error",
     "resolve_send",
@@ -54,6 +56,8 @@ _CLIENTS: dict[str, tuple[str, bool]] = {
     "urllib3._request_methods.RequestMethods": ("urllib3", False),
 }
 """Type name of a client -> the name of its library for `_load_send`, and whether it is async."""
+
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 
 _LIBRARIES = {"aiohttp", "httpx", "httpx2", "requests", "urllib3"}
 
@@ -135,6 +139,22 @@ def _load_send(library: str, is_async: bool) -> Callable[..., Any]:
     from sse_fast._http1 import blocking
 
     return blocking.send
+
+
+def join_base_url(client: Any, url: Any) -> Any:
+    """Return the URL for which a client with a `base_url` would ask, if it is relative.
+
+    Args:
+        client: a client of a supported library, or None.
+        url: the URL that the user gave.
+    """
+    base = str(getattr(client, "base_url", None) or "")
+    if not isinstance(url, str) or _ABSOLUTE.match(url) or not _ABSOLUTE.match(base):
+        return url
+    if library_class(client).__module__.startswith("httpx"):
+        # The clients of httpx append every path. Sessions of requests resolve it.
+        return f"{base.rstrip('/')}/{url.lstrip('/')}"
+    return urljoin(base, url)
 
 
 def library_class(client: object) -> Any:

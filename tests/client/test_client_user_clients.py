@@ -9,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urljoin
 
+import httpx
 import pytest
+import requests
 
-from sse_fast import EndReason
+from sse_fast import EndReason, EventSource
 from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.eventsources import SOURCES, Way
 from tests.support.redirects import (
@@ -220,3 +223,41 @@ def test_headers_of_the_caller_stay_unchanged(way: Way, here: Stage, there: Stag
     for given in (MappingProxyType(dict(headers)), headers):
         way.read(here.url, headers=given, policy=FAST)
     assert headers == {**FIELDS, "Accept": None}
+
+
+# -- Relative URLs ---------------------------------------------------------------------------------
+
+
+class BaseUrlSession(requests.Session):
+    """As the class of requests-toolbelt that has this name."""
+
+    base_url = ""
+
+    def request(self, method: str, url: str, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        return super().request(method, urljoin(self.base_url, url), *args, **options)
+
+
+@pytest.mark.parametrize(
+    "way", [way for way in SOURCES.values() if "httpx" in way.library], ids=str
+)
+@pytest.mark.parametrize("url", ["events?a=1", "/events?a=1"])
+def test_url_relative_to_base_url_of_httpx(way: Way, url: str, stage: Stage) -> None:
+    stage.plays = [stream()]
+    base = f"{stage.origin}/v1"
+    outcome = way.read(url, client_options={"base_url": base}, policy=FAST)
+    assert [event.data for event in outcome.events] == ["a"]
+    assert {request.target for request in stage.requests} == {"/v1/events?a=1"}
+
+
+def test_url_relative_to_base_url_of_a_session(stage: Stage) -> None:
+    stage.plays = [stream()]
+    with BaseUrlSession() as session:
+        session.base_url = f"{stage.origin}/v1/"
+        with EventSource("events", client=session) as source:
+            assert next(source).data == "a"
+            assert source.url == f"{stage.origin}/v1/events"
+
+
+def test_relative_url_without_base_url_is_refused() -> None:
+    with httpx.Client(verify=False) as client, pytest.raises(ValueError, match="begin with http"):
+        EventSource("/events", client=client)
