@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,17 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert aevents(stage.url) == ["a", "a"]
     with pytest.raises(TransportError, match="not in their content coding"):
         aevents(stage.url)
+
+
+@habit("aiohttp", "tells nobody of `auto_decompress=False`")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [
+        Play(fields=[EVENT_STREAM, ("Content-Encoding", "deflate")], body=[body], framing="length")
+        for body in (zlib.compress(b"data: a\n\n"), b"data: a\n\n")
+    ]
+    with pytest.raises(TransportError, match="'deflate' of the body is not decoded"):
+        aevents(stage.url, {"auto_decompress": False})
+    assert aevents(stage.url, {"auto_decompress": False}) == ["a"]
 
 
 @habit("aiohttp", "decodes one coding only, and not x-gzip")
