@@ -7,6 +7,8 @@ pass `timeout=aiohttp.ClientTimeout(total=None, sock_read=300)`.
 from __future__ import annotations
 
 import asyncio
+import codecs
+import re
 import urllib.request
 import weakref
 from collections.abc import AsyncIterator
@@ -14,7 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sse_fast._errors import SSEError
+from sse_fast._errors import SSEError, TransportError
+from sse_fast._http1.decoding import make_decoder
 from sse_fast._source import AsyncFailingChunks, Headers, Response, Source, is_reusable
 from sse_fast.adapters._clients import (
     AsyncRaisingChunks,
@@ -22,6 +25,7 @@ from sse_fast.adapters._clients import (
     find_response,
     find_undecoded,
     is_framed,
+    split_codings,
     wrap_body_error,
 )
 from sse_fast.adapters._connecting import wrap_connection_error
@@ -41,8 +45,10 @@ _UNSENT = {
 }
 
 _CODINGS = frozenset({"gzip", "deflate", "br", "zstd"})
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5"}
-"""The first bytes of an encoded body, with which no event stream begins."""
+_MAX_START = 512
+"""The bytes of a body that are examined. An encoded one is recognized long before."""
+_LINE = re.compile("\ufeff?(?:[\r\n]|: |data|event|id|retry)")
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 
 
 def open_source(original: aiohttp.ClientResponse) -> Source:
@@ -108,8 +114,8 @@ class _Chunks(AsyncIterator[bytes]):
     def __init__(self, response: aiohttp.ClientResponse, headers: Headers) -> None:
         self._response = response
         self._headers = headers
-        # Compared with the first bytes: no public attribute tells of `auto_decompress=False`.
-        self._magic = _MAGIC.get(headers.get("content-encoding", "").lower(), b"")
+        # No public attribute tells of `auto_decompress=False`, so the first bytes are examined.
+        self._start: bytes | None = b"" if split_codings(headers) else None
         self._content = response.content
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lost: asyncio.Future[None] | None = None
@@ -138,7 +144,7 @@ class _Chunks(AsyncIterator[bytes]):
                     # The traceback of the failure refers to this frame.
                     del failure, found, each
         if chunk:
-            if self._magic:
+            if self._start is not None:
                 self._check_decoded(chunk)
             return chunk
         self._forget()
@@ -148,10 +154,12 @@ class _Chunks(AsyncIterator[bytes]):
         raise StopAsyncIteration
 
     def _check_decoded(self, chunk: bytes) -> None:
-        """Raise if the first chunk of the body is still encoded."""
-        magic, self._magic = self._magic, b""
+        """Raise if the body is still encoded, by its first bytes, however they arrive."""
+        assert self._start is not None
+        start = (self._start + chunk)[:_MAX_START]
+        self._start = start if len(start) < _MAX_START else None
         error = find_undecoded(self._headers, frozenset())
-        if error is not None and chunk.startswith(magic):
+        if error is not None and _looks_encoded(start, self._headers):
             raise error
 
     def _begin(self) -> None:
@@ -177,6 +185,27 @@ class _Chunks(AsyncIterator[bytes]):
         if not self._response.closed:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._response.close)
+
+
+def _looks_encoded(start: bytes, headers: Headers) -> bool:
+    """Return whether the first bytes of a body are no text, but text if they are decoded."""
+    text = _decode_text(start)
+    if _LINE.match(text) or not _NO_TEXT.search(text):
+        return False
+    try:
+        decoder = make_decoder(headers.get("content-encoding", ""))
+        decoded = b"" if decoder is None else b"".join(decoder.decode(start))
+    except TransportError as error:
+        # Without a library for the coding, aiohttp would not have decoded the body either.
+        return error.__cause__ is None
+    # An event does not fit into so few characters, so none has passed undetected.
+    text = _decode_text(decoded)[:4]
+    return len(text) == 4 and not _NO_TEXT.search(text)
+
+
+def _decode_text(data: bytes) -> str:
+    """Return the bytes as text, without a character that is incomplete at the end."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data)
 
 
 def _on_connection_lost(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,18 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.permanent
 
 
+@habit("httpx", "decodes the first member of a gzip body only")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [EVENT_STREAM, ("Content-Encoding", "gzip")]
+    body = gzip.compress(b"data: a\n\n")
+    for module in HTTPX:
+        stage.requests.clear()
+        stage.plays = [Play(fields=fields, body=[body * 2], framing="length")] * 2
+        with plain_httpx(module) as client:
+            assert client.get(stage.url).text == "data: a\n\n"
+            assert events(client, stage.url) == ["a", "a"]
+
+
 @habit("httpx", "refuses form feeds in values")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     with plain_httpx() as client:
@@ -401,6 +414,29 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.plays = [stream(fields=SET_COOKIE)]
     assert aevents(stage.url, policy=TWICE) == ["a"]
     assert [request.get("Cookie") for request in stage.requests] == [None, None]
+
+
+@habit("aiohttp", "refuses bytes after the end of a gzip body")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [EVENT_STREAM, ("Content-Encoding", "gzip")]
+    body = gzip.compress(b"data: a\n\n")
+    stage.plays = [
+        Play(fields=fields, body=[body + rest], framing="length") for rest in (body, bytes(8))
+    ]
+    assert aevents(stage.url) == ["a", "a"]
+    with pytest.raises(TransportError, match="not in their content coding"):
+        aevents(stage.url)
+
+
+@habit("aiohttp", "tells nobody of `auto_decompress=False`")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.plays = [
+        Play(fields=[EVENT_STREAM, ("Content-Encoding", "deflate")], body=[body], framing="length")
+        for body in (zlib.compress(b"data: a\n\n"), b"data: a\n\n")
+    ]
+    with pytest.raises(TransportError, match="'deflate' of the body is not decoded"):
+        aevents(stage.url, {"auto_decompress": False})
+    assert aevents(stage.url, {"auto_decompress": False}) == ["a"]
 
 
 @habit("aiohttp", "decodes one coding only, and not x-gzip")
