@@ -20,7 +20,7 @@ import trustme
 from sse_fast._cli import _timing_index
 from sse_fast._cli._inputs import FieldWatch
 from tests.cli.test_terminal import on_terminal
-from tests.support.commands import COMMAND
+from tests.support.commands import COMMAND, run_command
 from tests.support.converting import pack
 from tests.support.scripted_server import Play, Stage, serve_stage
 from tests.support.server import Answer, Server
@@ -37,13 +37,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00")
 def cat(
     *arguments: str, stdin: bytes = b"", **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, "cat", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=60,
-        env={**os.environ, **variables},
-    )
+    return run_command("cat", *arguments, stdin=stdin, env=variables)
 
 
 # -- What it reads and refuses -----------------------------------------------------------------
@@ -293,8 +287,7 @@ def test_trust_options_accept_certificate(
     secure: Stage, command: str, options: tuple[str, ...]
 ) -> None:
     more = ("--no-reconnect",) if command == "cat" else ("-o", "-")
-    line = [*COMMAND, command, secure.url, *more, *options]
-    done = subprocess.run(line, capture_output=True, timeout=60)
+    done = run_command(command, secure.url, *more, *options)
     assert (done.returncode, done.stdout) == (0, EVENT)
 
 
@@ -334,10 +327,10 @@ def test_wrong_request_options_send_nothing(
 def test_no_check_accepts_other_content_type(server: Server, command: str) -> None:
     server.answers["/"] = Answer([EVENT], headers={"Content-Type": "text/plain"})
     more = ("--no-reconnect",) if command == "cat" else ("-o", "-")
-    line = [*COMMAND, command, server.url, *more]
-    checked = subprocess.run(line, capture_output=True, timeout=60)
+    line = [command, server.url, *more]
+    checked = run_command(*line)
     assert (checked.returncode, checked.stdout) == (1, b"")
-    done = subprocess.run([*line, "--no-check"], capture_output=True, timeout=60)
+    done = run_command(*line, "--no-check")
     assert (done.returncode, done.stdout) == (0, EVENT)
 
 
@@ -399,8 +392,7 @@ def test_quiet_cat_says_nothing_about_waiting() -> None:
 
 def test_quiet_record_prints_no_summary(server: Server) -> None:
     server.answers["/"] = Answer([EVENT])
-    line = [*COMMAND, "record", server.url, "-o", "capture.sse", "-q"]
-    done = subprocess.run(line, capture_output=True, timeout=60)
+    done = run_command("record", server.url, "-o", "capture.sse", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert Path("capture.sse").read_bytes() == EVENT
 

@@ -1,4 +1,4 @@
-"""`sse-fast`, `demo` and `cat`, run in processes of their own."""
+"""`sse-fast`, `demo` and `cat`; in processes of their own where that is the subject."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import COMMAND, INTERRUPTIBLE, close_output
+from tests.support.commands import COMMAND, INTERRUPTIBLE, close_output, run_command
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
@@ -26,10 +26,15 @@ STREAM = (
 PLAIN = "event: é\nid: 1\ndata: 日\ndata: b\n\nid: 1\nretry: 5\ndata: d\n\n".encode()
 
 
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run the command; `cat URL` with --no-reconnect."""
     if arguments[:1] == ("cat",) and any("://" in each for each in arguments):
         arguments = (*arguments, "--no-reconnect")
+    return run_command(*arguments, stdin=stdin)
+
+
+def start(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=60, **options)
 
 
@@ -50,9 +55,16 @@ def test_wrong_command_line_exits_2(arguments: tuple[str, ...]) -> None:
 # -- demo ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pure", ["0", "1"])
-def test_demo_all_readers_agree(pure: str) -> None:
-    done = run("demo", env={**os.environ, "SSE_FAST_PURE": pure, "PYTHONIOENCODING": "utf-8"})
+@pytest.mark.parametrize(
+    "pure", [None, *(pytest.param(each, marks=pytest.mark.matrix) for each in ("0", "1"))]
+)
+def test_demo_all_readers_agree(pure: str | None) -> None:
+    """In a process of its own, with one core or the other; or in this one."""
+    if pure is None:
+        done = run("demo")
+    else:
+        environment = {**os.environ, "SSE_FAST_PURE": pure, "PYTHONIOENCODING": "utf-8"}
+        done = start("demo", env=environment)
     output = done.stdout.decode()
     assert (done.returncode, done.stderr) == (0, b"")
     assert "naïve café, 東京, 🚀. The parser delivers" in output
@@ -102,6 +114,7 @@ def test_demo_wrong_reader_exits_1(
 
     monkeypatch.setitem(demo._READERS, "requests", lossy)
     monkeypatch.setattr(demo, "_LIVE_DELAY", 0)
+    monkeypatch.setattr(demo, "_REPEAT", 1)
     assert main(["demo"]) == 1
     output = capsys.readouterr().out
     assert output.count("NOT the events that were sent") == 1
@@ -114,18 +127,18 @@ def test_demo_wrong_reader_exits_1(
 def test_cat_file_prints_events(tmp_path: Path) -> None:
     path = tmp_path / "stream"
     path.write_bytes(STREAM)
-    done = run("cat", str(path))
-    assert (done.returncode, done.stdout, done.stderr) == (0, PLAIN, b"")
+    for done in (start("cat", str(path)), run("cat", str(path))):
+        assert (done.returncode, done.stdout, done.stderr) == (0, PLAIN, b"")
 
 
 def test_cat_output_can_be_read_again() -> None:
-    once = run("cat", "-", input=STREAM)
-    twice = run("cat", "-", input=once.stdout)
+    once = run("cat", "-", stdin=STREAM)
+    twice = run("cat", "-", stdin=once.stdout)
     assert once.stdout == twice.stdout == PLAIN
 
 
 def test_cat_json_prints_one_object_a_line() -> None:
-    done = run("cat", "--json", "-", input=STREAM)
+    done = run("cat", "--json", "-", stdin=STREAM)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"event": "é", "data": "日\nb", "id": "1", "retry": None},
         {"event": "message", "data": "d", "id": "1", "retry": 5},
@@ -134,7 +147,7 @@ def test_cat_json_prints_one_object_a_line() -> None:
 
 
 def test_cat_reports_unfinished_event() -> None:
-    done = run("cat", "-", input=STREAM + b"data: e\n")
+    done = run("cat", "-", stdin=STREAM + b"data: e\n")
     assert (done.returncode, done.stdout) == (0, PLAIN)
     assert done.stderr == b"sse-fast: the stream ended within an event, which was dropped\n"
 
@@ -155,7 +168,7 @@ def test_cat_url_sends_default_fields(server: Server) -> None:
 def test_cat_posts_like_curl(server: Server, tmp_path: Path) -> None:
     server.answers["/"] = Answer([STREAM])
     (tmp_path / "body").write_bytes(b"c=\r\n3")
-    run("cat", server.url, "-d", "a=1", "-d", "@body", "-d", "@-", input=b"d=4\n", cwd=tmp_path)
+    run("cat", server.url, "-d", "a=1", "-d", "@body", "-d", "@-", stdin=b"d=4\n")
     run(
         *("cat", server.url, "-X", "PUT", "-d", "{}", "-H", "content-type: application/json"),
         *("-H", "X-Empty;", "-H", "user-agent:", "-H", "Authorization: Bearer x:y"),
@@ -183,7 +196,7 @@ def test_cat_takes_header_lines_like_curl(server: Server) -> None:
 
 def test_cat_prints_reset_of_id() -> None:
     stream = b"id: 5\ndata: a\n\nid\ndata: b\n\ndata: c\n\n"
-    done = run("cat", "-", input=stream)
+    done = run("cat", "-", stdin=stream)
     assert done.stdout == b"id: 5\ndata: a\n\nid\ndata: b\n\ndata: c\n\n"
 
 
@@ -290,11 +303,7 @@ def test_cat_reconnects_from_last_id() -> None:
     ]
     with serve_stage() as stage:
         stage.plays = plays
-        done = subprocess.run(
-            [*COMMAND, "cat", "-v", "--last-event-id", "0", f"{stage.url}?secret"],
-            capture_output=True,
-            timeout=60,
-        )
+        done = run_command("cat", "-v", "--last-event-id", "0", f"{stage.url}?secret")
     ids = [dict(request.fields).get(b"Last-Event-ID") for request in stage.requests]
     assert ids == [b"0", b"1", b"1", b"2"]
     assert (done.returncode, done.stdout) == (
@@ -311,23 +320,16 @@ def test_cat_until_stops_at_event(server: Server, tmp_path: Path) -> None:
     server.answers["/"] = Answer([body])
     done = run("cat", server.url, "--until", "[DONE]")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
-    done = run("cat", "-", "--until", "[DONE]", input=body)
+    done = run("cat", "-", "--until", "[DONE]", stdin=body)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
     done = run("cat", server.url, "--until", "x")
     assert (done.returncode, done.stdout.count(b"data")) == (1, 3)
     assert done.stderr.startswith(b"sse-fast: The stream ended before an event met `until`")
 
 
-def test_cat_without_client_extra_names_it(server: Server) -> None:
-    script = (
-        "import sys\n"
-        "sys.modules['httptools'] = None\n"
-        "from sse_fast._cli import main\n"
-        "sys.exit(main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "cat", server.url], capture_output=True, timeout=60
-    )
+def test_cat_without_client_extra_names_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    done = run("cat", server.url)
     assert done.returncode == 1
     assert done.stderr.endswith(b"pip install 'sse-fast[client]'\n")
     assert done.stderr.count(b"\n") == 1

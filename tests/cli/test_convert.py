@@ -7,8 +7,7 @@ import os
 import random
 import re
 import stat
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,10 +22,11 @@ import pytest
 
 import sse_fast
 from sse_fast._cli import _formats
+from tests.support.commands import run_command
 from tests.support.converting import (
-    CONVERT,
     EVERY,
     FORMATS,
+    ONE,
     STREAM,
     files,
     many_events,
@@ -73,8 +73,7 @@ def test_columns_have_arrow_types(mixed_capture: str) -> None:
 
 def test_json_lines_match_cat(mixed_capture: str) -> None:
     run(mixed_capture, "-o", "out.jsonl")
-    command = [sys.executable, "-m", "sse_fast", "cat", "--json", mixed_capture]
-    assert Path("out.jsonl").read_bytes() == subprocess.check_output(command)
+    assert Path("out.jsonl").read_bytes() == run_command("cat", "--json", mixed_capture).stdout
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_capture_without_events_gives_empty_output(
         assert (table.num_rows, table.column_names) == (0, ["event", "data", "id", "retry"])
 
 
-@EVERY
+@ONE
 def test_more_types_than_a_dictionary_keeps(suffix: str) -> None:
     """The dictionary grows from batch to batch, and begins anew twice within one file."""
     names = [f"type {number}" for number in range(140_000)]
@@ -249,9 +248,7 @@ def test_parquet_is_compressed_by_zstd(mixed_capture: str) -> None:
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_dash_is_standard_input_and_output(mixed_capture: str, kind: str) -> None:
     run(mixed_capture, "-o", f"out.{kind}")
-    done = subprocess.run(
-        [*CONVERT, "-", "-o", "-", "--format", kind], input=STREAM, capture_output=True
-    )
+    done = run_command("convert", "-", "-o", "-", "--format", kind, stdin=STREAM)
     assert (done.returncode, done.stdout) == (0, Path(f"out.{kind}").read_bytes())
     assert done.stderr.startswith(f"sse-fast: 8 events from {len(STREAM)} bytes in ".encode())
 
@@ -267,15 +264,12 @@ def test_device_is_not_replaced(mixed_capture: str, suffix: str) -> None:
 def test_named_pipes_are_read_and_written(mixed_capture: str) -> None:
     os.mkfifo("in")
     os.mkfifo("out")
-    with (
-        subprocess.Popen([*CONVERT, "in", "-o", "out", "--format", "jsonl"]) as process,
-        subprocess.Popen(["cat", "out"], stdout=subprocess.PIPE) as reader,
-    ):
-        Path("in").write_bytes(STREAM)
-        printed, _ = reader.communicate(timeout=60)
-        assert process.wait(60) == 0
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(Path("in").write_bytes, STREAM)
+        printed = threads.submit(Path("out").read_bytes)
+        assert run("in", "-o", "out", "--format", "jsonl") == 0
     run(mixed_capture, "-o", "out.jsonl")
-    assert printed == Path("out.jsonl").read_bytes()
+    assert printed.result() == Path("out.jsonl").read_bytes()
     assert stat.S_ISFIFO(os.stat("out").st_mode)
 
 

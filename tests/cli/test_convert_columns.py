@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,8 +18,9 @@ import pytest
 import sse_fast
 from sse_fast._cli._columns import Arrivals
 from sse_fast._cli._timing_index import Timing
-from tests.support.commands import COMMAND
-from tests.support.converting import CONVERT, EVERY, STREAM, files, pack, rows, rows_of, run
+from tests.support.commands import run_command
+from tests.support.converting import EVERY, STREAM, files, pack, rows, rows_of, run
+from tests.support.recording import record
 from tests.support.server import Answer, Server
 
 pytestmark = pytest.mark.usefixtures("away_from_the_source_tree")
@@ -78,8 +78,9 @@ def test_source_names_the_capture(suffix: str) -> None:
     Path("é.sse").write_bytes(b"data: a\n\ndata: b\n\n")
     Path("empty").write_bytes(b"")
     Path("packed").write_bytes(pack(b"data: c\n\n", "gz"))
-    line = [*CONVERT, "é.sse", "empty", "-", "./packed", "-o", f"out.{suffix}", "--source", "-q"]
-    subprocess.run(line, input=b"data: d\n\n", check=True)
+    captures = ("é.sse", "empty", "-", "./packed")
+    line = ("convert", *captures, "-o", f"out.{suffix}", "--source", "-q")
+    assert run_command(*line, stdin=b"data: d\n\n").returncode == 0
     assert column(f"out.{suffix}", "source") == ["é.sse", "é.sse", "-", "./packed"]
 
 
@@ -91,8 +92,9 @@ def test_arrival_is_null_where_it_is_unknown(suffix: str) -> None:
     Path("known").write_bytes(event * 2)
     write("dateless", (1.0, event), when="any")
     Path("alone").write_bytes(event)
-    line = [*CONVERT, "known", "dateless", "alone", "-", "-o", f"out.{suffix}", "--arrival", "-q"]
-    subprocess.run(line, input=event, check=True)
+    captures = ("known", "dateless", "alone", "-")
+    line = ("convert", *captures, "-o", f"out.{suffix}", "--arrival", "-q")
+    assert run_command(*line, stdin=event).returncode == 0
     assert column(f"out.{suffix}", "arrival") == [*after(1.0), None, None, None, None]
 
 
@@ -141,11 +143,10 @@ def test_read_columns_are_as_before() -> None:
 
 def test_arrivals_of_a_recording_match_cat(server: Server) -> None:
     server.answers["/"] = Answer([b"data: %d\n\n" % number for number in range(5)], delay=0.05)
-    line = [*COMMAND, "record", server.url, "-o", "capture", "--timing", "-q"]
-    subprocess.run(line, check=True, timeout=60)
+    assert record(server.url, "-o", "capture", "--timing", "-q").returncode == 0
     assert run("capture", "-o", "out.jsonl", "--arrival", "-q") == 0
-    printed = subprocess.check_output([*COMMAND, "cat", "capture", "--json", "--timestamps"])
-    assert printed == Path("out.jsonl").read_bytes()
+    printed = run_command("cat", "capture", "--json", "--timestamps")
+    assert printed.stdout == Path("out.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from sse_fast._cli import _formats, convert
-from tests.support.commands import INTERRUPTIBLE, close_output
+from tests.support.commands import INTERRUPTIBLE, close_output, file_limit, run_command
 from tests.support.converting import (
     CONVERT,
     EVERY,
     LARGE,
+    MATRIX,
     STREAM,
     files,
     many_events,
@@ -81,11 +82,8 @@ def test_oversize_event_stops_or_is_skipped(
 
 
 def test_error_after_output_to_stdout_exits_with_1() -> None:
-    done = subprocess.run(
-        [*CONVERT, "-", "-o", "-", "--format", "jsonl", "--max-event-size", "2000"],
-        input=STREAM + LARGE,
-        capture_output=True,
-    )
+    line = ("convert", "-", "-o", "-", "--format", "jsonl", "--max-event-size", "2000")
+    done = run_command(*line, stdin=STREAM + LARGE)
     assert (done.returncode, done.stdout.count(b"\n")) == (1, 8)
     assert re.fullmatch(
         rb"sse-fast: -: Event at offset .* over max_event_size \(2000\).*\n", done.stderr
@@ -138,9 +136,11 @@ def test_error_is_reported_in_one_line(
 
 
 @pytest.mark.parametrize("how", ["itself", "a link", "a hard link", "standard input"])
-def test_output_over_a_capture_is_refused(how: str) -> None:
+def test_output_over_a_capture_is_refused(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("c.csv").write_bytes(STREAM)
-    arguments, given = ["c.csv", "-o", "./c.csv"], None
+    arguments = ["c.csv", "-o", "./c.csv"]
     if how == "a link":
         Path("link.csv").symlink_to("c.csv")
         arguments = ["c.csv", "-o", "link.csv"]
@@ -148,13 +148,14 @@ def test_output_over_a_capture_is_refused(how: str) -> None:
         os.link("c.csv", "hard.csv")
         arguments = ["hard.csv", "-o", "c.csv"]
     elif how == "standard input":
-        given = Path("c.csv")
         arguments = ["-", "-o", "c.csv"]
     there = files()
-    with open(given or os.devnull, "rb") as stdin:
-        done = subprocess.run([*CONVERT, *arguments], stdin=stdin, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "is one of the captures: choose another name" in done.stderr
+    with open("c.csv") as given:
+        monkeypatch.setattr(sys, "stdin", given)
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments)
+    assert caught.value.code == 2
+    assert "is one of the captures: choose another name" in capsys.readouterr().err
     assert files() == there
     assert {Path(name).read_bytes() for name in there} == {STREAM}
 
@@ -189,22 +190,12 @@ def test_readonly_output_is_not_replaced(
 
 @EVERY
 def test_full_disk_keeps_existing_output(suffix: str) -> None:
-    pytest.importorskip("resource")
     Path("capture").write_bytes(many_events(3 * 2**20))
     output = Path(f"out.{suffix}")
     output.write_bytes(b"before")
-    script = (
-        "import resource, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))\n"
-        "from sse_fast._cli import main\n"
-        "sys.exit(main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "convert", "capture", "-o", str(output)],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (1, f"sse-fast: {output}: File too large\n")
+    with file_limit(10_000):
+        done = run_command("convert", "capture", "-o", str(output))
+    assert (done.returncode, done.stderr) == (1, f"sse-fast: {output}: File too large\n".encode())
     assert output.read_bytes() == b"before"
     assert files() == {"capture", output.name}
 
@@ -222,7 +213,10 @@ def test_writer_error_leaves_no_file(mixed_capture: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
-@EVERY
+@pytest.mark.parametrize(
+    "suffix",
+    ["jsonl", *(pytest.param(each, marks=pytest.mark.matrix) for each in ("parquet", *MATRIX))],
+)
 def test_interrupt_keeps_existing_output(suffix: str) -> None:
     output = Path(f"out.{suffix}")
     output.write_bytes(b"before")
@@ -247,7 +241,7 @@ def test_interrupt_keeps_existing_output(suffix: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX pipes")
-@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", pytest.param("csv", marks=pytest.mark.matrix)])
 def test_closed_pipe_ends_quietly(kind: str) -> None:
     Path("capture").write_bytes(many_events(20 * 2**20))
     _, status, errors = close_output(*CONVERT, "capture", "-o", "-", "--format", kind)
@@ -257,7 +251,7 @@ def test_closed_pipe_ends_quietly(kind: str) -> None:
 @pytest.mark.parametrize("packed", ["gz", "zst"])
 def test_standard_input_is_decompressed(packed: str) -> None:
     for name, stream in (("plain.csv", STREAM), ("packed.csv", pack(STREAM, packed))):
-        subprocess.run([*CONVERT, "-", "-o", name], input=stream, check=True)
+        assert run_command("convert", "-", "-o", name, stdin=stream).returncode == 0
     assert Path("packed.csv").read_bytes() == Path("plain.csv").read_bytes()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import read_terminal
+from tests.support.commands import run_command, run_on_terminal
 from tests.support.converting import (
     EVERY,
     STREAM,
@@ -26,22 +25,10 @@ from tests.support.converting import (
 pytestmark = pytest.mark.usefixtures("away_from_the_source_tree")
 
 
-def on_a_terminal(*arguments: str, script: str = "") -> tuple[int, str]:
+def on_a_terminal(*arguments: str) -> tuple[int, str]:
     """Return the exit code, and the text that appears on a terminal as standard error."""
-    pty = pytest.importorskip("pty")
-    near, far = pty.openpty()
-    start = f"{script}\nimport sys\nfrom sse_fast._cli import main\nsys.exit(main())"
-    with subprocess.Popen(
-        [sys.executable, "-c", start, "convert", *arguments],
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL,
-        stdout=far if "-" in arguments else subprocess.DEVNULL,
-        stderr=far,
-    ) as process:
-        os.close(far)
-        shown = read_terminal(near)
-    os.close(near)
-    return process.returncode, shown.decode()
+    pytest.importorskip("pty")
+    return run_on_terminal("convert", *arguments, env={"COLUMNS": "100"})
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
@@ -84,16 +71,16 @@ def test_quiet_still_reports_dropped_event(
     assert capsys.readouterr().err == message
 
 
-def test_rich_is_needed_for_the_bar_only(mixed_capture: str) -> None:
-    without = "import sys\nsys.modules['rich'] = None"
-    status, shown = on_a_terminal(mixed_capture, "-o", "out.csv", script=without)
+def test_rich_is_needed_for_the_bar_only(
+    mixed_capture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich", None)
+    status, shown = on_a_terminal(mixed_capture, "-o", "out.csv")
     assert status == 1
     assert shown.endswith("pip install 'sse-fast[convert]', or --quiet\r\n")
     assert files() == {mixed_capture}
-    assert on_a_terminal(mixed_capture, "-o", "out.csv", "-q", script=without) == (0, "")
-    script = f"{without}\nfrom sse_fast._cli import main\nsys.exit(main())"
-    arguments = [sys.executable, "-c", script, "convert", mixed_capture, "-o", "out.csv"]
-    assert subprocess.run(arguments, capture_output=True).returncode == 0
+    assert on_a_terminal(mixed_capture, "-o", "out.csv", "-q") == (0, "")
+    assert run_command("convert", mixed_capture, "-o", "out.csv").returncode == 0
 
 
 def test_closed_standard_error_drops_messages(

@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         *(pytest.param(each, "SIGTERM", -15, marks=pytest.mark.matrix) for each in FORMATS[1:]),
         (FORMATS[0], "SIGTERM", -15),
         ("jsonl", "SIGHUP", -1),
-        ("parquet", "SIGINT", 130),
+        pytest.param("parquet", "SIGINT", 130, marks=pytest.mark.matrix),
         ("csv", "SIGKILL", -9),
     ],
 )

@@ -1,4 +1,4 @@
-"""`sse-fast record`, run in a process of its own."""
+"""`sse-fast record`; in a process of its own where that is the subject."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import COMMAND, INTERRUPTIBLE, close_output, read_terminal
+from tests.support.commands import (
+    COMMAND,
+    INTERRUPTIBLE,
+    close_output,
+    read_terminal,
+    run_command,
+)
 from tests.support.recording import BODY, CHUNKS, INDEX, chunks_of, record
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
@@ -138,9 +144,7 @@ def test_record_refused_response_writes_no_file(server: Server, capture: Path) -
         assert done.returncode == 1
         assert done.stderr.decode().startswith(f"sse-fast: {said}")
         assert os.listdir() == []
-        cat = subprocess.run(
-            [*COMMAND, "cat", server.url + path, "--no-reconnect"], capture_output=True, timeout=60
-        )
+        cat = run_command("cat", server.url + path, "--no-reconnect")
         assert path == "/none" or cat.stderr == done.stderr
     with nobody() as origin:
         done = record(origin)
@@ -194,8 +198,7 @@ def test_record_to_device_or_pipe(server: Server) -> None:
 def test_record_wrong_arguments_send_no_request(
     server: Server, arguments: list[str], status: int, message: str
 ) -> None:
-    line = [*COMMAND, "record", *(each.format(url=server.url) for each in arguments)]
-    done = subprocess.run(line, capture_output=True, timeout=60)
+    done = run_command("record", *(each.format(url=server.url) for each in arguments))
     assert (done.returncode, server.requests, os.listdir()) == (status, [], [])
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

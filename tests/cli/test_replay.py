@@ -1,4 +1,4 @@
-"""`sse-fast replay`, run in a process of its own."""
+"""`sse-fast replay`: servers run in processes of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import re
 import socket
 import struct
-import subprocess
 import time
 from functools import partial
 from itertools import pairwise
@@ -18,7 +17,7 @@ import httpx
 import pytest
 
 import sse_fast
-from tests.support.commands import COMMAND
+from tests.support.commands import run_command
 from tests.support.recording import BODY, CHUNKS, DATA, INDEX, chunks_of, record, replaying
 from tests.support.server import Answer, Server
 
@@ -214,8 +213,7 @@ def test_replay_port_in_use_exits_1(capture: Path) -> None:
     capture.write_bytes(BODY)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        line = [*COMMAND, "replay", "capture.sse", "--port", port]
-        done = subprocess.run(line, capture_output=True, timeout=60)
+        done = run_command("replay", "capture.sse", "--port", port)
         assert (done.returncode, done.stdout) == (1, b"")
         assert f"sse-fast: 127.0.0.1:{port}: Address already in use" in done.stderr.decode()
     with replaying("capture.sse", "--port", port, "--speed", "max") as (url, _):
@@ -284,7 +282,7 @@ def test_replay_invalid_index_names_line(
 ) -> None:
     capture.write_bytes(b"data: a\n\n" * 2)
     write_index(*lines)
-    done = subprocess.run([*COMMAND, "replay", "capture.sse"], capture_output=True, timeout=60)
+    done = run_command("replay", "capture.sse")
     assert (done.returncode, done.stdout) == (1, b"")
     said = done.stderr.decode()
     assert said.startswith(f"sse-fast: capture.sse.timing, line {number}: {message}")
@@ -295,7 +293,7 @@ def test_replay_invalid_index_names_line(
 def test_replay_unknown_index_format_exits_1(capture: Path, first: str) -> None:
     capture.write_bytes(BODY)
     write_index(first=first)
-    done = subprocess.run([*COMMAND, "replay", "capture.sse"], capture_output=True, timeout=60)
+    done = run_command("replay", "capture.sse")
     assert (done.returncode, done.stdout) == (1, b"")
     wanted = f"capture.sse.timing, line 1: expected '# sse-fast timing 1', got {first!r}"
     assert done.stderr.decode() == f"sse-fast: {wanted}\n"
@@ -345,7 +343,7 @@ def test_replay_wrong_arguments_name_the_fault(
     capture: Path, arguments: list[str], status: int, message: str
 ) -> None:
     capture.write_bytes(BODY)
-    done = subprocess.run([*COMMAND, "replay", *arguments], capture_output=True, timeout=60)
+    done = run_command("replay", *arguments)
     assert (done.returncode, done.stdout) == (status, b"")
     assert message in done.stderr.decode()
     assert b"Traceback" not in done.stderr

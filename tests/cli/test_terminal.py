@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sse_fast._cli._terminal import VisibleFile, visible
-from tests.support.commands import COMMAND, read_terminal
+from tests.support.commands import COMMAND, run_on_terminal
 from tests.support.server import Answer, Server
 
 pytestmark = [
@@ -32,21 +32,8 @@ DANGEROUS = ("\x1b", "\x07", "\x9b", "\x7f", "\x00", "\u202e", "\u2066", "\u2028
 
 def on_terminal(*arguments: str, stdin: bytes = b"", **variables: str) -> str:
     """Return what a command with its output and its errors on a terminal shows."""
-    import pty
-
-    near, far = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", **variables}
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=far, stderr=far, env=environment
-    )
-    os.close(far)
-    assert process.stdin is not None
-    with process:
-        process.stdin.write(stdin)
-        process.stdin.close()
-        shown = read_terminal(near)
-    os.close(near)
-    return shown.decode().replace("\r\n", "\n")
+    _, shown = run_on_terminal(*arguments, stdin=stdin, env={"NO_COLOR": "1", **variables})
+    return shown.replace("\r\n", "\n")
 
 
 def assert_harmless(shown: str) -> None:

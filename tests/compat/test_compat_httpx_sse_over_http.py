@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from typing import Any
 
@@ -24,12 +25,15 @@ from tests.support.libraries import EVENT_STREAM
 from tests.support.server import Answer, Server
 from tests.support.threaded_reader import OF_TRIO
 
+# The server has no TLS, and loading the system's authorities for each client takes time.
+UNUSED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
 
 def sync_events(module: Any, url: str, **options: Any) -> Any:
     """Return the events of the body and the error after them."""
     client = options.pop("client", {})
     with (
-        httpx.Client(timeout=5, **client) as http,
+        httpx.Client(timeout=5, verify=UNUSED, **client) as http,
         module.connect_sse(http, options.pop("method", "GET"), url, **options) as source,
     ):
         assert type(source) is module.EventSource
@@ -47,7 +51,7 @@ def sync_events(module: Any, url: str, **options: Any) -> Any:
 async def async_events(module: Any, url: str, **options: Any) -> Any:
     client = options.pop("client", {})
     async with (
-        httpx.AsyncClient(timeout=5, **client) as http,
+        httpx.AsyncClient(timeout=5, verify=UNUSED, **client) as http,
         module.aconnect_sse(http, options.pop("method", "GET"), url, **options) as source,
     ):
         assert type(source) is module.EventSource
@@ -163,12 +167,15 @@ def test_leaving_early_closes_response(server: Server, way: str) -> None:
     url = f"{server.url}/events"
 
     def read(module: Any) -> Any:
-        with httpx.Client() as http, module.connect_sse(http, "GET", url) as source:
+        with httpx.Client(verify=UNUSED) as http, module.connect_sse(http, "GET", url) as source:
             event = next(iter(source.iter_sse()))
         return values([event]), source.response.is_closed
 
     async def aread(module: Any) -> Any:
-        async with httpx.AsyncClient() as http, module.aconnect_sse(http, "GET", url) as source:
+        async with (
+            httpx.AsyncClient(verify=UNUSED) as http,
+            module.aconnect_sse(http, "GET", url) as source,
+        ):
             events = source.aiter_sse()
             event = await events.__anext__()
             await events.aclose()
@@ -189,13 +196,16 @@ def test_exception_in_block_closes_response(server: Server, way: str) -> None:
         sources = []
 
         def read(module: Any = module, sources: list[Any] = sources) -> None:
-            with httpx.Client() as http, module.connect_sse(http, "GET", url) as source:
+            with (
+                httpx.Client(verify=UNUSED) as http,
+                module.connect_sse(http, "GET", url) as source,
+            ):
                 sources.append(source)
                 raise Fault
 
         async def aread(module: Any = module, sources: list[Any] = sources) -> None:
             async with (
-                httpx.AsyncClient() as http,
+                httpx.AsyncClient(verify=UNUSED) as http,
                 module.aconnect_sse(http, "GET", url) as source,
             ):
                 sources.append(source)

@@ -38,7 +38,10 @@ def seen(parser: Any, chunk: Any) -> tuple[Any, ...]:
     return [values(event) for event in events], error, state
 
 
-@pytest.mark.parametrize("run", ["as given", "whole", "byte by byte", "in threes"])
+@pytest.mark.parametrize(
+    "run",
+    ["as given", "whole", "byte by byte", pytest.param("in threes", marks=pytest.mark.matrix)],
+)
 def test_vectors_without_flags_agree_with_parser(core: Any, run: str) -> None:
     assert len(VECTORS) == 397
     for vector in VECTORS:

@@ -112,35 +112,32 @@ def test_dialect_parser_checks_options(core: Any, wrong: dict[str, Any]) -> None
         dialect_parser(core)(Dialect(), on_comment=print)
 
 
-@pytest.mark.parametrize(
-    ("attributes", "keep_lines"),
-    [
+def test_wrong_number_of_attributes_raises(core: Any) -> None:
+    wrong = [
         *(((), False), (NAMES[:3], False), (NAMES, False)),
         *(((), True), (NAMES[:4], True), ((*NAMES, "more"), True)),
-    ],
-)
-def test_wrong_number_of_attributes_raises(
-    core: Any, attributes: tuple[str, ...], keep_lines: bool
-) -> None:
+    ]
     code = f"""
 class Event: pass
-try:
-    DialectParser(Dialect(Event, {attributes!r}, keep_lines={keep_lines})).feed(b"data: a\\n\\n")
-except ValueError:
-    print("refused")
+for attributes, keep_lines in {wrong!r}:
+    try:
+        DialectParser(Dialect(Event, attributes, keep_lines=keep_lines)).feed(b"data: a\\n\\n")
+    except ValueError:
+        print(attributes, keep_lines)
 """
-    assert run_with(core, code) == "refused\n"
+    assert run_with(core, code).splitlines() == [f"{names} {keep}" for names, keep in wrong]
 
 
-@pytest.mark.parametrize("kind", ["int", "dict", "type(iter([]))", "type(None)", "type(print)"])
-def test_class_that_cannot_be_instantiated_raises(core: Any, kind: str) -> None:
-    code = f"""
-try:
-    DialectParser(Dialect({kind})).feed(b"data: a\\n\\n")
-except (TypeError, AttributeError):
-    print("refused")
+def test_class_that_cannot_be_instantiated_raises(core: Any) -> None:
+    code = """
+for kind in (int, dict, type(iter([])), type(None), type(print)):
+    try:
+        DialectParser(Dialect(kind)).feed(b"data: a\\n\\n")
+    except (TypeError, AttributeError):
+        print(kind.__name__)
 """
-    assert run_with(core, code) == "refused\n"
+    names = ["int", "dict", "list_iterator", "NoneType", "builtin_function_or_method"]
+    assert run_with(core, code).split() == names
 
 
 def test_class_with_new_is_made_without_it(core: Any) -> None:

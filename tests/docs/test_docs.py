@@ -22,6 +22,7 @@ from sse_fast._bench.rivals import RIVALS
 from sse_fast._cli.bench import DOMINATES
 from sse_fast.compat import LIBRARIES
 from tests.support import ROOT
+from tests.support.commands import run_command
 from tests.support.pages import ORIGIN, PAGES, anchors, blocks, links, name_of, read, shell_lines
 from tests.support.scripted_server import Play, Request, serve_stage, stream
 from tests.support.server import Answer, Server, serve
@@ -373,6 +374,8 @@ def test_cat_command_prints_events(example: Server, line: str, tmp_path: Path) -
         assert (b"id: 41\n" in done.stdout) == ("41" in line)
 
 
+# The tests of the command run it within their own process.
+@pytest.mark.matrix
 def test_demo_command_reads_a_stream(tmp_path: Path) -> None:
     assert "sse-fast demo" in LINES
     done = run("sse-fast demo", tmp_path)
@@ -408,11 +411,12 @@ def test_record_and_replay_commands_keep_the_bytes(example: Server, tmp_path: Pa
 
 
 @pytest.mark.skipif(not sse_fast.ACCELERATED, reason="columns are native only")
-def test_convert_command_writes_a_table(tmp_path: Path) -> None:
+def test_convert_command_writes_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = [line for line in LINES if line.startswith("sse-fast convert ")]
-    (tmp_path / "capture.sse").write_bytes(STREAM)
-    run(line, tmp_path)
-    assert pyarrow.parquet.read_table(tmp_path / line.split()[-1]).num_rows == 2
+    monkeypatch.chdir(tmp_path)
+    Path("capture.sse").write_bytes(STREAM)
+    assert run_command(*shlex.split(line)[1:]).returncode == 0
+    assert pyarrow.parquet.read_table(line.split()[-1]).num_rows == 2
 
 
 @pytest.mark.bench

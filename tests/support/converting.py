@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -29,6 +30,14 @@ EVERY = pytest.mark.parametrize(
         for suffix in FORMATS
     ],
 )
+ONE = pytest.mark.parametrize(
+    "suffix",
+    [
+        pytest.param(suffix, marks=[] if suffix == "parquet" else [pytest.mark.matrix])
+        for suffix in FORMATS
+    ],
+)
+"""For tests that take seconds with each format."""
 # Everything a format could get wrong: quotes, values that look like null, ends of line.
 STREAM = (
     b'\xef\xbb\xbfid: 1\r\nevent: "tick", \xc3\xa9\r\ndata: {"a": [1, "\xe6\x97\xa5"]}\r\ndata:\r\n'
@@ -51,6 +60,7 @@ def rows_of(*streams: bytes) -> list[Row]:
     ]
 
 
+@lru_cache(maxsize=2)
 def many_events(size: int) -> bytes:
     """Return different events of `size` bytes or a little more."""
     dice = random.Random(0)

@@ -1,4 +1,4 @@
-"""Commands that record and replay a capture, run in processes of their own."""
+"""Commands that record and replay a capture; those that replay run in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from tests.support.commands import COMMAND, INTERRUPTIBLE
+from tests.support.commands import INTERRUPTIBLE, run_command
 
 # A BOM, each end of line, a split CRLF and character, invalid UTF-8, an unfinished event.
 CHUNKS = [
@@ -25,11 +24,9 @@ DATA = ["日", "\ufffd", "c", "d"]
 INDEX = Path("capture.sse.timing")
 
 
-def record(url: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    line = [*COMMAND, "record", url, *arguments]
-    if "-o" not in arguments:
-        line += ["-o", "capture.sse"]
-    return subprocess.run(line, capture_output=True, timeout=60, **options)
+def record(url: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    output = () if "-o" in arguments else ("-o", "capture.sse")
+    return run_command("record", url, *arguments, *output)
 
 
 def chunks_of(index: Path) -> list[tuple[float, int]]:
