@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from sse_fast._errors import ResponseError
+from sse_fast._interrupts import IgnoredErrors
 from sse_fast._mime import extract_media_type
 from sse_fast._source import MAX_BODY, REDIRECTS, Response, Source, redact_url
 from sse_fast._stream import Comments, EndReason, EventStream
@@ -88,7 +89,7 @@ def check_response(opened: Source, objection: str = "") -> EndReason | None:
     if response.status != 204:
         return None
     # Reading to the end frees the connection for the next request.
-    with suppress(Exception):
+    with IgnoredErrors():
         next(cast("Iterator[bytes]", opened.chunks), None)
     return EndReason.NO_CONTENT
 
@@ -114,11 +115,11 @@ async def acheck_response(opened: Source, objection: str = "") -> EndReason | No
         if response.status != 204:
             return None
         # Reading to the end frees the connection for the next request.
-        with suppress(Exception):
+        with IgnoredErrors():
             async for _ in cast("AsyncIterable[bytes]", opened.chunks):
                 break
         return EndReason.NO_CONTENT
-    with suppress(Exception):
+    with IgnoredErrors():
         await await_within(_MAX_BODY_SECONDS, _aread_refused(opened, response))
     raise _response_error(objection, response)
 
@@ -131,13 +132,13 @@ def _read_refused(opened: Source, response: Response) -> None:
 
     def read() -> None:
         try:
-            with suppress(Exception):
+            with IgnoredErrors():
                 for chunk in chunks:
                     body.extend(chunk)
                     if len(body) >= MAX_BODY or time.monotonic() > deadline:
                         break
         finally:
-            with suppress(Exception):
+            with IgnoredErrors():
                 if opened.close is not None:
                     opened.close()
 

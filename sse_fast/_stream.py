@@ -27,10 +27,10 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._core.parser import ACCELERATED
+from sse_fast._interrupts import IgnoredErrors, make_marks, read_chunk, was_cut_short
 from sse_fast._stream_base import Comments, EndReason, StreamBase, make_parser
 from sse_fast._wake import KeptReads, Limit, adrain, await_within, close_later, drain
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sse_fast._watch import Watch
 
     T = TypeVar("T", default=str)
+    _Begin = Callable[[AsyncIterator[bytes]], Awaitable[tuple[Source, EndReason | None]]]
 else:
     from typing import TypeVar
 
@@ -67,7 +68,7 @@ class _PlainNext:
     def __next__(self) -> Any:
         return self._next()
 
-    def _next(self, error: BaseException | None = None) -> Any:
+    def _next(self) -> Any:
         raise NotImplementedError
 
 
@@ -146,21 +147,8 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
             with suppress(Exception):
                 self._close_source()
 
-    def _next(self, error: BaseException | None = None) -> Event[T]:
-        """Return the next event in every case that the fast path of `__next__` leaves out.
-
-        Args:
-            error: the exception of a read, if the fast path met one.
-        """
-        if error is not None:
-            try:
-                self._on_read_error(error)
-            except BaseException:
-                self._release_if_ended()
-                raise
-            finally:
-                # The traceback of the error refers to this frame.
-                error = None
+    def _next(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__next__` leaves out."""
         while True:
             # Another thread may close the stream between any two of these lines.
             at, batch = self._delivered, self._batch
@@ -230,8 +218,9 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
                 return True
             if self._next_slice():
                 return True
-        except BaseException:
+        except BaseException as error:
             self._release_if_ended()
+            self._forget_raised(error)
             raise
         self._release_if_ended()
         return False
@@ -241,7 +230,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
             if self._watch is not None:
                 self._watch.stop()
             # Every event was delivered, so a failing close is irrelevant.
-            with suppress(Exception):
+            with IgnoredErrors():
                 self._release()
 
     def _wait_within(self, seconds: float) -> bool:
@@ -267,9 +256,14 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         return is_ready or self.end_reason is not None
 
     def _read(self) -> None:
+        if self._read_error is not None:
+            # The fast path has met it, or a signal handler raised before it was handled.
+            self._on_read_error()
+            return
         if not self._received:
             if self._reading:
                 self._refuse_reader()
+            marks = make_marks()
             # The flag is cleared twice: an exception of a signal handler may come in the first.
             try:
                 try:
@@ -281,17 +275,19 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
                         return
                     if self._watch is not None:
                         self._watch.begin()
-                    # One step of C, so that no chunk is lost between two lines.
-                    self._received.extend(islice(self._chunks, 1))
+                    read_chunk(self._chunks, self._received, marks)
                 finally:
                     self._reading = False
                     if self._watch is not None:
                         self._watch.end(has_bytes=bool(self._received))
             except BaseException as error:
                 self._reading = False
-                # An exception that ended a generator of the source would have passed its frame.
-                trace = error.__traceback__
-                self._on_read_error(error, is_of_source=trace is None or trace.tb_next is not None)
+                self._read_error = error
+                if not was_cut_short(self._received, marks):
+                    # A signal handler raised before the read, or after it.
+                    self._read_error = None
+                    raise
+                self._on_read_error()
                 return
             if not self._received:
                 self._on_source_end()
@@ -361,6 +357,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         "_on_chunk",
         "_parser",
         "_parts",
+        "_read_error",
         "_read_is_due",
         "_reading",
         "_received",
@@ -380,7 +377,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         source: Source,
         parser: Parser[T],
         on_chunk: Callable[[bytes], object] | None = None,
-        begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]] | None = None,
+        begin: _Begin | None = None,
         opens: bool = False,
         comments: Comments | None = None,
         keep_reads: bool = False,
@@ -392,8 +389,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
             source: the chunks to read, or a placeholder if `opens`.
             parser: the parser to feed.
             on_chunk: called with each chunk before it is parsed.
-            begin: awaited before the first event. It checks the source, or makes it if `opens`. It
-                may be cancelled and called again.
+            begin: awaited before the first event, with the chunks of the source. It checks the
+                source, or makes it if `opens`. It may be cancelled and called again.
             opens: whether `begin` makes the source to read.
             comments: the queue of the parser's comments, as `make_parser` returns it.
             keep_reads: let every read of a source that is not `resumable` run in a task of its own.
@@ -425,7 +422,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         """Let reads run in a task of their own, from now on, if the source needs it."""
         self._keeps_reads = True
         # With `opens`, the source is still to come.
-        if self._resumable or (self._opens and self._begin is not None):
+        if self._resumable or self._reading or (self._opens and self._begin is not None):
             return
         self._chunks = reads = KeptReads(self._chunks)
         self._resumable = True
@@ -495,6 +492,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
             while self._delivered >= len(self._batch):
                 begin = None if self.end_reason is not None else self._begin
                 if begin is not None:
+                    # The check may read the body of a refused response.
+                    self._keep_reads()
                     await await_within(limit.seconds_left(), self._start(begin))
                     if self._begin is not None and self.end_reason is None:
                         raise limit.error()
@@ -508,10 +507,11 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
                         self._on_chunk_read(self._received[0])
                     elif self._read_is_due:
                         raise limit.error()
-        finally:
-            if self.end_reason is not None:
-                with suppress(Exception):
-                    await self._release()
+        except BaseException as error:
+            await self._release_if_ended()
+            self._forget_raised(error)
+            raise
+        await self._release_if_ended()
 
     async def _fill(self) -> None:
         """Read and parse until there is a new batch; raise `StopAsyncIteration` at the end."""
@@ -522,28 +522,41 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
                         raise StopAsyncIteration
                 elif self._begin is not None:
                     await self._start(self._begin)
-                elif self._watch is not None or self._received or self._reading:
+                elif (
+                    self._watch is not None
+                    or self._received
+                    or self._reading
+                    or self._read_error is not None
+                ):
                     await self._read()
                     if self._received:
                         self._on_chunk_read(self._received[0])
                 else:
                     # The lines of `_receive`, which would cost a tenth of an event.
+                    step = None
                     try:
                         try:
                             self._reading = True
-                            self._received.append(await self._chunks.__anext__())
+                            self._received.append(await (step := self._chunks.__anext__()))
                         finally:
                             self._reading = False
                     except BaseException as error:
                         self._reading = False
-                        self._on_read_error(error)
+                        self._read_error = error
+                        self._on_async_read_error(step)
                     else:
                         self._on_chunk_read(self._received[0])
-        finally:
-            # Last, because a slow or cancelled close must not delay an event.
-            if self.end_reason is not None:
-                with suppress(Exception):
-                    await self._release()
+        except BaseException as error:
+            await self._release_if_ended()
+            self._forget_raised(error)
+            raise
+        # Last, because a slow or cancelled close must not delay an event.
+        await self._release_if_ended()
+
+    async def _release_if_ended(self) -> None:
+        if self.end_reason is not None:
+            with IgnoredErrors():
+                await self._release()
 
     async def aclose(self) -> None:
         """End the stream and release the response; idempotent.
@@ -560,27 +573,29 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
             self._chunks.interrupt()
 
     async def _started(self) -> Self:
-        if self._begin is not None and self.end_reason is None:
-            try:
+        try:
+            if self._unraised is not None:
+                raise self._unraised
+            if self._begin is not None and self.end_reason is None:
                 await self._start(self._begin)
-            finally:
-                if self.end_reason is not None:
-                    with suppress(Exception):
-                        await self._close_source()
+        except BaseException as error:
+            await self._release_if_ended()
+            self._forget_raised(error)
+            raise
+        await self._release_if_ended()
         return self
 
-    async def _start(self, begin: Callable[[], Awaitable[tuple[Source, EndReason | None]]]) -> None:
+    async def _start(self, begin: _Begin) -> None:
         if self._reading:
             self._refuse_reader()
         try:
             self._reading = True
-            source, reason = await begin()
+            source, reason = await begin(self._chunks)
         except Exception as error:
             if self.end_reason is not None:
                 # Another task closed the stream, which may have caused the error.
                 return
-            self._end(EndReason.ERROR, type(error).__name__)
-            raise
+            self._fail(error)
         finally:
             self._reading = False
         self._begin = None
@@ -613,19 +628,43 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
     async def _receive(self) -> None:
         if self._received:
             return
+        if self._read_error is not None:
+            # A signal handler raised before it was handled.
+            self._on_read_error()
+            return
         if self._reading:
             self._refuse_reader()
+        step = None
         # The flag is cleared twice: an exception of a signal handler may come in the first.
         try:
             try:
                 self._reading = True
                 # One step of C, so that no chunk is lost between two lines.
-                self._received.append(await self._chunks.__anext__())
+                self._received.append(await (step := self._chunks.__anext__()))
             finally:
                 self._reading = False
         except BaseException as error:
             self._reading = False
-            self._on_read_error(error)
+            self._read_error = error
+            self._on_async_read_error(step)
+
+    def _on_async_read_error(self, step: object) -> None:
+        """Handle `_read_error`, which the source, or a signal handler, has raised.
+
+        Args:
+            step: the awaitable of the source, or None if there was none yet.
+        """
+        error = self._read_error
+        try:
+            # `__anext__` itself may raise an Exception of the source.
+            if self._received or (step is None and not isinstance(error, Exception)):
+                self._read_error = None
+                assert error is not None
+                raise error
+        finally:
+            # The traceback of the error refers to this frame.
+            del error
+        self._on_read_error()
 
     def _explain_doubtful_end(self) -> str:
         return (

@@ -8,16 +8,15 @@ in `_fed` until they became the batch. Each of these steps can be repeated.
 from __future__ import annotations
 
 import enum
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn
 
 from sse_fast._core.parser import ACCELERATED, Parser
 from sse_fast._errors import DecodeError, EventTooLarge, SSEError, StreamTimeout, TransportError
+from sse_fast._interrupts import IgnoredErrors, find_handler_error, own_context
 from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
@@ -150,7 +149,8 @@ class StreamBase(Generic[T]):
     # Received bytes that were not fed yet, in slices, and an iterator of as many items.
     _slices: Iterator[Any]
     _slice_starts: Any
-    # An exception of `feed` that was not handled yet.
+    # An exception of a read, and one of `feed`, that was not handled yet.
+    _read_error: BaseException | None
     _caught: BaseException | None
     # At most one result of `feed` that has not become the batch yet.
     _fed: list[list[Event[T]]]
@@ -161,8 +161,9 @@ class StreamBase(Generic[T]):
     # Raised once the current batch has been delivered.
     _error: DecodeError | EventTooLarge | None
     _error_raised: bool
-    # The name of the exception that ended the stream.
+    # The name of the exception that ended the stream, and that exception until it was raised.
     _failure: str
+    _unraised: Exception | None
     # The function that closes the source, until it was called. A list, because pop() is atomic:
     # of two threads that close at the same time, only one calls it.
     _closers: list[Callable[[], Any]]
@@ -203,6 +204,7 @@ class StreamBase(Generic[T]):
         self._received = []
         self._announced = None
         self._slices = self._slice_starts = iter(())
+        self._read_error = None
         self._caught = None
         self._fed = []
         self._parts = deque()
@@ -210,6 +212,7 @@ class StreamBase(Generic[T]):
         self._error = None
         self._error_raised = False
         self._failure = ""
+        self._unraised = None
         self._closers = []
         self._wake = None
         self._reusable = False
@@ -287,11 +290,40 @@ class StreamBase(Generic[T]):
         """Whether a thread or task waits for the source."""
         return self._reading
 
-    def _end(self, reason: EndReason, failure: str = "") -> None:
+    def _end(self, reason: EndReason) -> None:
         self._read_is_due = False
         if self.end_reason is None:
-            self._failure = failure
             self.end_reason = reason
+
+    def _fail(self, error: Exception, cause: Exception | None = None, name: str = "") -> NoReturn:
+        """End the stream with an error, and raise it.
+
+        If a cancellation or a signal handler replaces it, the next call raises it again.
+
+        Args:
+            error: the error.
+            cause: its cause, unless it has one.
+            name: the name of the exception behind it; "": its own.
+        """
+        name = name or type(error).__name__
+        if cause is not None:
+            error.__cause__ = cause
+        # Without a call, so that no signal handler can raise between two lines.
+        self._read_is_due = False
+        if self.end_reason is None:
+            self._failure, self._unraised = name, error
+            self.end_reason = EndReason.ERROR
+        self._read_error = None
+        try:
+            raise error
+        finally:
+            # The traceback of the error refers to this frame.
+            del error, cause
+
+    def _forget_raised(self, error: BaseException) -> None:
+        """Note that an exception leaves the stream."""
+        if self._unraised is error:
+            self._unraised = None
 
     def end(self) -> None:
         """Drop the events that were not delivered, without closing the source.
@@ -341,6 +373,8 @@ class StreamBase(Generic[T]):
         if self._parser.done:
             self._end(EndReason.UNTIL)
         if self.end_reason is EndReason.ERROR:
+            if self._unraised is not None:
+                raise self._unraised
             raise SSEError(
                 f"This stream has ended already, with {self._failure or 'an error'}: "
                 "open a new one, and resume from last_event_id"
@@ -356,11 +390,11 @@ class StreamBase(Generic[T]):
     def _raise_deferred_error(self) -> NoReturn:
         assert self._error is not None
         try:
+            if isinstance(self._error, EventTooLarge):
+                self._fail(self._error)
             raise self._error
-        except SSEError as error:
+        except SSEError:
             self._error_raised = True
-            if isinstance(error, EventTooLarge):
-                self._end(EndReason.ERROR, type(error).__name__)
             # The traceback of the error refers to this stream.
             self._error = None
             raise
@@ -525,43 +559,42 @@ class StreamBase(Generic[T]):
         self._segment = _Segment([], self._batch, 0, self._id_before_batch, False)
         self._parts, comments.collected = parts, []
 
-    def _on_read_error(self, error: BaseException, *, is_of_source: bool = True) -> None:
-        """Handle a read that raised instead of returning a chunk.
-
-        Args:
-            error: what it raised.
-            is_of_source: whether the source may have been interrupted.
-        """
+    def _on_read_error(self) -> None:
+        """Handle `_read_error`, which was raised in the source, or has interrupted it."""
+        error: BaseException | None = self._read_error
         try:
             if isinstance(error, (StopIteration, StopAsyncIteration)):
                 self._on_source_end()
-            elif not isinstance(error, Exception):
+                self._read_error = None
+                return
+            raised = find_handler_error(error) if isinstance(error, Exception) else error
+            if raised is not None:
                 # The names are those of asyncio and trio.
-                is_cancelled = type(error).__name__ in ("CancelledError", "Cancelled")
-                self._interrupted = is_of_source and not (self._resumable and is_cancelled)
-                raise error
-            elif self.end_reason is None:
+                is_cancelled = type(raised).__name__ in ("CancelledError", "Cancelled")
+                self._interrupted = not (self._resumable and is_cancelled)
+                self._read_error = None
+                raise raised
+            assert isinstance(error, Exception)
+            if self.end_reason is None:
                 self._raise_if_expired(error)
-                self._end(EndReason.ERROR, type(error).__name__)
                 if isinstance(error, SSEError):
-                    raise error
-                raise _wrap_error(error) from error
+                    self._fail(error)
+                self._fail(_wrap_error(error), error, type(error).__name__)
+            self._read_error = None
         finally:
-            # The traceback of the error refers to this frame.
-            del error
+            # The tracebacks of the errors refer to this frame.
+            error = raised = None
 
     def _raise_if_expired(self, error: Exception | None = None) -> None:
         """Raise the error of a time limit if that limit ended the read."""
         watch = self._watch
         if watch is not None and watch.has_expired and self.end_reason is None:
-            self._end(EndReason.ERROR, "StreamTimeout")
-            raise watch.error() from error
+            self._fail(watch.error(), error)
 
     def _on_source_end(self) -> None:
         self._raise_if_expired()
         if self._interrupted and self.end_reason is None:
-            self._end(EndReason.ERROR, "TransportError")
-            raise TransportError(self._explain_doubtful_end())
+            self._fail(TransportError(self._explain_doubtful_end()))
         self._end(EndReason.END)
 
     def _explain_doubtful_end(self) -> str:
@@ -625,7 +658,7 @@ class StreamBase(Generic[T]):
         """Wake the reader, in whichever thread or task it is, so that it sees the end."""
         if self._wake is not None:
             # If the connection is gone already, nobody waits for it.
-            with suppress(Exception):
+            with IgnoredErrors():
                 self._wake()
 
     def _should_drain(self) -> bool:
@@ -636,23 +669,11 @@ class StreamBase(Generic[T]):
 def _wrap_error(error: Exception) -> TransportError:
     """Make a `TransportError` of an error of the source."""
     # Some libraries wrap a timeout in an error whose name does not say so.
-    chain = (error, error.__cause__, _own_context(error))
+    chain = (error, error.__cause__, own_context(error))
     names = {cls.__name__ for each in chain for cls in type(each).__mro__}
     kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
     # The text of the original may contain a query or a header, so it stays in __cause__.
     return kind(f"Reading the stream failed: {type(error).__name__}")
-
-
-def _own_context(error: Exception) -> BaseException | None:
-    """Return the error's `__context__`, unless the caller was already handling that exception."""
-    context = error.__context__
-    if context is not None and context.__traceback__ is not None:
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            if frame is context.__traceback__.tb_frame:
-                return None
-    return context
 
 
 def _as_bytes(chunk: object) -> bytes:

@@ -50,6 +50,7 @@ cdef class _FastNext:
     cdef public object _slices
     cdef public object _slice_starts
     cdef public list _fed
+    cdef public object _read_error
     cdef public object _caught
     cdef public object _segment
     cdef public object end_reason
@@ -66,14 +67,16 @@ cdef class _FastNext:
                 self._delivered = at + 1
                 return batch[at]
             if (not self._read_is_due or self._reading or self._on_chunk is not None
-                    or self._watch is not None or len(self._received)):
+                    or self._watch is not None or self._read_error is not None
+                    or len(self._received)):
                 return self._next()
             self._reading = True
             try:
                 chunk = next(self._chunks)
             except BaseException as error:
                 self._reading = False
-                return self._next(error)
+                self._read_error = error
+                return self._next()
             self._reading = False
             # Another thread closed the stream, or the chunk has to be converted or sliced.
             if (not self._read_is_due or type(chunk) is not bytes

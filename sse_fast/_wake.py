@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._interrupts import IgnoredErrors
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -168,9 +170,10 @@ def drain(chunks: Iterator[bytes], wake: Callable[[], object]) -> None:
     """Read and discard the rest of a body for at most 50 ms.
 
     A body that ends within that time leaves its connection ready for another request. Any other is
-    given up by `wake`. Errors are ignored, because no event depends on these bytes.
+    given up by `wake`. Errors are ignored, because no event depends on these bytes, but not those
+    of signal handlers.
     """
-    with suppress(Exception), wake_after(_DRAIN_SECONDS, wake):
+    with IgnoredErrors(), wake_after(_DRAIN_SECONDS, wake):
         deadline = time.monotonic() + _DRAIN_SECONDS
         for _ in chunks:
             if time.monotonic() > deadline:
@@ -188,7 +191,7 @@ async def adrain(chunks: AsyncIterator[bytes]) -> None:
             if time.monotonic() > deadline:
                 break
 
-    with suppress(Exception):
+    with IgnoredErrors():
         await await_within(_DRAIN_SECONDS, read())
 
 

@@ -15,7 +15,7 @@ from tests.support.commands import run_python
 
 # Room -> the rooms it may import, besides itself: one row each, inward only. A file directly in the
 # package is a room of its own.
-CORE = {"_errors", "_hosts", "_mime"}
+CORE = {"_errors", "_hosts", "_interrupts", "_mime"}
 STREAM = CORE | {"_core", "_source", "_wake"}
 TRANSPORT = STREAM | {"_check", "_request", "_stream", "_stream_base", "_watch"}
 ADAPTERS = TRANSPORT | {"_http1"}
@@ -24,11 +24,12 @@ PUBLIC = POLICY | {"", "_client", "_relay", "columns", "compat"}
 MAY_IMPORT = {
     "_errors": set(),
     "_hosts": set(),
+    "_interrupts": set(),
     "_mime": set(),
     "_request": CORE,
     "_core": CORE,
     "_source": CORE,
-    "_wake": set(),
+    "_wake": CORE,
     "_watch": CORE,
     "_background": {"_wake"},
     "_stream_c": {"_core"},

@@ -18,6 +18,7 @@ from sse_fast._client.options import check_seconds
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
 from sse_fast._client.stats import AsyncCountedChunks
 from sse_fast._errors import StreamTimeout
+from sse_fast._interrupts import IgnoredErrors
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
 from sse_fast._wake import adrain, get_running_trio
@@ -453,7 +454,7 @@ async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
     """Await `close()` for at most `_CLOSE_SECONDS`, shielded from cancellation; ignore errors."""
     import anyio
 
-    with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True), IgnoredErrors():
         await close()
 
 

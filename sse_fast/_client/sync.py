@@ -28,6 +28,7 @@ from sse_fast._client.state import (
 from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
+from sse_fast._interrupts import IgnoredErrors
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
 from sse_fast._wake import drain
@@ -399,7 +400,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         return stream
 
     async def _release(self, stream: EventStream[T]) -> None:
-        with suppress(Exception):
+        with IgnoredErrors():
             stream.close()
 
     def _keeps_stream(self, stream: Any, error: BaseException) -> bool:
@@ -493,7 +494,7 @@ def _refuse_awaitable(result: Any) -> Any:
 def _close(source: Source) -> None:
     """Close a source that no stream owns; ignore errors."""
     if source.close is not None:
-        with suppress(Exception):
+        with IgnoredErrors():
             source.close()
 
 

@@ -19,7 +19,7 @@ from sse_fast._stream import AsyncEventStream, EndReason, EventStream, make_pars
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from typing_extensions import TypeVar, Unpack
 
@@ -187,7 +187,7 @@ def aopen_stream(
         lambda: aio.open_source(request, exchange, uds, ssl_context, connect_timeout, idle_timeout)
     )
 
-    async def begin() -> tuple[Source, EndReason | None]:
+    async def begin(chunks: AsyncIterator[bytes]) -> tuple[Source, EndReason | None]:
         source = await opening.wait()
         return source, await acheck_response(source) if check else None
 

@@ -5,7 +5,7 @@ Each other file adapts the objects of one library; `_registry` finds it by an ob
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._check import acheck_response, open_events
@@ -161,8 +161,8 @@ def aiter_events(
             )
         opened = as_async(opened)
 
-    async def begin() -> tuple[Source, EndReason | None]:
-        return opened, await acheck_response(opened)
+    async def begin(chunks: AsyncIterator[bytes]) -> tuple[Source, EndReason | None]:
+        return opened, await acheck_response(opened._replace(chunks=chunks))
 
     return AsyncEventStream(
         opened, parser, on_chunk, begin if check else None, comments=comments, watch=watch

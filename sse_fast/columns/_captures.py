@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sse_fast._errors import TransportError
+from sse_fast._interrupts import make_marks, read_chunk, was_cut_short
 from sse_fast._source import READ_SIZE
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Decompressed(Iterator[bytes]):
         # At most one chunk that was read. It leaves in a step without a call, so that a signal
         # handler that raises loses none.
         self._held: list[Any] = []
+        self._marks = make_marks()
         self._start = b""
 
     def __next__(self) -> bytes:
@@ -103,17 +104,26 @@ class Decompressed(Iterator[bytes]):
         while self._chunks is None:
             self._begin(held)
         if not held:
-            held.extend(islice(self._chunks, 1))
+            self._read(self._chunks)
         if not held:
             raise StopIteration
         chunk: bytes = held[0]
         del held[0]
         return chunk
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the latest exception out of `__next__` did not come from the source."""
+        return not was_cut_short(self._held, self._marks)
+
+    def _read(self, chunks: Iterator[bytes]) -> None:
+        self._marks = make_marks()
+        read_chunk(chunks, self._held, self._marks)
+
     def _begin(self, held: list[Any]) -> None:
         """Read a chunk, and detect the coding if the bytes so far are enough."""
         if not held:
-            held.extend(islice(self._source, 1))
+            self._read(self._source)
         if held and isinstance(held[0], (bytes, bytearray, memoryview)):
             start = self._start + bytes(held[0])
             self._start = start

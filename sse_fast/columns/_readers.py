@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sse_fast._core.parser import Parser
 from sse_fast._errors import EventTooLarge, SSEError
 from sse_fast._source import Source
-from sse_fast._stream import EndReason, EventStream
-from sse_fast.columns._captures import Capture
+from sse_fast._stream import EventStream
+from sse_fast.columns._captures import Capture, Decompressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -441,6 +441,15 @@ class ChunkBatches(EventStream[Any]):
         file_position = self._file_position
         self.position = self._reader.end_offset if file_position is None else file_position()
 
+    def _on_read_error(self) -> None:
+        was_interrupted = self._interrupted
+        try:
+            super()._on_read_error()
+        finally:
+            if isinstance(self._chunks, Decompressed) and self._chunks.is_intact:
+                # A signal handler raised in the lines of `Decompressed`.
+                self._interrupted = was_interrupted
+
     def _on_source_end(self) -> None:
         # Read the position first: the next call closes the file.
         self._update_position()
@@ -460,8 +469,7 @@ class ChunkBatches(EventStream[Any]):
                 self.flush()
         error = self._options.error_of(self._reader, self.name)
         if error is not None:
-            self._end(EndReason.ERROR, type(error).__name__)
-            raise error
+            self._fail(error)
 
     def _id_after(self, batch: list[Any], count: int) -> str:
         return self.last_event_id

@@ -94,7 +94,7 @@ def without_memory(feed: Callable[[Any], Any], chunk: Any, number: int) -> Any:
 
 
 @lru_cache
-def _checked_offsets(code: CodeType) -> frozenset[int]:
+def checked_offsets(code: CodeType) -> frozenset[int]:
     """Return the instructions before which CPython may run signal handlers."""
     offsets = set()
     after_call = False
@@ -129,7 +129,7 @@ def interrupted(feed: Callable[[Any], Any], chunk: Any, number: int, folder: str
             return None
         frame.f_trace_opcodes = True
         if (event == "call" and code.co_name != "feed") or (
-            event == "opcode" and frame.f_lasti in _checked_offsets(code)
+            event == "opcode" and frame.f_lasti in checked_offsets(code)
         ):
             count += 1
             # An exception in a finalizer interrupts no caller.
