@@ -30,9 +30,10 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._background import KeptReads, close_later
 from sse_fast._core.parser import ACCELERATED
 from sse_fast._stream_base import Comments, EndReason, StreamBase, make_parser
-from sse_fast._wake import KeptReads, Limit, adrain, await_within, close_later, drain
+from sse_fast._wake import Limit, adrain, await_within, drain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
