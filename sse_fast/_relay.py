@@ -9,24 +9,30 @@ holds no reference to the relay, and it closes the source when the relay is clos
 
 from __future__ import annotations
 
+import contextvars
+import inspect
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from sse_fast._background import select_backend
+from sse_fast._background import Outcome, Task, close_later, find_loop, get_running_trio
+from sse_fast._core.options import encode_comment
 from sse_fast._core.parser import Event
 from sse_fast._source import qualified_type_name
-from sse_fast._wake import get_running_trio
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from sse_fast._background import AsyncioLoop, TrioLoop
+
 __all__ = ["AsyncRelay", "Relay", "relay"]
 
-_COMMENT = b":\n\n"
+# The blank line makes it a whole block, which every proxy and client passes on.
+_QUIET = encode_comment("") + b"\n"
 
 
 @overload
@@ -49,8 +55,9 @@ def relay(
 
     Args:
         events: an iterator of `Event`, for example an `EventSource`, a stream of `iter_events` or a
-            generator; an async one for an async relay. The relay owns it. Other libraries' objects
-            with `event` and `data`, and possibly `id` and `retry`, are events as well.
+            generator; an async one for an async relay. The relay owns it, and closes it together
+            with the iterator that it makes. Other libraries' objects with `event` and `data`, and
+            possibly `id` and `retry`, are events as well.
         heartbeat: seconds without an event after which a comment is returned, again and again; it
             keeps proxies from closing the connection, and reveals a client that left. None: no
             comments.
@@ -92,30 +99,32 @@ class _Encoder:
         if not event.id and self._last_event_id:
             # Event.encode() has no line for an empty id, which would leave the earlier one.
             block = b"id:\n" + block
-        self._last_event_id = event.id
-        if event.retry is not None:
-            self._retry = event.retry
-        return self._encode_retry() + block
+        sent = self._retry if event.retry is None else event.retry
+        retry, lines = self._encode_retry(sent)
+        block = lines + block
+        # Last, so that an interrupted call can be repeated.
+        self._last_event_id, self._retry = event.id, retry
+        return block
 
     def encode_quiet(self) -> bytes:
         """Return a comment, and before it the fields that came without an event."""
-        return self.encode_rest() + _COMMENT
+        return self.encode_rest() + _QUIET
 
     def encode_rest(self) -> bytes:
         """Return the fields that came without an event."""
-        block = self._encode_retry()
+        retry, block = self._encode_retry(self._retry)
         last_event_id = getattr(self._stream, "last_event_id", self._last_event_id)
         if last_event_id != self._last_event_id:
-            self._last_event_id = last_event_id
             block += f"id: {last_event_id}\n\n".encode()
+        self._last_event_id, self._retry = last_event_id, retry
         return block
 
-    def _encode_retry(self) -> bytes:
+    def _encode_retry(self, sent: int | None) -> tuple[int | None, bytes]:
+        """Return the `retry` of the stream, and its block if it is not the one that was sent."""
         retry = getattr(self._stream, "retry", None)
-        if retry is None or retry == self._retry:
-            return b""
-        self._retry = retry
-        return b"retry: %d\n\n" % retry
+        if retry is None or retry == sent:
+            return sent, b""
+        return retry, b"retry: %d\n\n" % retry
 
 
 def _as_event(event: Any) -> Event[Any]:
@@ -134,27 +143,55 @@ def _as_event(event: Any) -> Event[Any]:
 
 
 _END: Any = object()
+"""The result of a read at the end of the source."""
 
 
-class _Outcome:
-    """The result of a read of the source: an event, `_END` or an error."""
+def _list_owners(events: Any, iterator: Any) -> list[Any]:
+    """Return the objects to close: the iterator, and the iterable that it came from."""
+    return [iterator] if iterator is events else [iterator, events]
 
-    __slots__ = ("error", "event")
 
-    def __init__(self, event: Event[Any] = _END, error: BaseException | None = None) -> None:
-        self.event = event
-        self.error = error
+class _RelayBase:
+    """The common part of sync and async relays: everything except waiting and closing."""
 
-    def take(self) -> Event[Any]:
-        """Return the event or `_END`; raise the error."""
-        error, self.error = self.error, None
-        if error is None:
-            return self.event
+    def __init__(self, events: Any, heartbeat: float | None) -> None:
+        self._encoder = _Encoder(events)
+        self._heartbeat = heartbeat
+        self._is_waiting = False
+        self._is_asked = False
+        self._is_ended = False
+
+    def _leave(self) -> None:
+        """End the relay, and let its source be closed."""
+        raise NotImplementedError
+
+    def _refuse_second(self) -> None:
+        if self._is_waiting:
+            raise RuntimeError(
+                "Another thread or task is already waiting for this relay: make one for each client"
+            )
+
+    def _encode(self, exchange: _Exchange | _AsyncExchange) -> bytes:
+        """Return the bytes to send after a wait; b"" at the end of the relay."""
+        outcome = exchange.outcome
+        if self._is_ended:
+            return b""
+        if outcome is None:
+            return self._encoder.encode_quiet()
         try:
-            raise error
-        finally:
-            # Break the reference cycle (traceback -> frame -> error).
-            del error
+            event = outcome.get()
+            part = self._encoder.encode_rest() if event is _END else self._encoder.encode(event)
+        except BaseException:
+            self._leave()
+            # The traceback of the exception refers to the outcome.
+            outcome.forget()
+            raise
+        # Last, so that a wait that a signal handler interrupted before can be repeated.
+        if event is _END:
+            self._leave()
+        exchange.outcome = None
+        self._is_asked = False
+        return part
 
 
 # -- Sync ------------------------------------------------------------------------------------------
@@ -163,15 +200,14 @@ class _Outcome:
 class _Exchange:
     """The state that a relay shares with the thread that reads its source."""
 
-    def __init__(self, events: Iterator[Event[Any]], owner: Any) -> None:
+    def __init__(self, events: Iterator[Event[Any]], owners: list[Any]) -> None:
         self.events = events
-        # The object to close: a generator, a stream, or the iterable that the events came from.
-        self.owner = owner
+        self.owners = owners
         self.changed = threading.Condition()
         self.is_wanted = False
         self.is_reading = False
         self.is_closed = False
-        self.outcome: _Outcome | None = None
+        self.outcome: Outcome[Event[Any]] | None = None
 
     def run(self) -> None:
         """Read an event whenever one is wanted, until the relay closes (in a thread)."""
@@ -182,21 +218,24 @@ class _Exchange:
                 if self.is_closed:
                     break
                 self.is_wanted, self.is_reading = False, True
+            outcome: Outcome[Event[Any]] = Outcome()
             try:
-                outcome = _Outcome(next(self.events))
+                outcome.set(next(self.events), None)
             except StopIteration:
-                outcome, is_last = _Outcome(), True
+                outcome.set(_END, None)
+                is_last = True
             except BaseException as error:
-                outcome, is_last = _Outcome(error=error), True
+                outcome.set(None, error)
+                is_last = True
             if is_last:
-                _close(self.owner)
+                self.close_source()
             with self.changed:
                 self.is_reading = False
                 self.outcome = outcome
                 del outcome
                 self.changed.notify_all()
         if not is_last:
-            _close(self.owner)
+            self.close_source()
 
     def close(self) -> None:
         """Let the thread close the source and end; wake it if the source allows that."""
@@ -206,30 +245,23 @@ class _Exchange:
             self.outcome = None
             self.changed.notify_all()
         # Streams of this package can be closed during a read of another thread, which ends it.
-        if is_reading and hasattr(self.owner, "end_reason"):
-            _close(self.owner)
+        if is_reading and hasattr(self.events, "end_reason"):
+            self.close_source()
+
+    def close_source(self) -> None:
+        for owner in self.owners:
+            with suppress(Exception):
+                owner.close()
 
 
-def _close(owner: Any) -> None:
-    close = getattr(owner, "close", None)
-    if close is not None:
-        with suppress(Exception):
-            close()
-
-
-class Relay(Iterator[bytes]):
+class Relay(_RelayBase, Iterator[bytes]):
     """The bytes of an event stream to send on, made by `relay`: an iterator, a context manager."""
 
     def __init__(self, events: Iterable[Event[Any]], heartbeat: float | None) -> None:
+        super().__init__(events, heartbeat)
         iterator = iter(events)
-        owner = iterator if hasattr(iterator, "close") else events
-        self._exchange = _Exchange(iterator, owner)
-        self._encoder = _Encoder(events)
-        self._heartbeat = heartbeat
+        self._exchange = _Exchange(iterator, _list_owners(events, iterator))
         self._thread: threading.Thread | None = None
-        self._is_waiting = False
-        self._is_asked = False
-        self._is_ended = False
 
     def __enter__(self) -> Self:
         return self
@@ -247,37 +279,29 @@ class Relay(Iterator[bytes]):
             self.close()
 
     def __next__(self) -> bytes:
-        if self._is_waiting:
-            raise RuntimeError("Another thread is already waiting for this relay")
-        if self._is_ended:
-            raise StopIteration
-        self._is_waiting = True
-        try:
-            outcome = self._wait()
-        finally:
-            self._is_waiting = False
-        if self._is_ended:
-            raise StopIteration
-        if outcome is None:
-            return self._encoder.encode_quiet()
-        try:
-            event = outcome.take()
-            if event is not _END:
-                return self._encoder.encode(event)
-        except BaseException:
-            self.close()
-            raise
-        self.close()
-        if rest := self._encoder.encode_rest():
-            return rest
+        self._refuse_second()
+        if not self._is_ended:
+            try:
+                self._is_waiting = True
+                self._wait()
+                if part := self._encode(self._exchange):
+                    return part
+            finally:
+                self._is_waiting = False
         raise StopIteration
 
-    def _wait(self) -> _Outcome | None:
-        """Wait for the result of a read, or return None when a comment is due."""
+    def _wait(self) -> None:
+        """Wait for the result of a read, or until a comment is due."""
         exchange = self._exchange
         if self._thread is None:
-            # A daemon, because a read that nothing wakes must not keep the process alive.
-            self._thread = threading.Thread(target=exchange.run, name="sse_fast relay", daemon=True)
+            # With the context of the consumer. A daemon, because a read that nothing wakes must not
+            # keep the process alive.
+            self._thread = threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(exchange.run,),
+                name="sse_fast relay",
+                daemon=True,
+            )
             self._thread.start()
         with exchange.changed:
             if not self._is_asked:
@@ -286,10 +310,6 @@ class Relay(Iterator[bytes]):
             exchange.changed.wait_for(
                 lambda: exchange.outcome is not None or exchange.is_closed, self._heartbeat
             )
-            outcome, exchange.outcome = exchange.outcome, None
-            if outcome is not None:
-                self._is_asked = False
-            return outcome
 
     def close(self) -> None:
         """End the relay and close its source; idempotent and thread-safe.
@@ -302,7 +322,10 @@ class Relay(Iterator[bytes]):
         self._is_ended = True
         self._exchange.close()
         if self._thread is None:
-            _close(self._exchange.owner)
+            self._exchange.close_source()
+
+    def _leave(self) -> None:
+        self.close()
 
 
 # -- Async -----------------------------------------------------------------------------------------
@@ -311,69 +334,73 @@ class Relay(Iterator[bytes]):
 class _AsyncExchange:
     """The state that an async relay shares with the task that reads its source."""
 
-    def __init__(self, events: AsyncIterator[Event[Any]], owner: Any) -> None:
+    def __init__(self, events: AsyncIterator[Event[Any]], owners: list[Any]) -> None:
         self.events = events
-        self.owner = owner
-        backend = select_backend()
-        self.wanted = backend.gate()
-        self.ready = backend.gate()
-        self.outcome: _Outcome | None = None
-        self.task = backend(self._run)
+        self.owners = owners
+        self.loop = find_loop()
+        self.wanted = self.loop.Event()
+        self.ready = self.loop.Event()
+        self.outcome: Outcome[Event[Any]] | None = None
 
-    async def _run(self) -> None:
+    async def run(self) -> None:
         """Read an event whenever one is wanted, and close the source in the same task."""
-        outcome = _Outcome()
+        last: Outcome[Event[Any]] = Outcome()
         try:
-            while await self.wanted.wait():
-                self.outcome = _Outcome(await self.events.__anext__())
-                self.ready.open()
+            while True:
+                await self.wanted.wait()
+                self.wanted = self.loop.unset(self.wanted)
+                outcome: Outcome[Event[Any]] = Outcome()
+                outcome.set(await self.events.__anext__(), None)
+                self.outcome = outcome
+                self.ready.set()
         except StopAsyncIteration:
-            pass
-        except Exception as error:
-            outcome.error = error
-        except BaseException:
+            last.set(_END, None)
+        except self.loop.Cancelled:
             # The relay raises this one unless it was closed, which cancels the task.
-            outcome.error = RuntimeError("The read of the source of a relay was cancelled")
+            last.set(None, RuntimeError("The read of the source of a relay was cancelled"))
+            raise
+        except BaseException as error:
+            last.set(None, error)
             raise
         finally:
             try:
-                await _aclose(self.owner)
+                await _aclose(self.owners)
             finally:
                 # Also after a cancellation, because another task may wait for it.
-                self.outcome = outcome
-                self.ready.open()
-                del outcome
+                self.outcome = last
+                self.ready.set()
+                del last
 
 
-async def _aclose(owner: Any) -> None:
+async def _aclose(owners: list[Any]) -> None:
     """Close the source, also in a cancelled task; ignore errors."""
-    close = getattr(owner, "aclose", None)
-    if close is None:
-        return
-    if (trio := get_running_trio()) is None:
-        with suppress(Exception):
-            await close()
-        return
     # A cancelled scope of trio would cancel every await within it.
-    with trio.CancelScope(shield=True), suppress(Exception):
-        await close()
+    trio = get_running_trio()
+    with nullcontext() if trio is None else trio.CancelScope(shield=True):
+        for owner in owners:
+            with suppress(Exception):
+                # Some libraries have a close() that is to be awaited.
+                closed = getattr(owner, "aclose", None) or owner.close
+                if inspect.isawaitable(result := closed()):
+                    await result
 
 
-class AsyncRelay(AsyncIterator[bytes]):
+class AsyncRelay(_RelayBase, AsyncIterator[bytes]):
     """The bytes of an event stream to send on, made by `relay`: an async iterator.
 
     It is an async context manager as well, and runs on asyncio and trio.
     """
 
     def __init__(self, events: AsyncIterable[Event[Any]], heartbeat: float | None) -> None:
+        super().__init__(events, heartbeat)
         self._events = events.__aiter__()
-        self._owner = self._events if hasattr(self._events, "aclose") else events
-        self._encoder = _Encoder(events)
-        self._heartbeat = heartbeat
+        self._owners = _list_owners(events, self._events)
         self._exchange: _AsyncExchange | None = None
-        self._is_waiting = False
-        self._is_asked = False
-        self._is_ended = False
+        self._task: Task[None] | None = None
+        self._loop: AsyncioLoop | TrioLoop | None = None
+        # A relay may be made before its loop runs.
+        with suppress(RuntimeError):
+            self._loop = find_loop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -391,66 +418,55 @@ class AsyncRelay(AsyncIterator[bytes]):
             self._leave()
 
     async def __anext__(self) -> bytes:
-        if self._is_waiting:
-            raise RuntimeError("Another task is already waiting for this relay")
-        if self._is_ended:
-            raise StopAsyncIteration
-        self._is_waiting = True
-        try:
-            outcome = await self._wait()
-        except BaseException:
-            # A consumer that is cancelled does not come back.
-            self._leave()
-            raise
-        finally:
-            self._is_waiting = False
-        if self._is_ended:
-            raise StopAsyncIteration
-        if outcome is None:
-            return self._encoder.encode_quiet()
-        try:
-            event = outcome.take()
-            if event is not _END:
-                return self._encoder.encode(event)
-        except BaseException:
-            self._leave()
-            raise
-        self._leave()
-        if rest := self._encoder.encode_rest():
-            return rest
+        self._refuse_second()
+        if not self._is_ended:
+            try:
+                self._is_waiting = True
+                if part := self._encode(await self._wait()):
+                    return part
+            finally:
+                self._is_waiting = False
         raise StopAsyncIteration
 
-    async def _wait(self) -> _Outcome | None:
-        """Wait for the result of a read, or return None when a comment is due."""
-        if self._exchange is None:
-            self._exchange = _AsyncExchange(self._events, self._owner)
+    async def _wait(self) -> _AsyncExchange:
+        """Wait for the result of a read, or until a comment is due."""
+        if self._exchange is None or self._task is None:
+            self._exchange = _AsyncExchange(self._events, self._owners)
+            self._task = Task(self._exchange.run)
         exchange = self._exchange
         if not self._is_asked:
             self._is_asked = True
-            exchange.wanted.open()
-        if not await exchange.ready.wait(self._heartbeat):
-            return None
-        self._is_asked = False
-        outcome, exchange.outcome = exchange.outcome, None
-        return outcome
+            exchange.wanted.set()
+        if exchange.outcome is None:
+            exchange.ready = exchange.loop.unset(exchange.ready)
+            try:
+                await exchange.loop.wait(exchange.ready, self._heartbeat)
+            except BaseException:
+                # A consumer that is cancelled does not come back.
+                self._leave()
+                raise
+        return exchange
 
     def _leave(self) -> None:
         """End the relay; its task closes the source."""
         if self._is_ended:
             return
         self._is_ended = True
-        if self._exchange is not None:
-            self._exchange.task.cancel()
-        else:
-            # The source was never read, and closing it needs a loop.
-            with suppress(RuntimeError):
-                select_backend()(_aclose, self._owner)
+        if self._task is not None:
+            self._task.abandon()
+            return
+        # The source was never read, and closing it needs a task. This may be another thread.
+        loop = self._loop
+        with suppress(RuntimeError):
+            loop = find_loop()
+        if loop is not None:
+            loop.call(partial(close_later, partial(_aclose, self._owners)))
 
     async def aclose(self) -> None:
         """End the relay and wait until its source is closed; idempotent."""
-        if self._exchange is None:
+        if self._task is None:
             self._is_ended = True
-            await _aclose(self._owner)
+            await _aclose(self._owners)
         else:
             self._leave()
-            await self._exchange.task.wait()
+            await self._task.wait()

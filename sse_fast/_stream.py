@@ -29,10 +29,11 @@ from collections.abc import (
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._background import KeptReads, close_later
 from sse_fast._core.parser import ACCELERATED
 from sse_fast._interrupts import IgnoredErrors, make_marks, read_chunk, was_cut_short
 from sse_fast._stream_base import Comments, EndReason, StreamBase, make_parser
-from sse_fast._wake import KeptReads, Limit, adrain, await_within, close_later, drain
+from sse_fast._wake import Limit, adrain, await_within, drain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

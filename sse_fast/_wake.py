@@ -1,7 +1,4 @@
-"""Bounded waits: waking and protecting a blocked reader, limiting an await, draining a body.
-
-`KeptReads` lets a read outlive the wait for it.
-"""
+"""Bounded waits: waking and protecting a blocked reader, limiting an await, draining a body."""
 
 from __future__ import annotations
 
@@ -9,28 +6,24 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sse_fast._background import get_running_trio
 from sse_fast._interrupts import IgnoredErrors
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
 
 __all__ = [
-    "KeptReads",
     "Limit",
     "adrain",
     "await_within",
-    "close_later",
     "drain",
-    "get_running_trio",
     "is_tls_socket",
     "make_waker",
     "protect_read",
@@ -193,179 +186,6 @@ async def adrain(chunks: AsyncIterator[bytes]) -> None:
 
     with IgnoredErrors():
         await await_within(_DRAIN_SECONDS, read())
-
-
-def get_running_trio() -> Any:
-    """Return the module `trio` if the caller runs under trio, otherwise None."""
-    # Another thread may be importing trio at this moment, so that parts of it may be missing.
-    trio = sys.modules.get("trio")
-    lowlevel = getattr(trio, "lowlevel", None)
-    return trio if lowlevel is not None and lowlevel.in_trio_run() else None
-
-
-class KeptReads(AsyncIterator[bytes]):
-    """Async chunks whose reads go on when the wait for them is cancelled.
-
-    Each read runs in a task of its own, an asyncio task or a system task of trio, and the next wait
-    takes its result. The task refers to the chunks only. It is cancelled when this object goes.
-    """
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-        self._read: _AsyncioRead | _TrioRead | None = None
-
-    async def __anext__(self) -> bytes:
-        if self._read is None:
-            trio = get_running_trio()
-            self._read = (
-                _AsyncioRead(self._chunks) if trio is None else _TrioRead(self._chunks, trio)
-            )
-        await self._read.wait()
-        read, self._read = self._read, None
-        try:
-            return read.take()
-        finally:
-            # The traceback of its exception refers to this frame.
-            del read
-
-    def __del__(self) -> None:
-        if self._read is not None:
-            self._read.cancel()
-
-    def interrupt(self) -> None:
-        """End the read under way; its waiter gets an error."""
-        if self._read is not None:
-            self._read.cancel()
-
-    def closing_before(self, close: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Return `close` in a form that ends the read before."""
-
-        async def stop_and_close() -> None:
-            read, self._read = self._read, None
-            if read is not None:
-                await read.stop()
-            await close()
-
-        return stop_and_close
-
-
-class _AsyncioRead:
-    """A read in a task of asyncio."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        # Imported late, because most programs are synchronous.
-        import asyncio
-
-        self._task: asyncio.Task[bytes] = asyncio.get_running_loop().create_task(
-            _read_chunk(chunks)
-        )
-        # Retrieve the exception: possibly nobody waits for the task any more.
-        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-
-    async def wait(self) -> None:
-        import asyncio
-
-        if not self._task.done():
-            await asyncio.wait({self._task})
-
-    def take(self) -> bytes:
-        if self._task.cancelled():
-            # For example because the loop ends.
-            raise ConnectionAbortedError("The task that reads the source was cancelled")
-        # The traceback of its exception refers to this frame, and so to this object.
-        task = self._task
-        del self._task
-        try:
-            return task.result()
-        finally:
-            del task
-
-    def cancel(self) -> None:
-        if not self._task.done():
-            # This may be any thread, and the loop may be closed.
-            with suppress(RuntimeError):
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        await self.wait()
-
-
-async def _read_chunk(chunks: AsyncIterator[bytes]) -> bytes:
-    return await chunks.__anext__()
-
-
-class _TrioRead:
-    """A read in a system task of trio, out of which no exception may come."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], trio: Any) -> None:
-        self._chunk: bytes | None = None
-        self._error: BaseException | None = None
-        self._done = trio.Event()
-        self._scope = trio.CancelScope()
-        self._token = trio.lowlevel.current_trio_token()
-        self._cancelled = trio.Cancelled
-        self._finished_error = trio.RunFinishedError
-        trio.lowlevel.spawn_system_task(self._run, chunks)
-
-    async def _run(self, chunks: AsyncIterator[bytes]) -> None:
-        try:
-            with self._scope:
-                self._chunk = await chunks.__anext__()
-        except self._cancelled:
-            # The whole of trio ends.
-            raise
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done.set()
-
-    async def wait(self) -> None:
-        await self._done.wait()
-
-    def take(self) -> bytes:
-        error, self._error = self._error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            # The traceback of the error refers to this frame.
-            del error
-        if self._chunk is None:
-            raise ConnectionAbortedError("The task that reads the source was cancelled")
-        return self._chunk
-
-    def cancel(self) -> None:
-        # This may be any thread, and the loop may have ended.
-        with suppress(self._finished_error):
-            self._token.run_sync_soon(self._scope.cancel)
-
-    async def stop(self) -> None:
-        self._scope.cancel()
-        await self.wait()
-
-
-_closing: set[Any] = set()
-"""Tasks of `close_later`, of which the event loop holds only weak references."""
-
-
-def close_later(close: Callable[[], Awaitable[Any]]) -> None:
-    """Await `close()` in a task of its own, if the caller runs in an event loop; ignore errors."""
-    if (trio := get_running_trio()) is not None:
-        trio.lowlevel.spawn_system_task(_close_quietly, close)
-        return
-    asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
-    if loop is None or loop.is_closed():
-        return
-    task = loop.create_task(_close_quietly(close))
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
-
-
-async def _close_quietly(close: Callable[[], Awaitable[Any]]) -> None:
-    with suppress(Exception):
-        await close()
 
 
 class Limit:

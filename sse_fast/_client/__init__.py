@@ -6,8 +6,8 @@
   happened to the state machine. This code exists once, for both clients; what it knows is in
   `state`, what it counts in `stats`.
 - `sync` and `aio` wait: for a response, for the next event, for the next attempt. The work goes on
-  in `jobs`, threads or tasks, when a wait is given up. `watchdog` limits reads that nothing can
-  end.
+  when a wait is given up: in a thread of `jobs`, or in a `Task`. `watchdog` limits reads that
+  nothing can end.
 """
 
 from sse_fast._client.aio import AsyncEventSource, afetch_event_source

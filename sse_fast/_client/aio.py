@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from sse_fast._background import Task, close_later, find_loop
 from sse_fast._check import acheck_response
 from sse_fast._client.base import ClientBase
-from sse_fast._client.jobs import TaskJob
 from sse_fast._client.options import check_seconds
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
 from sse_fast._client.stats import AsyncCountedChunks
-from sse_fast._errors import StreamTimeout
+from sse_fast._errors import StreamTimeout, TransportError
 from sse_fast._interrupts import IgnoredErrors
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
-from sse_fast._wake import adrain, get_running_trio
+from sse_fast._wake import adrain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from sse_fast._watch import Watch
 
     D = TypeVar("D")
+    R = TypeVar("R")
     T = TypeVar("T", default=str)
 else:
     from typing import TypeVar
@@ -129,10 +129,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     _is_async = True
     _stream: AsyncEventStream[T] | None
-    # `_call_in_loop` runs a function in the event loop, and may be called from any thread.
-    # `_start_in_loop` starts a coroutine function, and must be called within the event loop.
+    # Runs a function in the event loop; thread-safe.
     _call_in_loop: Callable[[Callable[[], object]], object] | None = None
-    _start_in_loop: Callable[[Callable[[], Awaitable[None]]], object]
     # The event that ends `_sleep`, the wait for the next attempt.
     _sleep_interrupt: Any = None
 
@@ -295,15 +293,13 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             await self._drop_opening()
 
     def _prepare_to_read(self) -> None:
-        self._call_in_loop, self._start_in_loop = _get_loop_functions()
+        self._call_in_loop = find_loop().call
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
         if self._call_in_loop is not None:
-            # The loop may have been closed already.
-            with suppress(RuntimeError):
-                self._call_in_loop(partial(self._wake, stream))
+            self._call_in_loop(partial(self._wake, stream))
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
@@ -314,19 +310,16 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             self._sleep_interrupt.set()
         if self._is_closed and opening is not None and not self._is_reading:
             # Nobody waits for the attempt under way.
-            with suppress(RuntimeError):
-                self._start_in_loop(self._drop_opening)
+            close_later(partial(_close_shielded, self._drop_opening))
         if stream is not None:
-            # The loop may be about to end, which ends the stream as well.
-            with suppress(RuntimeError):
-                self._start_in_loop(stream.aclose)
+            close_later(partial(_close_shielded, stream.aclose))
 
     async def _send(self, opening: Opening) -> Source:
         import anyio
 
         if opening.job is None:
             # In a task of its own, so that a cancelled wait neither drops nor repeats the request.
-            opening.job = TaskJob(
+            opening.job = Task(
                 partial(
                     self._send_request, opening.request, self._connect_timeout, self._idle_timeout
                 ),
@@ -352,12 +345,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 f"{self._event_timeout:g} seconds: raise event_timeout if it may take longer",
                 phase="head",
             )
-        source: Source = job.get_result()
+        source: Source = _get_result(job)
         return source if isinstance(source.chunks, AsyncIterator) else as_async(source)
 
-    async def _end_job(self, job: TaskJob[Any]) -> None:
+    async def _end_job(self, job: Task[Any]) -> None:
         job.abandon()
-        await _close_shielded(job.wait_until_done)
+        await _close_shielded(job.wait)
 
     async def _check(self, opening: Opening, source: Source, rejection: str) -> EndReason | None:
         response = cast("Response", source.response)
@@ -365,12 +358,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             return None
         if opening.job is None:
             # In a task of its own, so that a cancelled wait does not cut the body short.
-            opening.job = TaskJob(partial(acheck_response, source, rejection), _discard_nothing)
+            opening.job = Task(partial(acheck_response, source, rejection))
         job = opening.job
         await job.wait()
         if not job.is_done:
             raise SourceExhausted
-        return cast("EndReason | None", job.get_result())
+        return cast("EndReason | None", _get_result(job))
 
     async def _drain_source(self, source: Source) -> None:
         if source.reusable:
@@ -446,8 +439,14 @@ async def _close(source: Source) -> None:
         await _close_shielded(source.close)
 
 
-async def _discard_nothing(result: object) -> None:
-    pass
+def _get_result(job: Task[R]) -> R:
+    if job.is_cancelled:
+        # For example because the event loop ends.
+        raise TransportError(
+            "The task that sends the request was cancelled: call reconnect() to ask again",
+            phase="head",
+        )
+    return job.get_result()
 
 
 async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
@@ -456,24 +455,3 @@ async def _close_shielded(close: Callable[[], Awaitable[Any]]) -> None:
 
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True), IgnoredErrors():
         await close()
-
-
-def _get_loop_functions() -> tuple[Any, Any]:
-    """Return `_call_in_loop` and `_start_in_loop` for the running event loop."""
-    if (trio := get_running_trio()) is not None:
-        token = trio.lowlevel.current_trio_token()
-        return token.run_sync_soon, lambda work: trio.lowlevel.spawn_system_task(
-            _close_shielded, work
-        )
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    tasks: set[Any] = set()
-
-    def start(work: Callable[[], Awaitable[None]]) -> None:
-        task = loop.create_task(_close_shielded(work))
-        # The loop holds tasks by weak references only.
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    return loop.call_soon_threadsafe, start

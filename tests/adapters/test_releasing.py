@@ -15,7 +15,7 @@ import pytest
 
 import sse_fast
 from sse_fast import aiter_events, iter_events, open_stream
-from sse_fast._wake import get_running_trio
+from sse_fast._background import get_running_trio
 from sse_fast.adapters.sockets import aopen_stream
 from tests.support.clients import AOPENERS, OPENERS, UNREAD_UNDER_TRIO, wait_until
 from tests.support.faults import CHUNKED, LEFT, FaultServer, chunk, head

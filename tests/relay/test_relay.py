@@ -12,6 +12,8 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -143,6 +145,21 @@ def test_relay_error_raised_after_earlier_events(collect: Collect) -> None:
     source = Source(*EVENTS, sse_fast.TransportError("lost"))
     received: list[bytes] = []
     with pytest.raises(sse_fast.TransportError, match="lost"):
+        collect(source, received)
+    assert parse(*received) == EVENTS
+    assert source.closed
+
+
+@ways
+def test_relay_error_that_is_no_exception_is_raised(collect: Collect) -> None:
+    """It is not taken for a cancellation, and trio goes on."""
+
+    class Interrupted(BaseException):
+        pass
+
+    source = Source(*EVENTS, Interrupted("by a signal"))
+    received: list[bytes] = []
+    with pytest.raises(Interrupted, match="by a signal"):
         collect(source, received)
     assert parse(*received) == EVENTS
     assert source.closed
@@ -325,6 +342,64 @@ def test_sync_relay_closes_its_source(way: str, started: bool, no_gc: None) -> N
     assert source.closed == started
 
 
+class Feed:
+    """An iterable that makes an iterator, and is closed itself."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.closed: list[str] = []
+
+    def close(self) -> None:
+        self.closed.append("close")
+
+    def __iter__(self) -> Iterator[Event[Any]]:
+        return self.source.read()
+
+
+class AsyncFeed(Feed):
+    def __aiter__(self) -> AsyncIterator[Event[Any]]:
+        return self.source.aread()
+
+    async def close(self) -> None:  # type: ignore[override]
+        await anyio.sleep(0)
+        self.closed.append("awaited")
+
+
+@pytest.mark.parametrize("reads", [0, 1, 4])
+def test_sync_relay_closes_iterable_and_iterator(reads: int) -> None:
+    feed = Feed(Source(*EVENTS))
+    with sse_fast.relay(feed) as relayed:
+        assert len(list(islice(relayed, reads))) == min(reads, 3)
+    assert wait_until(lambda: feed.closed == ["close"])
+    assert feed.source.closed == bool(reads)
+
+
+@backends
+@pytest.mark.parametrize("reads", [0, 1])
+def test_async_relay_closes_iterable_and_iterator(reads: int, backend: str) -> None:
+    """Some libraries have a `close()` to be awaited instead of `aclose()`."""
+    feed = AsyncFeed(Source(*EVENTS))
+
+    async def main() -> None:
+        async with sse_fast.relay(feed) as relayed:
+            for _ in range(reads):
+                await relayed.__anext__()
+        assert feed.closed == ["awaited"]
+        assert feed.source.closed == bool(reads)
+
+    anyio.run(main, backend=backend)
+
+
+def test_sync_relay_reads_with_the_context_of_its_consumer() -> None:
+    user = ContextVar("user", default="nobody")
+
+    def read() -> Iterator[Event[str]]:
+        yield Event("message", user.get())
+
+    user.set("me")
+    assert list(sse_fast.relay(read())) == [b"data: me\n\n"]
+
+
 @backends
 @pytest.mark.parametrize("started", [False, True])
 @pytest.mark.parametrize("way", ["close", "with", "drop"])
@@ -470,17 +545,22 @@ def test_async_relay_is_closed_when_send_fails(no_gc: None) -> None:
     asyncio.run(asyncio.wait_for(main(), 5))
 
 
-def test_async_relay_dropped_in_another_thread_closes_its_source() -> None:
-    source = Source(5.0)
+@backends
+@pytest.mark.parametrize("started", [False, True])
+def test_async_relay_dropped_in_a_thread_closes(started: bool, backend: str) -> None:
+    feed = AsyncFeed(Source(5.0))
 
     async def main() -> None:
-        held = [sse_fast.relay(source.aread(), heartbeat=0.005)]
-        assert await held[0].__anext__() == QUIET
-        await asyncio.to_thread(held.clear)
-        while not source.closed:
-            await asyncio.sleep(0.005)
+        held = [sse_fast.relay(feed, heartbeat=0.005)]
+        if started:
+            assert await held[0].__anext__() == QUIET
+        await anyio.to_thread.run_sync(held.clear)
+        with anyio.fail_after(5):
+            while not feed.closed:
+                await anyio.sleep(0.005)
+        assert feed.source.closed == started
 
-    asyncio.run(asyncio.wait_for(main(), 5))
+    anyio.run(main, backend=backend)
 
 
 def test_sync_relay_error_leaves_no_cycle(no_gc: None) -> None:
