@@ -36,7 +36,7 @@ _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)([^?]*)(?:\?(.*))?"
 _LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::(?:0*([0-9]{1,5}))?)?")
 # The scheme of a URL and the slashes that follow.
 _BEGINNING = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(/*)")
-_OUTER_BLANKS = "".join(map(chr, range(33)))
+_OUTER_BLANKS = "".join(map(chr, range(1, 33)))
 _NORMALIZED_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"}
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
