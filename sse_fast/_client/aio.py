@@ -168,6 +168,8 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         stream = self._stream
         if stream is not None and not self._is_reading and self._kept_event is None:
             stream.take()
+            if self._chosen_id is not None:
+                self._review_chosen_id()
             try:
                 event = await stream.__anext__()
                 self._meter.events += 1

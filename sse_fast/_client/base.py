@@ -21,6 +21,7 @@ from sse_fast._check import rejection_reason
 from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
 from sse_fast._errors import MAX_SECONDS, ResponseError, SSEError
+from sse_fast._interrupts import find_handler_error
 from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
 from sse_fast._source import redact_url
 from sse_fast._watch import Watch
@@ -142,7 +143,7 @@ class ClientBase(LosingClient[T]):
                 await self._drop_opening()
                 self._reconnection.reconnect_requested(time.monotonic(), delay)
                 self._deferred_error = self._ended_by = self.end_reason = None
-                self._is_exhausted = False
+                self._is_exhausted = self._has_clean_end = False
                 self._requested_delay = None
             if self._ended_by is not None:
                 raise SSEError(
@@ -151,6 +152,10 @@ class ClientBase(LosingClient[T]):
                 )
             if self._is_exhausted:
                 raise SourceExhausted
+            if self._has_clean_end:
+                # The call of `on_close` was cancelled or interrupted.
+                await self._handle_clean_end()
+                continue
             if self._reconnection.has_connection and self._opening is None:
                 # A callback was interrupted before the loss was reported to the state machine.
                 self._deferred_error = self._reconnection.interrupted(time.monotonic())
@@ -189,6 +194,9 @@ class ClientBase(LosingClient[T]):
             # The coroutine is being closed, so nothing can be awaited.
             raise
         except Exception as error:
+            if find_handler_error(error) is not None:
+                # The attempt goes on with the next call.
+                raise
             await self._drop_opening()
             if isinstance(error, SourceExhausted):
                 raise
@@ -298,7 +306,7 @@ class ClientBase(LosingClient[T]):
         """Make the stream of an accepted response, which then owns the source."""
         meter = self._meter
         self._events_before = meter.events
-        self._is_framed = source.framed or _has_length(cast("Response", source.response))
+        self._is_framed = source.framed
         with self._id_lock:
             # A reconnect() during the attempt is redundant: this connection is new.
             self._requested_delay = None
@@ -351,8 +359,3 @@ def _is_active(coroutine: Coroutine[Any, Any, Any]) -> bool:
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:
     """Return whether the program's fields leave Last-Event-ID to the client."""
     return not any(name.lower() == "last-event-id" and value is None for name, value in fields)
-
-
-def _has_length(response: Response) -> bool:
-    """Return whether the end of the body is marked (RFC 9112, 6.3)."""
-    return "content-length" in response.headers or "transfer-encoding" in response.headers

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sse_fast._client.options import check_seconds
 from sse_fast._client.state import CallbackError, ClientState, ConnectionEnded, SourceExhausted, log
 from sse_fast._errors import RetriableError, SSEError
+from sse_fast._interrupts import find_handler_error
 from sse_fast._stream import EndReason
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ class LosingClient(ClientState[T]):
             if isinstance(error, RuntimeError) and stream.is_being_read:
                 # Another thread or task reads the stream, which goes on.
                 raise error
-            if isinstance(error, MemoryError) or not isinstance(error, Exception):
+            if (
+                isinstance(error, MemoryError)
+                or not isinstance(error, Exception)
+                or find_handler_error(error) is not None
+            ):
                 if not self._keeps_stream(stream, error):
                     # An event may be lost within the stream, so it is asked for again.
                     await self._drop_connection()
@@ -68,6 +73,11 @@ class LosingClient(ClientState[T]):
         if incomplete is not None:
             await self._connection_failed(incomplete)
             return
+        self._has_clean_end = True
+        await self._handle_clean_end()
+
+    async def _handle_clean_end(self) -> None:
+        """Call `on_close` and report the end; the next read repeats a call that was cancelled."""
         if self._on_close is not None:
             failure = None
             try:
@@ -75,6 +85,7 @@ class LosingClient(ClientState[T]):
             except CallbackError as raised:
                 failure = raised
             if failure is not None:
+                self._has_clean_end = False
                 await self._connection_failed(failure)
                 return
         reason = self._reconnection.ended(
@@ -82,6 +93,7 @@ class LosingClient(ClientState[T]):
             had_event=self._meter.events != self._events_before,
             framed=self._is_framed,
         )
+        self._has_clean_end = False
         if reason is not None:
             self._finish(reason)
             raise SourceExhausted

@@ -82,8 +82,9 @@ class Reconnection:
         retry: the reconnection time that the server asked for, in ms, or None; set by the driver.
         next_attempt_at: when the next attempt may begin.
         attempt: the number of attempts in a row, since the first response or the last success.
-        failures: the number of failures in a row.
-        failure_count: the number of all failures.
+        failures: the number of failures in a row: attempts and streams that failed, and ends after
+            which the client backs off, because they were not good.
+        failure_count: the number of all of them.
     """
 
     def __init__(
@@ -273,8 +274,7 @@ class Reconnection:
         """
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
-        self.failures += 1
-        self.failure_count += 1
+        self._count_failure()
         if isinstance(error, RetriableError):
             self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None
@@ -351,7 +351,7 @@ class Reconnection:
                 if is_good:
                     self.next_attempt_at = now + delay
                 else:
-                    self.failures += 1
+                    self._count_failure()
                     self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
@@ -419,6 +419,10 @@ class Reconnection:
     def _was_open_long(self, now: float) -> bool:
         """Return whether there is a connection that has been open for `reset_after` seconds."""
         return self._opened_at is not None and now - self._opened_at >= self.policy.reset_after
+
+    def _count_failure(self) -> None:
+        self.failures += 1
+        self.failure_count += 1
 
     def _succeed(self) -> None:
         """Let attempts and backoff start again."""

@@ -149,14 +149,11 @@ class Opening:
 class _ChosenId(NamedTuple):
     """The id that the program has set while a stream was open."""
 
-    stream: Any
     value: str
-    replaced: tuple[str, str]
-    """The ids of the stream at that time, after the last event taken and the last delivered."""
-
-    def holds(self, stream: Any, taken_id: str) -> bool:
-        """Return whether no later event of the stream has changed the id."""
-        return stream is self.stream and taken_id in self.replaced
+    replaced: Collection[str]
+    """The ids of the stream that it replaces: after the last event taken and the last delivered."""
+    delivered: str
+    """The latter. A later event with another id replaces the id that was set."""
 
 
 class ClientState(Generic[T]):
@@ -282,6 +279,8 @@ class ClientState(Generic[T]):
         # The attempt under way, and the event that an exception has kept from its reader.
         self._opening: Opening | None = None
         self._kept_event: Event[T] | None = None
+        # Whether the stream has ended cleanly, and `on_close` has not returned yet.
+        self._has_clean_end = False
         # Whether `_advance` or `_open` runs, and a weak reference to its coroutine.
         self._is_reading = False
         self._reader: Callable[[], Any] = _no_reader
@@ -327,14 +326,16 @@ class ClientState(Generic[T]):
 
         It can be set at any time and from any thread, to resume from another id. "" or None forgets
         the id, for example one that the server refuses. The next connection resumes from the id
-        that was set, unless an event that is delivered later changes it.
+        that was set, unless an event that is delivered later, from this connection or its buffer,
+        brings another id than the event before it. That id then counts once the event is taken. An
+        event without an id leaves the one that was set.
         """
         stream = self._stream
         if stream is None:
             return self._reconnection.last_event_id
         taken = cast("str", stream.taken_id)
         chosen = self._chosen_id
-        return chosen.value if chosen is not None and chosen.holds(stream, taken) else taken
+        return chosen.value if chosen is not None and taken in chosen.replaced else taken
 
     @last_event_id.setter
     def last_event_id(self, value: str | None) -> None:
@@ -346,7 +347,22 @@ class ClientState(Generic[T]):
             if stream is None:
                 self._reconnection.last_event_id = value
             else:
-                self._chosen_id = _ChosenId(stream, value, (stream.taken_id, stream.last_event_id))
+                delivered = stream.last_event_id
+                self._chosen_id = _ChosenId(value, (stream.taken_id, delivered), delivered)
+
+    def _review_chosen_id(self) -> None:
+        """Let go of the id that the program has set if an event taken since has brought another.
+
+        It is called whenever events were taken, because a later id may equal an earlier one.
+        """
+        with self._id_lock:
+            chosen = self._chosen_id
+            if chosen is None or self._stream is None:
+                return
+            if self._stream.taken_id == chosen.delivered:
+                self._chosen_id = chosen._replace(replaced=(chosen.delivered,))
+            else:
+                self._chosen_id = None
 
     @property
     def stats(self) -> Stats:

@@ -17,7 +17,8 @@ class Stats(NamedTuple):
     connections: int
     """The number of streams that were opened."""
     failures: int
-    """The number of attempts and streams that failed; a clean end is no failure."""
+    """The number of attempts and streams that failed, as the log counts them. An end after which
+    the client backs off is one of them, because it looks like a crash: see `ReconnectPolicy`."""
     events: int
     """The number of events that were delivered, again after a reconnect included."""
     bytes: int

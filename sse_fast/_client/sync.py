@@ -168,6 +168,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if stream is not None and not self._is_reading and self._kept_event is None:
             # Asking for the next event counts the previous one as taken.
             stream.take()
+            if self._chosen_id is not None:
+                self._review_chosen_id()
             try:
                 event = next(stream)
                 self._meter.events += 1
@@ -413,6 +415,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
         if self._stream is not None and not self._is_reading:
             # Asking for the next event counts the previous one as taken.
             self._stream.take()
+            self._review_chosen_id()
         await self._advance()
 
     async def _read(self) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sse_fast import AsyncEventSource, EventSource
 from tests.support.clients import UNREAD_UNDER_TRIO
-from tests.support.eventsources import OURS, Way, way_params
+from tests.support.eventsources import BY_US, OURS, Way, way_params
 from tests.support.scripted_server import Play, Stage, stream
 from tests.support.threaded_reader import NO_DELAY
 
@@ -92,3 +95,27 @@ def test_stats_are_read_from_another_thread(stage: Stage) -> None:
         thread.join()
     assert failures == []
     assert source.stats.events == 400
+
+
+@BY_US
+@pytest.mark.parametrize(
+    ("play", "failures"),
+    [
+        (stream(b"data: a\n\n", framing="close"), 3),
+        (stream(b": ping\n\n"), 3),
+        (stream(b"data: a\n\n"), 0),
+        (stream(b"data: a\n\n", framing="chunked-truncated"), 3),
+        (Play(503, ()), 3),
+    ],
+    ids=["close-delimited", "no event", "good end", "cut off", "503"],
+)
+def test_failures_of_stats_and_log_agree(
+    way: Way, stage: Stage, play: Play, failures: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An end after which the client backs off, as from a crash, is a failure in both."""
+    stage.plays = [play] * 3
+    with caplog.at_level(logging.INFO, "sse_fast"):
+        outcome = way.read(stage.url, policy=replace(NO_DELAY, initial_attempts=None))
+    assert outcome.source.stats.failures == failures
+    in_a_row = re.findall(r"\(failure (\d+) in a row\)", caplog.text)
+    assert in_a_row == (["2", "3"] if failures else [])

@@ -178,6 +178,9 @@ class _Awaited:
         except StopIteration:
             raise StopAsyncIteration from None
 
+    async def next_event(self, timeout: float | None = None) -> Any:
+        return self._source.next_event(timeout)
+
     async def open(self) -> Any:
         return self._source.open()
 
