@@ -17,8 +17,9 @@ Event streams have no syntax errors: every sequence of bytes is one (HTML standa
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -220,8 +221,8 @@ class TransportError(SSEError):
     phase: str
     sent: bool
     response: Any = None
-    # Whether the same request would fail again: the bytes are no framing or coding. The end or the
-    # reset of a connection never is.
+    # Whether the same request would fail again: the bytes are no framing or coding, or TLS was
+    # refused. The end or the reset of a connection never is.
     permanent: bool = False
 
     def __init__(self, message: str, *, phase: str = "body", sent: bool = True) -> None:
@@ -260,6 +261,26 @@ class FatalError(SSEError):
 _is_probing: ContextVar[bool] = ContextVar("_is_probing", default=False)
 
 _PLAIN_TYPES = (str, bytes, int, float, bool, type(None))
+
+
+_REFUSED_CERTIFICATE = re.compile("CERTIFICATE|UNKNOWN_CA")
+# Bytes that are not TLS, or no version that both sides accept.
+_NO_TLS = re.compile(
+    "WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST|PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL"
+)
+
+NO_TLS = "The server does not speak a TLS that the client accepts: check scheme and port"
+"""The text for what `classify_tls_error` calls "protocol"."""
+
+
+def classify_tls_error(error: BaseException) -> Literal["certificate", "protocol", ""]:
+    """Return what was refused for good, if the error is of TLS: OpenSSL names it in `reason`."""
+    reason = getattr(error, "reason", None)
+    if "SSL" not in type(error).__name__ or not isinstance(reason, str):
+        return ""
+    if _REFUSED_CERTIFICATE.search(reason):
+        return "certificate"
+    return "protocol" if _NO_TLS.search(reason) else ""
 
 
 def _make_error(cls: type[SSEError], args: tuple[Any, ...]) -> Any:

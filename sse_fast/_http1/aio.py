@@ -244,6 +244,11 @@ class _Connection:
         # Awaiting the future itself would let a cancelled wait cancel it.
         await asyncio.wait({self._lost})
 
+    async def wait_for_loss(self) -> Exception | None:
+        """Return why the connection was lost, for example an alert of TLS; None: not told."""
+        await asyncio.wait({self._lost}, timeout=0.1)
+        return self._error
+
     def abandon(self) -> None:
         """Abort the connection without waiting; thread-safe."""
         if not self._lost.done():
@@ -417,7 +422,8 @@ async def open_source(
                     raise ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
                 set_socket_options(sock)
             except OSError as error:
-                raise connection_error("connect", request, error) from error
+                failure = await connection.wait_for_loss() or error
+                raise connection_error("connect", request, failure) from failure
         transport.write(request.message)
         try:
             await connection.read_head()

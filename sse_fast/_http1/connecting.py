@@ -12,7 +12,13 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import SSEError, StreamTimeout, TransportError
+from sse_fast._errors import (
+    NO_TLS,
+    SSEError,
+    StreamTimeout,
+    TransportError,
+    classify_tls_error,
+)
 from sse_fast._http1.message import Message, compose, refuse_proxy
 from sse_fast._request import check_timeouts
 from sse_fast._source import redact_url
@@ -124,11 +130,16 @@ def connection_error(phase: str, request: Message, error: Exception) -> Transpor
     kind = StreamTimeout if "Timeout" in type(error).__name__ else TransportError
     failed = "connection to" if phase == "connect" else "response from"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return kind(
+    refused = classify_tls_error(error)
+    if refused == "protocol":
+        reason = f"{NO_TLS} ({reason})"
+    failure = kind(
         f"No {failed} {redact_url(request.url)}: {reason}",
         phase=phase,
         sent=phase != "connect",
     )
+    failure.permanent = refused != ""
+    return failure
 
 
 def idle_error(seconds: float, phase: str) -> StreamTimeout:

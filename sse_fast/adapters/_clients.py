@@ -13,7 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urljoin
 
-from sse_fast._errors import SSEError, StreamIncomplete, StreamTimeout, TransportError
+from sse_fast._errors import (
+    NO_TLS,
+    SSEError,
+    StreamIncomplete,
+    StreamTimeout,
+    TransportError,
+    classify_tls_error,
+)
 from sse_fast._request import parse_url
 from sse_fast._source import qualified_type_name, redact_url
 
@@ -271,6 +278,7 @@ class Fault(enum.Enum):
     CUT_OFF = "The connection ended within the response"
     INVALID = "The bytes are not valid HTTP, or not in their content coding"
     CERTIFICATE = "A certificate was refused"
+    TLS = NO_TLS
     NAME = "The name of the host was not resolved"
     TIMEOUT = "Nothing arrived in time"
     NETWORK = "The connection failed"
@@ -278,11 +286,10 @@ class Fault(enum.Enum):
     @property
     def is_permanent(self) -> bool:
         """Whether the same request would fail again."""
-        return self in (Fault.INVALID, Fault.CERTIFICATE)
+        return self in (Fault.INVALID, Fault.CERTIFICATE, Fault.TLS)
 
 
 _CERTIFICATE_ERRORS = {"SSLCertVerificationError", "CertificateError", "ServerFingerprintMismatch"}
-_REFUSED_CERTIFICATE = re.compile("CERTIFICATE|UNKNOWN_CA")
 _NAME_ERRORS = {"gaierror", "NameResolutionError", "ClientConnectorDNSError"}
 _CODING_ERRORS = {
     "ContentDecodingError",
@@ -296,11 +303,11 @@ def classify_error(error: BaseException) -> Fault:
     """Tell what an error of a library means; this depends on names and texts of its classes."""
     layers = list(iter_exception_chain(error))
     names = [{cls.__name__ for cls in type(each).__mro__} for each in layers]
-    reasons = [getattr(each, "reason", None) for each in layers if "SSLError" in str(type(each))]
-    if any(each & _CERTIFICATE_ERRORS for each in names) or any(
-        isinstance(reason, str) and _REFUSED_CERTIFICATE.search(reason) for reason in reasons
-    ):
+    refused = {classify_tls_error(each) for each in layers}
+    if "certificate" in refused or any(each & _CERTIFICATE_ERRORS for each in names):
         return Fault.CERTIFICATE
+    if "protocol" in refused:
+        return Fault.TLS
     if any(each & _NAME_ERRORS for each in names):
         return Fault.NAME
     # The base classes do not count: in urllib3, a refused connection is derived from a timeout.
@@ -373,7 +380,7 @@ def wrap_request_error(
     # The text of the library's own errors is withheld, because it may contain the query.
     reasons = (each.strerror for each in all_layers if isinstance(each, OSError))
     reason = next((each for each in reasons if isinstance(each, str)), type(error).__name__)
-    if fault is Fault.INVALID:
+    if fault in (Fault.INVALID, Fault.TLS):
         reason = f"{fault.value} ({reason})"
     failure = kind(
         f"No {'response from' if sent else 'connection to'} {redact_url(url)}{via}: {reason}",

@@ -229,7 +229,7 @@ def test_response_that_is_no_http_is_permanent(way: Way, case: str) -> None:
     assert "not valid HTTP" in str(error)
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
 def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
@@ -250,7 +250,7 @@ def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     assert (error.permanent, error.sent) == (True, False)
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
 def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     """With TLS 1.3, the server refuses after the handshake of the client."""
     authority = trustme.CA()
@@ -279,6 +279,27 @@ def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any)
         error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/", ca=str(path))
     assert isinstance(error, TransportError)
     assert error.permanent, repr(error.__cause__)
+
+
+@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
+def test_server_without_tls_is_permanent(way: Way) -> None:
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock, suppress(OSError):
+            sock.settimeout(LIMIT)
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            while sock.recv(65536):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/")
+        thread.join(LIMIT)
+    assert isinstance(error, TransportError)
+    assert error.permanent
+    assert "does not speak a TLS that the client accepts" in str(error)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd", "gzip, identity"])
