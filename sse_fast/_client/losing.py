@@ -69,7 +69,13 @@ class LosingClient(ClientState[T]):
         if stream.end_reason is EndReason.UNTIL:
             self._finish(EndReason.UNTIL)
             raise SourceExhausted
-        incomplete = self._reconnection.check_complete(self._pending, self._has_until)
+        incomplete = self._reconnection.stream_ended(
+            time.monotonic(),
+            had_event=self._meter.events != self._events_before,
+            framed=self._is_framed,
+            pending=self._pending,
+            until_unmet=self._has_until,
+        )
         if incomplete is not None:
             await self._connection_failed(incomplete)
             return
@@ -88,11 +94,7 @@ class LosingClient(ClientState[T]):
                 self._has_clean_end = False
                 await self._connection_failed(failure)
                 return
-        reason = self._reconnection.ended(
-            time.monotonic(),
-            had_event=self._meter.events != self._events_before,
-            framed=self._is_framed,
-        )
+        reason = self._reconnection.ended(time.monotonic())
         self._has_clean_end = False
         if reason is not None:
             self._finish(reason)

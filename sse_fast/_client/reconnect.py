@@ -11,7 +11,7 @@ seconds of a monotonic clock. The verdict "again" means: begin an attempt at `ne
 | an event stream (200)                    | `opened`              | read it                       |
 | a refused response, a network error, a   | `failed`              | None: again                   |
 | timeout, an exception of a callback      |                       | an error: raise it            |
-| the end of the stream                    | `check_complete`      | None: call `ended`            |
+| the end of the stream                    | `stream_ended`        | None: call `ended`            |
 |                                          |                       | an error: call `failed`       |
 | a clean end                              | `ended`               | None: again                   |
 |                                          |                       | an `EndReason`: it is over    |
@@ -123,6 +123,8 @@ class Reconnection:
         self._had_response = False
         # The last event ID when the attempt began.
         self._id_at_begin = ""
+        # Whether the stream ended well, so that the next wait is short.
+        self._end_is_good = False
         # The exponent of the next backoff.
         self._backoffs = 0
         self._failing_since: float | None = None
@@ -169,6 +171,7 @@ class Reconnection:
             fields.append(("Last-Event-ID", self._encode_id()))
         self.attempt += 1
         self._began_at, self._id_at_begin = now, self.last_event_id
+        self._end_is_good = False
         self._redirect_count, self._moved_to = 0, None
         request = self._request
         if resume_request is not None:
@@ -274,9 +277,15 @@ class Reconnection:
         """
         in_stream = self.state is ReadyState.OPEN
         request = self._disconnect(now)
-        self._count_failure()
+        # If the program wants more, a good end is still no failure of the server.
+        is_good_end = self._end_is_good
+        if not is_good_end:
+            self._count_failure()
         if isinstance(error, RetriableError):
-            self._schedule(now, self._compute_delay(error.delay, retry_after))
+            if is_good_end and error.delay is None:
+                self.next_attempt_at = now + self._compute_end_delay()
+            else:
+                self._schedule(now, self._compute_delay(error.delay, retry_after))
             return None
         if from_callback:
             is_fatal = True
@@ -290,9 +299,15 @@ class Reconnection:
             is_fatal = not isinstance(error, TransportError) or self._is_permanent(error)
         repeatable = self._is_repeatable(request, error)
         if not is_fatal and repeatable:
-            delay = self._compute_delay(None, retry_after)
+            if is_good_end:
+                delay = self._compute_end_delay()
+            else:
+                delay = self._compute_delay(None, retry_after)
             if self._has_attempts_left(now, now + delay):
-                self._schedule(now, delay)
+                if is_good_end:
+                    self.next_attempt_at = now + delay
+                else:
+                    self._schedule(now, delay)
                 return None
         self.state = ReadyState.CLOSED
         # If an attempt to resume must not be repeated, the earlier stream stays incomplete, too.
@@ -310,40 +325,47 @@ class Reconnection:
         incomplete.__cause__ = error
         return incomplete
 
-    def check_complete(self, pending: bool, until_unmet: bool) -> StreamIncomplete | None:
-        """Return an error if a stream ended regularly, but within an event or before `until`.
-
-        Args:
-            pending: whether it ended within an event.
-            until_unmet: whether there is an `until` or `until_event` that was not met.
-        """
-        if self.policy._whatwg or not (pending or until_unmet):
-            return None
-        if pending:
-            return StreamIncomplete("The stream ended within an event")
-        return StreamIncomplete("The stream ended before an event met `until` or `until_event`")
-
-    def ended(self, now: float, *, had_event: bool, framed: bool) -> EndReason | None:
-        """Decide what follows after a clean end.
+    def stream_ended(
+        self, now: float, *, had_event: bool, framed: bool, pending: bool, until_unmet: bool
+    ) -> StreamIncomplete | None:
+        """Judge a regular end; return an error if it is within an event or before `until`.
 
         Args:
             now: the time, in seconds.
             had_event: whether the stream had an event.
             framed: whether the end of the body was marked. Any other end may be a crash.
+            pending: whether it ended within an event.
+            until_unmet: whether there is an `until` or `until_event` that was not met.
+        """
+        if self.policy._whatwg:
+            pending = until_unmet = False
+        # A POST that is sent again without a new id begins anew, and gets no further.
+        gets_further = self._is_get or self._has_new_id() or not until_unmet
+        if not had_event or pending or not gets_further:
+            self._end_is_good = False
+        elif framed or self._was_open_long(now):
+            self._end_is_good = True
+            self._succeed()
+        else:
+            # If the server has brought new events and said when to ask again, the end counts
+            # neither as a failure nor as a success.
+            self._end_is_good = self.retry is not None and self._has_new_id()
+            if self._end_is_good:
+                self.attempt = max(0, self.attempt - 1)
+        if pending:
+            return StreamIncomplete("The stream ended within an event")
+        if until_unmet:
+            return StreamIncomplete("The stream ended before an event met `until` or `until_event`")
+        return None
+
+    def ended(self, now: float) -> EndReason | None:
+        """Decide what follows after a clean end, at the given time in seconds.
 
         Returns:
             The reason why it is over, or None: again.
         """
-        was_open_long = self._was_open_long(now)
         request = self._disconnect(now)
-        is_good = had_event and (framed or was_open_long)
-        if is_good:
-            self._succeed()
-        elif had_event and self.retry is not None and self.last_event_id != self._id_at_begin:
-            # The server has brought new events and said when to ask again. Such an end counts
-            # neither as a failure nor as a success, since it may be a crash.
-            is_good = True
-            self.attempt = max(0, self.attempt - 1)
+        is_good = self._end_is_good
         reconnects = self.policy.reconnect_on_end
         if self._is_get if reconnects is None else reconnects:
             delay = self._compute_end_delay() if is_good else self._compute_delay(None, None)
@@ -415,6 +437,10 @@ class Reconnection:
             self.state = ReadyState.CONNECTING
         request, self._current = self._current, None
         return request
+
+    def _has_new_id(self) -> bool:
+        """Return whether the last event ID has changed since the attempt began."""
+        return self.last_event_id != self._id_at_begin
 
     def _was_open_long(self, now: float) -> bool:
         """Return whether there is a connection that has been open for `reset_after` seconds."""

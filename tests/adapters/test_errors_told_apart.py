@@ -229,6 +229,26 @@ def test_response_that_is_no_http_is_permanent(way: Way, case: str) -> None:
     assert "not valid HTTP" in str(error)
 
 
+@contextmanager
+def accepting(handle: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Handle two connections one after the other, because aiohttp asks again for a GET."""
+
+    def serve() -> None:
+        for _ in range(2):
+            with suppress(OSError):
+                sock, _ = listener.accept()
+                handle(sock)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        # The thread may still wait for the second.
+        socket.create_connection(listener.getsockname()).close()
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("way", SOURCES.values(), ids=str)
 def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -236,16 +256,12 @@ def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     other = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(other)
 
-    def serve() -> None:
-        for _ in range(2):
-            with suppress(OSError):
-                sock, _ = listener.accept()
-                with sock, context.wrap_socket(sock, server_side=True):
-                    pass
+    def handle(sock: socket.socket) -> None:
+        with sock, context.wrap_socket(sock, server_side=True):
+            pass
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/", ca=str(other))
+    with accepting(handle) as url:
+        error = ask(way, url, ca=str(other))
     assert isinstance(error, TransportError)
     assert (error.permanent, error.sent) == (True, False)
 
@@ -261,22 +277,17 @@ def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any)
     path = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(path)
 
-    def serve() -> None:
-        # aiohttp asks again for a GET.
-        for _ in range(2):
+    def handle(sock: socket.socket) -> None:
+        # The socket stays open until the client has left, so that nothing is reset.
+        with sock:
+            sock.settimeout(LIMIT)
             with suppress(OSError):
-                sock, _ = listener.accept()
-                sock.settimeout(LIMIT)
-                # The socket stays open until the client has left, so that nothing is reset.
-                with suppress(OSError):
-                    context.wrap_socket(sock.dup(), server_side=True)
-                while sock.recv(65536):
-                    pass
-                sock.close()
+                context.wrap_socket(sock.dup(), server_side=True)
+            while sock.recv(65536):
+                pass
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        error = ask(way, f"https://127.0.0.1:{listener.getsockname()[1]}/", ca=str(path))
+    with accepting(handle) as url:
+        error = ask(way, url, ca=str(path))
     assert isinstance(error, TransportError)
     assert error.permanent, repr(error.__cause__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,9 @@ def sweep(
             seen, told = run(stage.url, fault)
             check(seen, told, stage)
         if not fault.was_raised:
+            # A source that was lost between two lines is in a cycle with the exception. Its
+            # warning about an open socket is ignored here, and would fail a later test.
+            gc.collect()
             return
     raise AssertionError
 

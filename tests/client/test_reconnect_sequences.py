@@ -371,7 +371,7 @@ class AnySequence(RuleBasedStateMachine):
             lambda: machine.failed(self.now, cut_off()),
             lambda: machine.failed(self.now, bad_status(503)),
             lambda: machine.failed(self.now, RetriableError()),
-            lambda: machine.ended(self.now, had_event=True, framed=True),
+            lambda: machine.ended(self.now),
             lambda: machine.interrupted(self.now),
         ):
             assert machine.state is ReadyState.CLOSED

@@ -88,7 +88,8 @@ def test_backoff_stays_finite() -> None:
         (lambda driver: driver.end(), 32.1),
         (lambda driver: driver.event().end(framed=False), 32.1),
         (lambda driver: driver.event().end(pending=True), 32.1),
-        (lambda driver: driver.event().end(until=True), 32.1),
+        (lambda driver: driver.event().end(until=True), 1.1),
+        (lambda driver: driver.event().end(until=True, framed=False), 32.1),
         (lambda driver: driver.event().fail(cut_off()), 32.1),
         (lambda driver: driver.event().fail(idle()), 32.1),
         (lambda driver: driver.event().fail(refused()), 32.1),
@@ -135,6 +136,43 @@ def test_retry_replaces_end_delay(framed: bool, retry: int, expected: float) -> 
     for number in range(20):
         driver.open().event(str(number)).reconnection.retry = retry
         assert driver.end(framed=framed) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("retry", "expected"), [(None, 5.0), (10, 0.1), (2000, 2.0)])
+@pytest.mark.parametrize("options", [{}, {"method": "POST", "resume": "get"}])
+def test_good_end_before_until_waits_as_one(
+    retry: int | None, expected: float, options: dict[str, Any]
+) -> None:
+    """A server may end each connection after some events, and answer the request in the last."""
+    driver = Driver(ReconnectPolicy(end_delay=5, max_attempts=3), rng=1.0, **options)
+    for number in range(20):
+        driver.open().event(str(number)).reconnection.retry = retry
+        assert driver.end(until=True) == pytest.approx(expected)
+    assert driver.reconnection.failure_count == 0
+
+
+def test_good_end_before_until_is_no_progress_of_a_post() -> None:
+    """A POST that is sent again, and brings no id, begins anew."""
+    driver = Driver(
+        ReconnectPolicy(max_attempts=3, jitter=0.0), rng=1.0, method="POST", resend=True
+    )
+    waits = [driver.open().event().end(until=True)]
+    waits += [driver.open().event().end(until=True)]
+    assert waits == pytest.approx([1.1, 2.1])
+
+
+@pytest.mark.parametrize(("delay", "expected"), [(None, 0.1), (7.0, 7.0)])
+def test_retriable_error_after_a_good_end_waits_as_one(
+    delay: float | None, expected: float
+) -> None:
+    driver = Driver(rng=1.0)
+    for number in range(20):
+        driver.open().event(str(number)).reconnection.retry = 10
+        driver.reconnection.stream_ended(
+            driver.now, had_event=True, framed=True, pending=False, until_unmet=False
+        )
+        waited = driver.fail(RetriableError(delay=delay), from_callback=True)
+        assert waited == pytest.approx(expected)
 
 
 def test_unmarked_end_with_retry_is_no_success_and_no_failure() -> None:

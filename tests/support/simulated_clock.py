@@ -119,11 +119,13 @@ class Driver:
 
         `framed`: the end of the body is marked.
         """
-        incomplete = self.reconnection.check_complete(pending, until)
+        had_event, self.had_event = self.had_event, False
+        incomplete = self.reconnection.stream_ended(
+            self.now, had_event=had_event, framed=framed, pending=pending, until_unmet=until
+        )
         if incomplete is not None:
             return self._failed(incomplete)
-        had_event, self.had_event = self.had_event, False
-        reason = self.reconnection.ended(self.now, had_event=had_event, framed=framed)
+        reason = self.reconnection.ended(self.now)
         return self._get_delay() if reason is None else reason
 
     def reconnect(self, delay: float = 0.0) -> float:
