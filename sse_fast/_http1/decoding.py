@@ -122,10 +122,16 @@ def _truncated(coding: str) -> TransportError:
     return TransportError(f"The {coding} body is truncated: it ended before its last byte")
 
 
-class _Inflater:
-    """gzip and deflate: the first member of a body; the rest is ignored, as in browsers.
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+"""The beginning of a member of gzip, with the only method there is (RFC 1952, 2.3)."""
 
-    Deflate has a header of zlib (RFC 9110, 8.4.1.2), which some servers leave out.
+
+class _Inflater:
+    """gzip and deflate.
+
+    A gzip body may have several members (RFC 1952, 2.2), as from servers that compress each piece
+    on its own. Other bytes after the end are ignored, as by most clients. Deflate has a header of
+    zlib (RFC 9110, 8.4.1.2), which some servers leave out.
     """
 
     def __init__(self, coding: str) -> None:
@@ -133,9 +139,12 @@ class _Inflater:
         # `wbits` of zlib for a gzip header and trailer with the largest window.
         self._inflate: Any = zlib.decompressobj(31) if coding == "gzip" else None
         self._start = b""
+        # The bytes after a member that may begin another one.
+        self._after = b""
+        self._ignores_rest = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        if not data:
+        if not data or self._ignores_rest:
             return
         if self._inflate is None:
             self._start += data
@@ -146,7 +155,11 @@ class _Inflater:
             has_header = data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
         self._start = b"begun"
-        while not self._inflate.eof:
+        while True:
+            if self._inflate.eof:
+                data = self._begin_member(data)
+                if not data:
+                    return
             before = self._inflate.copy()
             try:
                 piece = self._inflate.decompress(data, READ_SIZE)
@@ -155,10 +168,24 @@ class _Inflater:
                 yield from self._decode_bytes(before, data)
                 raise _invalid(self._coding, error) from error
             yield piece
+            if self._inflate.eof:
+                data = self._inflate.unused_data
+                continue
             data = self._inflate.unconsumed_tail
             # A full slice may leave output in zlib although all input was consumed.
             if not data and len(piece) < READ_SIZE:
                 return
+
+    def _begin_member(self, data: bytes) -> bytes:
+        """Prepare for the next member if one begins; return its bytes, or b""."""
+        self._after += data
+        beginning = self._after[: len(_GZIP_MAGIC)]
+        self._ignores_rest = self._coding != "gzip" or not _GZIP_MAGIC.startswith(beginning)
+        if self._ignores_rest or len(beginning) < len(_GZIP_MAGIC):
+            return b""
+        data, self._after = self._after, b""
+        self._inflate = zlib.decompressobj(31)
+        return data
 
     @staticmethod
     def _decode_bytes(inflate: Any, data: bytes) -> Iterator[bytes]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import SSEError, TransportError
+from sse_fast._http1.decoding import make_decoder
 from sse_fast._source import Headers, Response, Source, is_reusable
 from sse_fast._wake import make_waker, protect_read
 from sse_fast.adapters._clients import (
@@ -30,6 +31,7 @@ from sse_fast.adapters._clients import (
     iter_exception_chain,
     library_class,
     raise_body_error,
+    split_codings,
 )
 from sse_fast.adapters._connecting import wrap_connection_error
 
@@ -67,9 +69,11 @@ def open_source(original: httpx.Response) -> Source:
     reusable = wake is not None and is_reusable(headers)
     undecoded = find_undecoded(headers, _decoded_codings(library_class(original)))
     if isinstance(original.stream, Iterable):
-        chunks = RaisingChunks(undecoded) if undecoded is not None else _Chunks(original)
+        chunks = RaisingChunks(undecoded) if undecoded is not None else _Chunks(original, headers)
         return Source(chunks, original.close, response, wake, reusable, framed)
-    achunks = AsyncRaisingChunks(undecoded) if undecoded is not None else _AsyncChunks(original)
+    achunks = (
+        AsyncRaisingChunks(undecoded) if undecoded is not None else _AsyncChunks(original, headers)
+    )
 
     async def aclose() -> None:
         if isinstance(achunks, _AsyncChunks):
@@ -83,8 +87,9 @@ def open_source(original: httpx.Response) -> Source:
 class _Chunks(Iterator[bytes]):
     """The chunks of the body; the client may be closed while a thread waits for one."""
 
-    def __init__(self, original: httpx.Response) -> None:
-        chunks = original.iter_bytes()
+    def __init__(self, original: httpx.Response, headers: Headers) -> None:
+        is_gzip = split_codings(headers) == ["gzip"]
+        chunks = _iter_gzip(original) if is_gzip else original.iter_bytes()
         self._read = protect_read(_find_socket(original), lambda: next(chunks, None))
 
     def __next__(self) -> bytes:
@@ -100,8 +105,9 @@ class _Chunks(Iterator[bytes]):
 class _AsyncChunks(AsyncIterator[bytes]):
     """The chunks of the body of a response of an async client."""
 
-    def __init__(self, original: httpx.Response) -> None:
-        self._chunks: Any = original.aiter_bytes()
+    def __init__(self, original: httpx.Response, headers: Headers) -> None:
+        is_gzip = split_codings(headers) == ["gzip"]
+        self._chunks: Any = _aiter_gzip(original) if is_gzip else original.aiter_bytes()
 
     async def __anext__(self) -> bytes:
         try:
@@ -114,6 +120,42 @@ class _AsyncChunks(AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         await self._chunks.aclose()
+
+
+# httpx decodes the first member of gzip, and drops the others without an error.
+
+
+def _iter_gzip(original: httpx.Response) -> Iterator[bytes]:
+    decoder: Any = make_decoder("gzip")
+    with _decoding_errors(original):
+        for chunk in original.iter_raw():
+            yield from decoder.decode(chunk)
+        decoder.check_end()
+
+
+async def _aiter_gzip(original: httpx.Response) -> AsyncIterator[bytes]:
+    decoder: Any = make_decoder("gzip")
+    chunks: Any = original.aiter_raw()
+    try:
+        with _decoding_errors(original):
+            async for chunk in chunks:
+                for piece in decoder.decode(chunk):
+                    yield piece
+            decoder.check_end()
+    finally:
+        await chunks.aclose()
+
+
+@contextmanager
+def _decoding_errors(original: httpx.Response) -> Iterator[None]:
+    """Raise the error of the library for bytes that are no gzip, as it would itself."""
+    try:
+        yield
+    except TransportError as error:
+        if not error.permanent:
+            raise
+        module: Any = sys.modules[library_class(original).__module__]
+        raise module.DecodingError(str(error)) from error.__cause__
 
 
 @lru_cache

@@ -355,6 +355,18 @@ def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.permanent
 
 
+@habit("httpx", "decodes the first member of a gzip body only")
+def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [EVENT_STREAM, ("Content-Encoding", "gzip")]
+    body = gzip.compress(b"data: a\n\n")
+    for module in HTTPX:
+        stage.requests.clear()
+        stage.plays = [Play(fields=fields, body=[body * 2], framing="length")] * 2
+        with plain_httpx(module) as client:
+            assert client.get(stage.url).text == "data: a\n\n"
+            assert events(client, stage.url) == ["a", "a"]
+
+
 @habit("httpx", "refuses form feeds in values")
 def _(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     with plain_httpx() as client:

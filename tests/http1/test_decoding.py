@@ -26,6 +26,7 @@ from sse_fast._http1.decoding import make_decoder
 from sse_fast._source import READ_SIZE
 from tests.support.faults import FaultServer, chunk, framed, head, packed
 
+GZIPPED = gzip.compress(b"no", mtime=0)
 STREAM = b"data: a\n\ndata: b\n\n"
 DATA = ["a", "b"]
 
@@ -35,9 +36,14 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
+def gzip_byte(byte: int) -> bytes:
+    return gzip.compress(bytes([byte]))
+
+
 PACK: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": ("gzip", gzip.compress),
     "x-gzip": ("X-GZip", gzip.compress),
+    "gzip, a member for each byte": ("gzip", lambda data: b"".join(map(gzip_byte, data))),
     "deflate": ("deflate", zlib.compress),
     "deflate, raw": ("deflate", raw_deflate),
     "br": ("br", brotli.compress),
@@ -160,6 +166,39 @@ def test_bytes_after_the_end_are_ignored(pack: Any) -> None:
             assert b"".join(decode(coding, parts)) == STREAM
     else:
         assert b"".join(decode(coding, [compress(STREAM) + b"more", b"more"])) == STREAM
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"more", bytes(8), b"\x1f", b"\x1f\x8b", b"\x1f\x8b\0", bytes(8) + GZIPPED],
+    ids=repr,
+)
+def test_bytes_after_gzip_that_are_no_member_are_ignored(rest: bytes) -> None:
+    body = gzip.compress(STREAM[:5]) + gzip.compress(b"") + gzip.compress(STREAM[5:]) + rest
+    for size in (1, 2, 3, len(body)):
+        parts = [body[at : at + size] for at in range(0, len(body), size)]
+        assert b"".join(decode("gzip", parts)) == STREAM
+
+
+def test_second_member_truncated_or_damaged_raises() -> None:
+    first, second = gzip.compress(b"one"), gzip.compress(b"two")
+    for end in range(3, len(second)):
+        with pytest.raises(TransportError, match="truncated") as caught:
+            decode("gzip", [first, second[:end]])
+        assert not caught.value.permanent
+    with pytest.raises(TransportError, match="not valid") as caught:
+        decode("gzip", [first + second[:10] + b"\xff" * 20])
+    assert caught.value.permanent
+
+
+def test_event_of_second_member_does_not_wait(faults: FaultServer) -> None:
+    hold = threading.Event()
+    parts = [gzip.compress(b"data: a\n\n"), hold, gzip.compress(b"data: b\n\n")]
+    faults.scripts["/"] = framed("chunked", parts, "Content-Encoding: gzip")
+    with open_stream(faults.url + "/") as stream:
+        assert next(stream).data == "a"
+        hold.set()
+        assert [event.data for event in stream] == ["b"]
 
 
 def test_too_many_codings_are_refused() -> None:
