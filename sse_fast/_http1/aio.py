@@ -422,8 +422,14 @@ async def open_source(
                     raise ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
                 set_socket_options(sock)
             except OSError as error:
-                failure = await connection.wait_for_loss() or error
-                raise connection_error("connect", request, failure) from failure
+                loss = await connection.wait_for_loss()
+                if loss is None:
+                    raise connection_error("connect", request, error) from error
+                try:
+                    raise connection_error("connect", request, loss) from loss
+                finally:
+                    # The traceback of the loss may refer to this frame.
+                    del loss
         transport.write(request.message)
         try:
             await connection.read_head()

@@ -138,10 +138,14 @@ def send(
             raise
         proxy = _find_proxy(session, request.url)
         failure = wrap_connection_error(request.url, error, _UNSENT, proxy, _CERTIFICATES)
-        if not is_of_library and is_about_file(error) and isinstance(failure, TransportError):
-            # A hook or an auth of the user raised.
-            raise
-        raise failure from error
+        try:
+            if not is_of_library and is_about_file(error) and isinstance(failure, TransportError):
+                # A hook or an auth of the user raised.
+                raise
+            raise failure from error
+        finally:
+            # The traceback of the failure refers to this frame.
+            del failure
     seen, redirect = watcher.take()
     if redirect is not None and seen is response:
         return redirect
