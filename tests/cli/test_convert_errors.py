@@ -226,7 +226,7 @@ def test_interrupt_keeps_existing_output(suffix: str) -> None:
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdin is not None
-        process.stdin.write(many_events(20 * 2**20))
+        process.stdin.write(many_events(2**21))
         process.stdin.flush()
         deadline = time.monotonic() + 60
         while not [*Path().glob(f"{output}.*.part")]:
@@ -243,7 +243,7 @@ def test_interrupt_keeps_existing_output(suffix: str) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX pipes")
 @pytest.mark.parametrize("kind", ["jsonl", pytest.param("csv", marks=pytest.mark.matrix)])
 def test_closed_pipe_ends_quietly(kind: str) -> None:
-    Path("capture").write_bytes(many_events(20 * 2**20))
+    Path("capture").write_bytes(many_events(2**22))
     _, status, errors = close_output(*CONVERT, "capture", "-o", "-", "--format", kind)
     assert (status, errors) == (141, b"")
 
