@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-from sse_fast._errors import ResponseError
+from sse_fast._errors import ResponseError, TransportError
 from sse_fast._interrupts import IgnoredErrors
 from sse_fast._mime import extract_media_type
 from sse_fast._source import MAX_BODY, REDIRECTS, Response, Source, redact_url
@@ -78,13 +78,19 @@ def check_response(opened: Source, objection: str = "") -> EndReason | None:
 
     Raises:
         ResponseError: the check failed; the response is closed.
+        TransportError: it ended within its head, as far as the library tells.
     """
     response = opened.response
     if response is None:
         return None
     objection = objection or rejection_reason(response)
     if objection:
-        _read_refused(opened, response)
+        ended = _read_refused(opened, response)
+        if ended and opened.cut_heads and _looks_cut(response):
+            raise TransportError(
+                "The connection ended with the response head, perhaps within it: it has no content "
+                "type, and no body"
+            )
         raise _response_error(objection, response)
     if response.status != 204:
         return None
@@ -124,19 +130,37 @@ async def acheck_response(opened: Source, objection: str = "") -> EndReason | No
     raise _response_error(objection, response)
 
 
-def _read_refused(opened: Source, response: Response) -> None:
-    """Store the beginning of the body in `response.body`, and close the response."""
+def _looks_cut(response: Response) -> bool:
+    """Return whether the head of a response without a body is the beginning of a stream's head."""
+    content_type = response.headers.get("content-type", "")
+    return (
+        response.status == 200
+        and not response.body
+        and "text/event-stream".startswith(content_type)
+    )
+
+
+def _read_refused(opened: Source, response: Response) -> bool:
+    """Store the beginning of the body in `response.body`, and close the response.
+
+    Returns:
+        Whether the body ended.
+    """
     chunks: Iterable[bytes] = cast("Iterable[bytes]", opened.chunks)
     body = bytearray()
+    has_ended = False
     deadline = time.monotonic() + _MAX_BODY_SECONDS
 
     def read() -> None:
+        nonlocal has_ended
         try:
             with IgnoredErrors():
                 for chunk in chunks:
                     body.extend(chunk)
                     if len(body) >= MAX_BODY or time.monotonic() > deadline:
                         break
+                # The end of a read that was woken is none.
+                has_ended = time.monotonic() < deadline
         finally:
             with IgnoredErrors():
                 if opened.close is not None:
@@ -153,6 +177,7 @@ def _read_refused(opened: Source, response: Response) -> None:
         reader.join(_MAX_BODY_SECONDS)
     # Our transport adds the bytes that are no framing or coding.
     response.body = (bytes(body) + response.body)[:MAX_BODY]
+    return has_ended
 
 
 async def _aread_refused(opened: Source, response: Response) -> None:

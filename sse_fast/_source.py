@@ -141,6 +141,9 @@ class Source(NamedTuple):
     framed: bool = False
     """Whether the end of the body is marked (chunked, Content-Length, END_STREAM), and so cannot
     be a crash of the server."""
+    cut_heads: bool = False
+    """Whether the library takes the end of the connection for the end of the head, and the response
+    may be such a one: its body is not framed."""
     resumable: bool = False
     """Whether async chunks survive a cancelled read: nothing is lost, and the next read goes on."""
     wait: Callable[[float], bool] | None = None

@@ -57,7 +57,7 @@ def open_source(raw: HTTPResponse) -> Source:
     decoder = make_decoder(headers.get("content-encoding", ""))
     if decoder is not None:
         chunks = _Decoded(chunks, decoder)
-    return Source(chunks, close, response, wake, is_reusable(headers), framed)
+    return Source(chunks, close, response, wake, is_reusable(headers), framed, cut_heads=not framed)
 
 
 def open_inner(raw: addinfourl) -> Source | addinfourl:

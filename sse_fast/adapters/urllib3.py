@@ -101,6 +101,7 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
         wake if shut_down is not None or has_connection else None,
         opened.reusable,
         framed,
+        cut_heads=opened.cut_heads and not framed,
     )
 
 

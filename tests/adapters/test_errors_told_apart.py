@@ -21,7 +21,7 @@ import pytest
 import trustme
 
 import sse_fast
-from sse_fast import ResponseError, StreamTimeout, TransportError
+from sse_fast import ResponseError, SSEError, StreamTimeout, TransportError
 from sse_fast.adapters._clients import Fault, classify_error
 from tests.support.clients import HTTPX, LIMIT, READERS, TIMEOUT, UNREAD_UNDER_TRIO, Reader
 from tests.support.eventsources import SOURCES, Way
@@ -87,6 +87,32 @@ def test_invalid_body_is_permanent(reader: Reader, faults: FaultServer, case: st
     assert outcome.error.permanent
     assert outcome.error.__cause__ is not None
     assert "not valid HTTP, or not in their content coding" in str(outcome.error)
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=str)
+def test_head_cut_off_is_a_broken_connection(reader: Reader, faults: FaultServer) -> None:
+    """http.client takes the end of the connection for the end of the head."""
+    whole = head(CHUNKED)
+    for size in (1, 9, 12, 15, *range(17, len(whole), 5)):
+        faults.scripts[f"/{size}"] = [whole[:size]]
+        outcome = reader.read(f"{faults.url}/{size}")
+        assert outcome.events == []
+        # With its content type, such a response is a stream that ends at once.
+        if outcome.error is None:
+            assert b"text/event-stream" in whole[:size]
+        elif isinstance(outcome.error, SSEError):
+            # Most libraries raise an error of their own instead of a response.
+            assert isinstance(outcome.error, TransportError), (whole[:size], outcome.error)
+            assert not outcome.error.permanent
+
+
+def test_whole_head_of_another_type_is_refused(faults: FaultServer) -> None:
+    for reader in LIBRARIES:
+        for content_type in ("text/html", "text/event-streams"):
+            faults.scripts["/"] = [
+                f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n\r\n".encode()
+            ]
+            assert isinstance(reader.read(faults.url + "/").error, ResponseError)
 
 
 # -- Over HTTP/2 -----------------------------------------------------------------------------------
