@@ -144,7 +144,7 @@ def _read_refused(opened: Source, response: Response) -> bool:
     """Store the beginning of the body in `response.body`, and close the response.
 
     Returns:
-        Whether the body ended.
+        Whether its end was reached.
     """
     chunks: Iterable[bytes] = cast("Iterable[bytes]", opened.chunks)
     body = bytearray()

@@ -258,18 +258,21 @@ def encode_body(json: Any, data: Data | None) -> tuple[bytes | None, str | None]
 
     Raises:
         TypeError: both are given, or `data` has a type that cannot be sent.
-        ValueError: a text in `data` contains a lone surrogate.
+        ValueError: a text in `data` contains a lone surrogate, or a number in `json` is not finite.
     """
     if json is not None:
         if data is not None:
             raise TypeError("json and data cannot be combined: pass one of them")
-        return json_.dumps(json).encode(), "application/json"
+        # NaN and the infinities are no JSON.
+        return json_.dumps(json, allow_nan=False).encode(), "application/json"
     if data is None or isinstance(data, bytes):
         return data, None
     if isinstance(data, str):
         return _encoded(data, "data"), None
     if isinstance(data, Mapping):
-        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
+        # As by requests, a field without a value is left out.
+        form = {name: value for name, value in data.items() if value is not None}
+        return urlencode(form, doseq=True).encode(), "application/x-www-form-urlencoded"
     raise TypeError(
         f"Expected data to be bytes, a str or a mapping, got {type(data).__name__}: "
         "read the content into bytes first"

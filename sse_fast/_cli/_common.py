@@ -38,6 +38,13 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         "--until", metavar="DATA", help="stop at an event with this data, for example '[DONE]'"
     )
     parser.add_argument(
+        "--until-event",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="stop at an event of this type, also without data, such as 'done'; may be repeated",
+    )
+    parser.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -62,7 +69,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check",
         action="store_true",
-        help="accept a response whose content type is not text/event-stream",
+        help="accept a response whose content type is not text/event-stream, and any success (2xx)",
     )
     parser.set_defaults(fail=parser.error)
 

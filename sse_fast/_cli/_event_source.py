@@ -30,6 +30,7 @@ def event_source(arguments: argparse.Namespace, **options: Any) -> EventSource:
             data=body,
             last_event_id=arguments.last_event_id,
             until=arguments.until,
+            until_event=arguments.until_event,
             check=not arguments.no_check,
             ssl_context=_ssl_context(arguments),
             **options,

@@ -33,8 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "in the form of an event stream. Files may be compressed by gzip or zstd; one that has no "
         "line of an event stream is refused. Connecting times out after 10 seconds, and a stream "
         "after 300 seconds of silence. A GET that ends or breaks off is resumed after the last "
-        "event, as in browsers, until --until is met or the server answers 204. Any other request "
-        "ends with its stream, and is not repeated after a break. A URL needs the extra [client]."
+        "event, as in browsers, until --until or --until-event is met or the server answers 204. "
+        "Any other request ends with its stream, and is not repeated after a break. A URL needs "
+        "the extra [client]."
     )
     parser.add_argument("source", metavar="URL|FILE|-", help="what to read; - is standard input")
     form = parser.add_mutually_exclusive_group()
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     colors = arguments.form == "stream" and has_colors(arguments.color)
     printer = Printer(arguments.form, timestamps=arguments.timestamps, colors=colors)
     clock, watch = Clock(), FieldWatch()
+    ends = {"until": arguments.until, "until_event": arguments.until_event}
     with ExitStack() as stack:
         events: EventSource | EventStream
         name = arguments.source
@@ -96,15 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
             stack.enter_context(events)
         elif arguments.source == "-":
             name = "standard input"
-            events = iter_events(
-                _watched(chunks_of(standard_input(), None, clock), watch), until=arguments.until
-            )
+            chunks = chunks_of(standard_input(), None, clock)
+            events = iter_events(_watched(chunks, watch), **ends)
         else:
             path = Path(arguments.source)
             file = stack.enter_context(path.open("rb"))
-            events = iter_events(
-                _watched(chunks_of(file, path, clock), watch), until=arguments.until
-            )
+            events = iter_events(_watched(chunks_of(file, path, clock), watch), **ends)
         try:
             for event in events:
                 printer.print(event, clock.now)

@@ -29,7 +29,7 @@ from sse_fast._cli._waiting import telling
 
 # `record` only counts events, and streams with events too large for `cat` are worth recording.
 _MAX_EVENT_SIZE = 2**30
-_ENDS = {EndReason.END: "the stream ended", EndReason.UNTIL: "--until was met"}
+_ENDS = {EndReason.END: "the stream ended", EndReason.UNTIL: "--until or --until-event was met"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -298,7 +298,8 @@ class ClientBase(LosingClient[T]):
 
     async def _check_response(self, opening: Opening, source: Source, response: Response) -> Any:
         """Check the response; return the `EndReason` of one without a stream (204), or None."""
-        if not self._checks_type and not opening.rejection and response.status == 200:
+        is_success = 200 <= response.status < 300 and response.status not in (204, 205)
+        if not self._checks_type and not opening.rejection and is_success:
             return None
         return await self._check(opening, source, opening.rejection or rejection_reason(response))
 

@@ -341,7 +341,7 @@ class Reconnection:
             pending = until_unmet = False
         # A POST that is sent again without a new id begins anew, and gets no further.
         gets_further = self._is_get or self._has_new_id() or not until_unmet
-        if not had_event or pending or not gets_further:
+        if not had_event or not gets_further or (pending and not framed):
             self._end_is_good = False
         elif framed or self._was_open_long(now):
             self._end_is_good = True

@@ -93,8 +93,8 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             the client's is sent to another origin. None: by the same request.
         resend: whether a request other than GET or HEAD may be sent again, although the server may
             have acted on it.
-        check: whether to refuse a 200 whose content type is not text/event-stream. Other statuses
-            follow the policy with either value.
+        check: whether to refuse a success other than 200, or a content type that is not
+            text/event-stream. Statuses from 300 on, 204 and 205 follow the policy in any case.
         name: the name of the source in logs and in its `repr`; None: its URL without the query.
         on_open: called with the final `Response` of each attempt, before it is accepted or refused.
             `ready_state` is OPEN in it if the response will be accepted.

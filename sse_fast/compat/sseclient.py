@@ -59,9 +59,18 @@ class SSEClient:
         event_source: An iterable of chunks of bytes with a `close()` method: a response of
             requests with `stream=True`, of urllib3 with `preload_content=False`, or of `urlopen()`.
         char_enc: The encoding of the bytes. The standard says UTF-8.
+
+    Raises:
+        TypeError: The source is a str, such as a URL.
     """
 
     def __init__(self, event_source: Any, char_enc: str = "utf-8") -> None:
+        if isinstance(event_source, str):
+            # The package sseclient, whose module has the same name, takes a URL.
+            raise TypeError(
+                "Expected a response, got a str: pass requests.get(url, stream=True), or use "
+                "sse_fast.EventSource(url), which reconnects"
+            )
         self._event_source = event_source
         self._char_enc = char_enc
 

@@ -97,7 +97,7 @@ def test_head_cut_off_is_a_broken_connection(reader: Reader, faults: FaultServer
         faults.scripts[f"/{size}"] = [whole[:size]]
         outcome = reader.read(f"{faults.url}/{size}")
         assert outcome.events == []
-        # With its content type, such a response is a stream that ends at once.
+        # With its content type, such a response is an empty stream.
         if outcome.error is None:
             assert b"text/event-stream" in whole[:size]
         elif isinstance(outcome.error, SSEError):

@@ -322,6 +322,12 @@ def test_cat_until_stops_at_event(server: Server, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
     done = run("cat", "-", "--until", "[DONE]", stdin=body)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
+    body = b"data: a\n\nevent: end\n\ndata: b\n\n"
+    server.answers["/"] = Answer([body])
+    for source in (server.url, "-"):
+        done = run("cat", source, "--until-event", "done", "--until-event", "end", stdin=body)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"data: a\n\n", b"")
+    server.answers["/"] = Answer([b"data: a\n\ndata: [DONE]\n\ndata: b\n\n"])
     done = run("cat", server.url, "--until", "x")
     assert (done.returncode, done.stdout.count(b"data")) == (1, 3)
     assert done.stderr.startswith(b"sse-fast: The stream ended before an event met `until`")

@@ -92,7 +92,7 @@ def test_record_until_stops_at_event(server: Server, capture: Path) -> None:
     done = record(server.url, "--until", "[DONE]")
     hold.set()
     assert (done.returncode, capture.read_bytes()) == (0, body)
-    assert done.stderr.endswith(b"--until was met\n")
+    assert done.stderr.endswith(b"--until or --until-event was met\n")
 
 
 def test_record_never_reconnects(capture: Path) -> None:

@@ -159,3 +159,17 @@ def test_method_is_normalized_as_by_fetch(stage: Stage, method: str) -> None:
     with EventSource(stage.url, method=method, policy=ReconnectPolicy.never()) as source:
         assert next(source).data
     assert stage.requests[0].method == ("patch" if method == "patch" else "POST")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [-float("inf")]}])
+def test_number_that_json_lacks_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        EventSource("http://127.0.0.1:1/", method="POST", json=value)
+
+
+def test_form_field_of_none_is_left_out(stage: Stage) -> None:
+    stage.plays = [stream()]
+    form = {"a": None, "b": ["1", "2"], "c": ""}
+    with EventSource(stage.url, method="POST", data=form) as source:
+        assert [event.data for event in source] == ["a"]
+    assert stage.requests[0].body == b"b=1&b=2&c="

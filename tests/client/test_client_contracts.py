@@ -41,6 +41,17 @@ def test_check_false_reads_any_content_type(way: Way, stage: Stage, content_type
 
 
 @BY_US
+@pytest.mark.parametrize("status", [201, 202, 203, 206, 226])
+def test_check_false_reads_any_success(way: Way, stage: Stage, status: int) -> None:
+    stage.plays = [Play(status, [], body=[b"data: a\n\n"], framing="length"), Play(204, ())]
+    outcome = way.read(stage.url, method="POST", check=False, policy=NO_DELAY)
+    assert [event.data for event in outcome.events] == ["a"]
+    assert outcome.error is None
+    stage.plays = [Play(204, ()), stream(status=status)]
+    assert isinstance(way.read(stage.url, policy=NO_DELAY).error, ResponseError)
+
+
+@BY_US
 def test_check_false_keeps_the_table_of_statuses(way: Way, stage: Stage) -> None:
     stage.plays = [Play(503, ()), stream(), Play(204, ())]
     outcome = way.read(stage.url, check=False, policy=NO_DELAY)

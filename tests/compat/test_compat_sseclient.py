@@ -266,3 +266,9 @@ def test_close_early_does_not_wait(server: Server, client: Any) -> None:
         assert compare_sseclient(read) == FULL[:1]
     finally:
         held.set()
+
+
+def test_url_is_refused_with_what_to_pass() -> None:
+    """The package `sseclient` has the same module and class, and takes a URL."""
+    with pytest.raises(TypeError, match=r"EventSource\(url\)"):
+        sse_fast.compat.sseclient.SSEClient("http://127.0.0.1:1/")  # type: ignore[arg-type]
