@@ -159,7 +159,7 @@ def _read_refused(opened: Source, response: Response) -> bool:
                     body.extend(chunk)
                     if len(body) >= MAX_BODY or time.monotonic() > deadline:
                         break
-                # The end of a read that was woken is none.
+                # A read that was woken has not reached the end.
                 has_ended = time.monotonic() < deadline
         finally:
             with IgnoredErrors():
