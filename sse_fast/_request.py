@@ -36,7 +36,6 @@ _ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)([^?]*)(?:\?(.*))?"
 _LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::(?:0*([0-9]{1,5}))?)?")
 # The scheme of a URL and the slashes that follow.
 _BEGINNING = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?(/*)")
-_OUTER_BLANKS = "".join(map(chr, range(1, 33)))
 _NORMALIZED_METHODS = {"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"}
 _FRAMING = {"content-length", "transfer-encoding"}
 URL_CHARACTERS = "/?%:@!$&'()*+,;=~[]"
@@ -67,6 +66,8 @@ class Request(NamedTuple):
     cross_origin: bool = False
     """Whether its origin differs from that of the caller's URL. If so, no credentials, cookies or
     other fields of the client are sent with it."""
+    one_member: bool = False
+    """Whether only the first member of a gzip body is decoded, as in browsers."""
 
 
 class Target(NamedTuple):
@@ -206,8 +207,8 @@ def resolve_location(url: str, location: str) -> str | None:
     # Servers send UTF-8, but header fields are decoded as Latin-1.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
-    # URL standard, 4.4: outer blanks, tabs and line ends are no part of a URL.
-    location = re.sub("[\t\n\r]", "", location.strip(_OUTER_BLANKS))
+    # URL standard, 4.4: outer spaces, tabs and line ends are no part of a URL.
+    location = re.sub("[\t\n\r]", "", location).strip(" ")
     try:
         return strip_userinfo(_join(parse_url(url), _replace_backslashes(location)))
     except ValueError:

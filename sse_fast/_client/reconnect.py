@@ -179,7 +179,7 @@ class Reconnection:
         elif self.resume_mode == "get" and self.last_event_id:
             request = request._replace(method="GET", body=None)
             fields = [each for each in fields if not each[0].lower().startswith("content-")]
-        request = request._replace(fields=tuple(fields))
+        request = request._replace(fields=tuple(fields), one_member=self.policy._whatwg)
         has_moved_origin = request.cross_origin and resume_request is None
         self._current = strip_credentials(request) if has_moved_origin else request
         return self._current

@@ -53,11 +53,12 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(content_encoding: str) -> Decoder | None:
+def make_decoder(content_encoding: str, *, one_member: bool = False) -> Decoder | None:
     """Make the decoder for a Content-Encoding field.
 
     Args:
         content_encoding: the value of the field: codings in the order in which they were applied.
+        one_member: whether to ignore all members of gzip but the first.
 
     Returns:
         A decoder for one body, or None if the body is to be taken as it is.
@@ -69,7 +70,7 @@ def make_decoder(content_encoding: str) -> Decoder | None:
     known = [coding for coding in codings if coding in _DECODERS]
     if len(known) > _MAX_CODINGS:
         raise permanent_error(f"The body has {len(known)} content codings, which is too many")
-    decoders = [_DECODERS[coding]() for coding in reversed(known)]
+    decoders = [_DECODERS[coding](one_member) for coding in reversed(known)]
     if len(decoders) > 1:
         return _Chain(decoders)
     return decoders[0] if decoders else None
@@ -130,12 +131,13 @@ class _Inflater:
     """gzip and deflate.
 
     A gzip body may have several members (RFC 1952, 2.2), as from servers that compress each piece
-    on its own. Other bytes after the end are ignored, as by most clients. Deflate has a header of
-    zlib (RFC 9110, 8.4.1.2), which some servers leave out.
+    on its own; browsers only decode the first. Other bytes after the end are ignored, as by most
+    clients. Deflate has a header of zlib (RFC 9110, 8.4.1.2), which some servers leave out.
     """
 
-    def __init__(self, coding: str) -> None:
+    def __init__(self, coding: str, one_member: bool = True) -> None:
         self._coding = coding
+        self._one_member = one_member
         # `wbits` of zlib for a gzip header and trailer with the largest window.
         self._inflate: Any = zlib.decompressobj(31) if coding == "gzip" else None
         self._start = b""
@@ -180,7 +182,7 @@ class _Inflater:
         """Prepare for the next member if one begins; return its bytes, or b""."""
         self._after += data
         beginning = self._after[: len(_GZIP_MAGIC)]
-        self._ignores_rest = self._coding != "gzip" or not _GZIP_MAGIC.startswith(beginning)
+        self._ignores_rest = self._one_member or not _GZIP_MAGIC.startswith(beginning)
         if self._ignores_rest or len(beginning) < len(_GZIP_MAGIC):
             return b""
         data, self._after = self._after, b""
@@ -369,10 +371,10 @@ def _unsupported(coding: str, library: str, requirement: str) -> TransportError:
     )
 
 
-_DECODERS: dict[str, Callable[[], Decoder]] = {
-    "gzip": lambda: _Inflater("gzip"),
-    "x-gzip": lambda: _Inflater("gzip"),
-    "deflate": lambda: _Inflater("deflate"),
-    "br": lambda: _ByteDecoder(_Brotli()),
-    "zstd": lambda: _ByteDecoder(_load_zstd()),
+_DECODERS: dict[str, Callable[[bool], Decoder]] = {
+    "gzip": lambda one_member: _Inflater("gzip", one_member),
+    "x-gzip": lambda one_member: _Inflater("gzip", one_member),
+    "deflate": lambda _: _Inflater("deflate"),
+    "br": lambda _: _ByteDecoder(_Brotli()),
+    "zstd": lambda _: _ByteDecoder(_load_zstd()),
 }

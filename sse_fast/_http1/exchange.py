@@ -59,6 +59,7 @@ class Exchange:
         self.response: Response | None = None
         self._where = redact_url(request.url)
         self._bodiless = request.method == "HEAD"
+        self._one_member = request.one_member
         # The bytes of an unfinished head, and how many of them were searched for its end.
         self._head = bytearray()
         self._head_size = 0
@@ -192,7 +193,9 @@ class Exchange:
         try:
             if head.unsupported:
                 raise permanent_error(f"Transfer coding {head.unsupported!r} is not supported")
-            self._decoder = make_decoder(self.headers.get("content-encoding", ""))
+            self._decoder = make_decoder(
+                self.headers.get("content-encoding", ""), one_member=self._one_member
+            )
         except TransportError as error:
             self._error = error
 

@@ -33,6 +33,8 @@ class Message(NamedTuple):
     host: str
     port: int
     message: bytes
+    one_member: bool = False
+    """As in `Request`."""
 
 
 def prepare(
@@ -78,7 +80,7 @@ def compose(request: Request) -> Message:
     start = f"{method} {target.path} HTTP/1.1\r\n".encode()
     message = b"".join([start, *lines, b"\r\n", body or b""])
     tls = target.scheme == "https"
-    return Message(request.url, method, tls, target.host, target.port, message)
+    return Message(request.url, method, tls, target.host, target.port, message, request.one_member)
 
 
 def refuse_proxy(request: Message) -> None:

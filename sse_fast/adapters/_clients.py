@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sse_fast._request import Request
 
 __all__ = [
+    "KNOWN_CODINGS",
     "AsyncRaisingChunks",
     "Fault",
     "RaisingChunks",
@@ -205,8 +206,8 @@ def can_use_auth(auth: object, request: Request) -> bool:
 
 # -- Responses -------------------------------------------------------------------------------------
 
-# The codings that clients are known to decode. Any other coding is taken for identity.
-_KNOWN_CODINGS = {"gzip", "x-gzip", "deflate", "br", "zstd"}
+KNOWN_CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd"})
+"""The codings that clients are known to decode. Any other coding is taken for identity."""
 
 
 def split_codings(headers: Mapping[str, str]) -> list[str]:
@@ -224,7 +225,7 @@ def find_undecoded(headers: Mapping[str, str], decoded: AbstractSet[str]) -> Tra
         headers: the header fields of the response.
         decoded: the codings that the library decodes.
     """
-    missing = [each for each in split_codings(headers) if each in _KNOWN_CODINGS - decoded]
+    missing = [each for each in split_codings(headers) if each in KNOWN_CODINGS - decoded]
     if not missing:
         return None
     error = TransportError(

@@ -51,8 +51,13 @@ _OPTIONAL_CODINGS = {
 }
 
 
-def open_source(original: httpx.Response) -> Source:
-    """Return the source of a response of httpx or httpx2: async if its client is."""
+def open_source(original: httpx.Response, *, one_member: bool = False) -> Source:
+    """Return the source of a response of httpx or httpx2: async if its client is.
+
+    Args:
+        original: the response.
+        one_member: whether to ignore all members of a gzip body but the first.
+    """
     try:
         url = str(original.url)
     except RuntimeError:
@@ -68,11 +73,13 @@ def open_source(original: httpx.Response) -> Source:
     wake = _make_guarded_waker(original)
     reusable = wake is not None and is_reusable(headers)
     undecoded = find_undecoded(headers, _decoded_codings(library_class(original)))
+    # httpx decodes the first member of gzip, and drops the others without an error.
+    is_gzip = split_codings(headers) == ["gzip"] and not one_member
     if isinstance(original.stream, Iterable):
-        chunks = RaisingChunks(undecoded) if undecoded is not None else _Chunks(original, headers)
+        chunks = RaisingChunks(undecoded) if undecoded is not None else _Chunks(original, is_gzip)
         return Source(chunks, original.close, response, wake, reusable, framed)
     achunks = (
-        AsyncRaisingChunks(undecoded) if undecoded is not None else _AsyncChunks(original, headers)
+        AsyncRaisingChunks(undecoded) if undecoded is not None else _AsyncChunks(original, is_gzip)
     )
 
     async def aclose() -> None:
@@ -87,8 +94,7 @@ def open_source(original: httpx.Response) -> Source:
 class _Chunks(Iterator[bytes]):
     """The chunks of the body; the client may be closed while a thread waits for one."""
 
-    def __init__(self, original: httpx.Response, headers: Headers) -> None:
-        is_gzip = split_codings(headers) == ["gzip"]
+    def __init__(self, original: httpx.Response, is_gzip: bool) -> None:
         chunks = _iter_gzip(original) if is_gzip else original.iter_bytes()
         self._read = protect_read(_find_socket(original), lambda: next(chunks, None))
 
@@ -105,8 +111,7 @@ class _Chunks(Iterator[bytes]):
 class _AsyncChunks(AsyncIterator[bytes]):
     """The chunks of the body of a response of an async client."""
 
-    def __init__(self, original: httpx.Response, headers: Headers) -> None:
-        is_gzip = split_codings(headers) == ["gzip"]
+    def __init__(self, original: httpx.Response, is_gzip: bool) -> None:
         self._chunks: Any = _aiter_gzip(original) if is_gzip else original.aiter_bytes()
 
     async def __anext__(self) -> bytes:
@@ -120,9 +125,6 @@ class _AsyncChunks(AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         await self._chunks.aclose()
-
-
-# httpx decodes the first member of gzip, and drops the others without an error.
 
 
 def _iter_gzip(original: httpx.Response) -> Iterator[bytes]:
@@ -215,7 +217,7 @@ def send(
             response = client.send(prepared, stream=True, **options)
     except Exception as error:
         return open_source(_recover(request, error))
-    opened = open_source(response)
+    opened = open_source(response, one_member=request.one_member)
     if context is None:
         return opened
     close, leave = opened.close, context.__exit__
@@ -248,7 +250,7 @@ async def asend(
             response = await client.send(prepared, stream=True, **options)
     except Exception as error:
         return open_source(_recover(request, error))
-    opened = open_source(response)
+    opened = open_source(response, one_member=request.one_member)
     if context is None:
         return opened
     close, leave = opened.close, context.__aexit__

@@ -16,6 +16,7 @@ from sse_fast._errors import SSEError
 from sse_fast._request import parse_url
 from sse_fast._source import READ_SIZE, FailingChunks, Headers, Response, Source
 from sse_fast.adapters._clients import (
+    KNOWN_CODINGS,
     RaisingChunks,
     explain_refusal,
     find_response,
@@ -69,7 +70,9 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
     chunks: Iterator[bytes]
     if undecoded is not None:
         chunks = RaisingChunks(undecoded)
-    elif split_codings(headers) or not isinstance(raw, HTTPResponse):
+    elif not isinstance(raw, HTTPResponse) or (
+        split_codings(headers) and not _has_meaningless_coding(headers)
+    ):
         chunks = _Chunks(partial(original.read1, READ_SIZE, decode_content=True))
     else:
         chunks = _RawChunks(original, raw, cast("Iterator[bytes]", opened.chunks))
@@ -105,6 +108,12 @@ def open_source(original: urllib3.HTTPResponse) -> Source:
     )
 
 
+def _has_meaningless_coding(headers: Headers) -> bool:
+    """Return whether a list of codings has one that urllib3 takes for deflate."""
+    codings = headers.get("content-encoding", "").lower().split(",")
+    return len(codings) > 1 and not KNOWN_CODINGS.issuperset(map(str.strip, codings))
+
+
 class _Chunks(Iterator[bytes]):
     """The pieces that a function returns, up to an empty one."""
 
@@ -122,7 +131,7 @@ class _Chunks(Iterator[bytes]):
 
 
 class _RawChunks(Iterator[bytes]):
-    """The chunks of the http.client response inside."""
+    """The chunks of the http.client response inside, whose adapter decodes them."""
 
     def __init__(
         self, original: urllib3.HTTPResponse, raw: HTTPResponse, chunks: Iterator[bytes]

@@ -1,4 +1,4 @@
-"""Bodies that aiohttp leaves encoded, as `auto_decompress=False` tells it to, are recognized."""
+"""Content codings that a library misreads, or leaves in place as `auto_decompress=False` has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import zstandard
 from sse_fast import TransportError, aiter_events
 from sse_fast._source import Headers
 from sse_fast.adapters.aiohttp import _looks_encoded
-from tests.support.faults import FaultServer, head
+from tests.support.clients import READERS
+from tests.support.faults import FaultServer, framed, head
 
 STREAM = b"data: a\n\ndata: b\n\n"
 
@@ -90,3 +91,15 @@ def test_decoded_text_is_not_taken_for_encoded(coding: str) -> None:
 
 def test_text_after_coding_that_was_not_applied_is_read(faults: FaultServer) -> None:
     assert read(faults, "br", [STREAM], auto_decompress=False) == ["a", "b"]
+
+
+@pytest.mark.parametrize("coding", ["gzip, identity", "none, gzip", "GZip , ", "gzip, utf-8, gzip"])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "aiohttp"])
+def test_meaningless_coding_in_list_is_identity(
+    name: str, faults: FaultServer, coding: str
+) -> None:
+    body = gzip.compress(STREAM)
+    for _ in range(coding.count("gzip") - 1):
+        body = gzip.compress(body)
+    faults.scripts["/"] = framed("chunked", [body], f"Content-Encoding: {coding}")
+    assert [event.data for event in READERS[name].read(faults.url + "/").events] == ["a", "b"]

@@ -180,6 +180,16 @@ def test_bytes_after_gzip_that_are_no_member_are_ignored(rest: bytes) -> None:
         assert b"".join(decode("gzip", parts)) == STREAM
 
 
+def test_only_first_member_is_decoded_if_asked() -> None:
+    body = gzip.compress(b"one") + gzip.compress(b"two")
+    for size in (1, len(body)):
+        decoder = make_decoder("gzip", one_member=True)
+        assert decoder is not None
+        parts = [body[at : at + size] for at in range(0, len(body), size)]
+        assert b"".join(piece for part in parts for piece in decoder.decode(part)) == b"one"
+        decoder.check_end()
+
+
 def test_second_member_truncated_or_damaged_raises() -> None:
     first, second = gzip.compress(b"one"), gzip.compress(b"two")
     for end in range(3, len(second)):
