@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sse_fast import Event
 from sse_fast._cli._json_lines import json_line
-from sse_fast._cli._terminal import visible
+from sse_fast._cli._terminal import binary_output, visible
 from sse_fast._cli._timing_index import time_text
 
 _NAME, _COMMENT, _PLAIN = "\x1b[36m", "\x1b[2m", "\x1b[0m"
@@ -24,7 +24,7 @@ class Printer:
             timestamps: whether to print when each event arrived.
             colors: whether to color the names of fields.
         """
-        self._output = sys.stdout.buffer
+        self._output = binary_output()
         self._encode: Callable[[Event, str | None], bytes] = {
             "stream": self._as_stream,
             "json": self._as_json,

@@ -68,7 +68,34 @@ def is_terminal(output: str) -> bool:
         os.close(descriptor)
 
 
+class _WholeFile(io.RawIOBase):
+    """A binary file without a buffer, which writes everything or raises an error."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        return size
+
+
+def binary_output() -> Any:
+    """Return standard output as a binary file.
+
+    With PYTHONUNBUFFERED, Python's own file may write a part only: if the disk is full or the
+    reader leaves, the rest would be lost without an error.
+    """
+    output = sys.stdout.buffer
+    return _WholeFile(output.fileno()) if isinstance(output, io.RawIOBase) else output
+
+
 def standard_output() -> Any:
     """Return standard output as a binary file, which shows control characters on a terminal."""
-    output = sys.stdout.buffer
+    output = binary_output()
     return VisibleFile(output) if sys.stdout.isatty() else output

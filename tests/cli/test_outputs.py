@@ -158,6 +158,28 @@ def test_output_may_have_longest_name(mixed_capture: str) -> None:
     assert rows(name) == rows_of(STREAM)
 
 
+@pytest.mark.parametrize(
+    "unbuffered",
+    [pytest.param("", marks=pytest.mark.matrix, id="buffered"), pytest.param("1", id="unbuffered")],
+)
+@pytest.mark.parametrize("command", ["cat capture", "convert capture -o - --format jsonl"])
+def test_reader_that_leaves_within_event_is_noticed(command: str, unbuffered: str) -> None:
+    """One event is more than a pipe holds, so the last `write` of it is a partial one."""
+    Path("capture").write_bytes(b"event: a\ndata: " + b"x" * 2**20 + b"\n\n")
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [*COMMAND, *command.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(os.read(process.stdout.fileno(), 20)) > 1
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 141)
+
+
 # -- Checks before the server is asked ---------------------------------------------------------
 
 
