@@ -132,7 +132,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("kind", [bytes, pytest.param(bytearray, marks=pytest.mark.matrix)])
 @pytest.mark.parametrize(
     "opcodes", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["lines", "codes"]
 )
