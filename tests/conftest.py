@@ -51,7 +51,10 @@ def both_cores() -> tuple[ModuleType, ModuleType]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize the tests that ask for a way to read a URL with every one that there is."""
+    """Parametrize the tests that ask for a way to read a URL with every one that there is.
+
+    A library that has the adapter of another is marked `matrix`.
+    """
     wanted = {"reader", "tls_reader", "opener", "aopener", "way", "async_way", "style"}
     wanted &= set(metafunc.fixturenames)
     # Some tests name those that they are for.
@@ -81,7 +84,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "style": {style.id: style for style in callback_styles.style_params()},
     }
     for name in sorted(wanted):
-        metafunc.parametrize(name, ways[name].values(), ids=ways[name])
+        is_read = name in ("reader", "tls_reader", "opener", "aopener")
+        params = [
+            pytest.param(way, marks=[pytest.mark.matrix] * clients.is_like_another(each))
+            if is_read
+            else way
+            for each, way in ways[name].items()
+        ]
+        metafunc.parametrize(name, params, ids=ways[name])
 
 
 @pytest.fixture

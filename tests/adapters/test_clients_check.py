@@ -355,11 +355,11 @@ def test_body_of_refused_response_is_bounded(
 def test_endless_refused_body_is_bounded_in_time(
     tls_reader: Reader, hypercorn_server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 1.0)
-    hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 300, 500)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.3)
+    hypercorn_server.answers["/"] = AsgiAnswer([b"more ", 0.02] * 100, 500)
     outcome = tls_reader.read(hypercorn_server.url + "/", ca=hypercorn_server.ca)
     assert isinstance(outcome.error, ResponseError)
-    assert 0 < len(outcome.error.response.body) < 600
+    assert 0 < len(outcome.error.response.body) < 500
 
 
 def test_refused_response_may_break_off(reader: Reader, faults: FaultServer) -> None:
@@ -377,7 +377,7 @@ def test_silent_refused_body_is_bounded_in_time(
     reader: Reader, faults: FaultServer, monkeypatch: pytest.MonkeyPatch, framing: str, body: bytes
 ) -> None:
     """The server holds the body open until the response was refused."""
-    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.4)
+    monkeypatch.setattr("sse_fast._check._MAX_BODY_SECONDS", 0.2)
     hold = threading.Event()
     sent = b"%X\r\n%b\r\n" % (len(body), body) if body and framing == CHUNKED else body
     faults.scripts["/"] = [head(framing, status="500 Oops") + sent, hold]

@@ -23,7 +23,15 @@ import trustme
 import sse_fast
 from sse_fast import ResponseError, SSEError, StreamTimeout, TransportError
 from sse_fast.adapters._clients import Fault, classify_error
-from tests.support.clients import HTTPX, LIMIT, READERS, TIMEOUT, UNREAD_UNDER_TRIO, Reader
+from tests.support.clients import (
+    HTTPX,
+    LIMIT,
+    READERS,
+    TIMEOUT,
+    UNREAD_UNDER_TRIO,
+    Reader,
+    is_like_another,
+)
 from tests.support.eventsources import SOURCES, Way
 from tests.support.faults import CHUNKED, LEFT, RST, FaultServer, chunk, head, packed, serve_faults
 
@@ -33,7 +41,11 @@ ONE = b"data: 1\n\n"
 # Our transport and the adapter of http.client have their own tests.
 LIBRARIES = [each for each in READERS.values() if each.library not in ("sse_fast", "http.client")]
 LIBRARIES = [each for each in LIBRARIES if each.library != "urllib.request"]
-CLIENTS = [way for way in SOURCES.values() if way.has_client]
+WAYS = [
+    pytest.param(way, id=str(way), marks=[pytest.mark.matrix] * is_like_another(way.library))
+    for way in SOURCES.values()
+]
+CLIENTS = [each for each in WAYS if each.values[0].has_client]
 
 
 def coded(coding: str) -> list[Any]:
@@ -188,7 +200,11 @@ HTTP2: dict[str, tuple[Any, int | None, bool]] = {
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("case", HTTP2)
-@pytest.mark.parametrize("module", HTTPX, ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [HTTPX[0], *[pytest.param(module, marks=pytest.mark.matrix) for module in HTTPX[1:]]],
+    ids=lambda module: module.__name__,
+)
 def test_http2_body_cut_off_or_invalid(module: Any, case: str, is_async: bool) -> None:
     end, length, permanent = HTTP2[case]
     options = {"http1": False, "http2": True, "timeout": TIMEOUT, "trust_env": False}
@@ -235,7 +251,7 @@ def ask(way: Way, url: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", ENDED)
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", CLIENTS)
 def test_connection_without_response_is_not_permanent(way: Way, case: str) -> None:
     with serve_faults() as faults:
         faults.scripts["/"] = ENDED[case]
@@ -245,7 +261,7 @@ def test_connection_without_response_is_not_permanent(way: Way, case: str) -> No
 
 
 @pytest.mark.parametrize("case", NO_HTTP)
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", CLIENTS)
 def test_response_that_is_no_http_is_permanent(way: Way, case: str) -> None:
     with serve_faults() as faults:
         faults.scripts["/"] = NO_HTTP[case]
@@ -275,7 +291,7 @@ def accepting(handle: Callable[[socket.socket], None]) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
+@pytest.mark.parametrize("way", WAYS)
 def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
@@ -292,7 +308,7 @@ def test_refused_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     assert (error.permanent, error.sent) == (True, False)
 
 
-@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
+@pytest.mark.parametrize("way", WAYS)
 def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any) -> None:
     """With TLS 1.3, the server refuses after the handshake of the client."""
     authority = trustme.CA()
@@ -318,7 +334,7 @@ def test_client_without_wanted_certificate_is_permanent(way: Way, tmp_path: Any)
     assert error.permanent, repr(error.__cause__)
 
 
-@pytest.mark.parametrize("way", SOURCES.values(), ids=str)
+@pytest.mark.parametrize("way", WAYS)
 def test_server_without_tls_is_permanent(way: Way) -> None:
     def serve() -> None:
         sock, _ = listener.accept()
@@ -362,7 +378,7 @@ def test_missing_certificate_file_is_raised(attribute: str) -> None:
     assert isinstance(error.__cause__, OSError)
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", CLIENTS)
 def test_host_that_is_not_resolved_is_not_permanent(way: Way) -> None:
     error = ask(way, "http://no-such-host.invalid/")
     assert isinstance(error, TransportError)
@@ -370,7 +386,7 @@ def test_host_that_is_not_resolved_is_not_permanent(way: Way) -> None:
     assert classify_error(error.__cause__) is Fault.NAME
 
 
-@pytest.mark.parametrize("way", CLIENTS, ids=str)
+@pytest.mark.parametrize("way", CLIENTS)
 def test_refused_connection_is_not_permanent(way: Way) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

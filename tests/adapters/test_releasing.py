@@ -28,7 +28,6 @@ SCRIPT = [head(CHUNKED), chunk(b"data: 1\n\n"), 0.02, chunk(b"data: x\n\ndata: 2
 
 @pytest.fixture(autouse=True)
 def _no_collection() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

@@ -97,12 +97,22 @@ class TracedConsumer:
         return Play(body=body, framing="length", delay=3.0)
 
 
-def each_moment(way: Way, act: Callable[[Any], None]) -> Iterator[tuple[str, TracedConsumer]]:
-    """Yield a consumer for each moment at which to act, with the line that was about to run."""
+def each_moment(
+    way: Way, act: Callable[[Any], None], step: int
+) -> Iterator[tuple[str, TracedConsumer]]:
+    """Yield a consumer for each moment at which to act, with the line that was about to run.
+
+    Only every `step`-th moment is taken.
+    """
     places = TracedConsumer(way, lambda consumer: None).places
     assert 20 < len(places) < 500
-    for number, place in enumerate(places, 1):
+    for number, place in list(enumerate(places, 1))[::step]:
         yield place, TracedConsumer(way, act, number)
+
+
+STEPS = pytest.mark.parametrize(
+    "step", [pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
+)
 
 
 def run_in_thread(function: Callable[[], None]) -> None:
@@ -131,9 +141,12 @@ def test_last_event_id_never_runs_ahead_of_consumer(way: Way) -> None:
 
 
 @BY_US
-def test_close_at_any_moment_loses_no_event(way: Way) -> None:
+@STEPS
+def test_close_at_any_moment_loses_no_event(way: Way, step: int) -> None:
     ahead, closed = [], []
-    for place, consumer in each_moment(way, lambda consumer: run_in_thread(consumer.source.close)):
+    for place, consumer in each_moment(
+        way, lambda consumer: run_in_thread(consumer.source.close), step
+    ):
         closed.append(consumer.source.end_reason is EndReason.CLOSED)
         assert consumer.seen == numbers(1, len(consumer.seen))
         stored = consumer.source.last_event_id
@@ -145,11 +158,12 @@ def test_close_at_any_moment_loses_no_event(way: Way) -> None:
 
 
 @BY_US
-def test_reconnect_at_any_moment_loses_no_event(way: Way) -> None:
+@STEPS
+def test_reconnect_at_any_moment_loses_no_event(way: Way, step: int) -> None:
     """Every event comes, in order; an event that was not taken may come twice."""
     lost, again = [], []
     for place, consumer in each_moment(
-        way, lambda consumer: run_in_thread(consumer.source.reconnect)
+        way, lambda consumer: run_in_thread(consumer.source.reconnect), step
     ):
         again.append(consumer.requests == 3)
         steps = zip([0, *consumer.seen], consumer.seen, strict=False)

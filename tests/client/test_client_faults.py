@@ -176,14 +176,14 @@ def sweep(
 
 
 # 1 would raise at every line, and takes minutes.
-STEPS = [pytest.param(61, id="some"), pytest.param(5, id="many", marks=pytest.mark.soak)]
+STEPS = [pytest.param(127, id="some"), pytest.param(5, id="many", marks=pytest.mark.soak)]
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("by", ["iterating", "run"])
 @pytest.mark.parametrize("kind", FAULTS)
 def test_fault_at_any_line_loses_no_event(kind: type[BaseException], by: str, step: int) -> None:
-    first = 0 if step == 5 else FAULTS.index(kind) * 7 + 3 * (by == "run")
+    first = 0 if step == 5 else FAULTS.index(kind) * 31 + 13 * (by == "run")
     sweep(lambda url, fault: read(url, fault, "GET", by), kind, first, step)
 
 
@@ -198,5 +198,5 @@ def test_async_fault_at_any_line_loses_no_event(
     def run(url: str, fault: Fault) -> Any:
         return asyncio.run(asyncio.wait_for(aread(url, fault, "GET", by), LIMIT))
 
-    first = 0 if step == 5 else FAULTS.index(kind) * 7 + 3 * (by == "run")
+    first = 0 if step == 5 else FAULTS.index(kind) * 31 + 13 * (by == "run")
     sweep(run, kind, first, step)

@@ -8,7 +8,7 @@ import json
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import sse_fast
 from sse_fast import EndReason, ReadyState, ResponseError
 from tests.support import DATA
 from tests.support.clients import UNREAD_UNDER_TRIO
+from tests.support.each import check_each
 from tests.support.eventsources import SOURCES, Way
 from tests.support.scripted_server import Play, Request, Stage, serve_stage
 
@@ -141,14 +142,6 @@ def play(way: Way, name: str, manner: str, **changes: Any) -> Played:
         return played
 
 
-@cache
-def play_all(way: Way, manner: str) -> dict[str, Future[Played]]:
-    """Play all sequences at the same time, as they spend their time waiting."""
-    with ThreadPoolExecutor(len(SEQUENCES)) as pool:
-        play_one = partial(play, way, manner=manner, initial_delay=INITIAL_DELAY)
-        return {name: pool.submit(play_one, name) for name in SEQUENCES}
-
-
 def summary(text: str) -> Any:
     """Return a string as the recording has it: long ones as length and digest."""
     if len(text) <= 1000:
@@ -270,25 +263,30 @@ def test_recorded_sequences_are_complete() -> None:
     assert {library for library, _ in LIBRARY_FAULTS} <= {way.library for way in SOURCES.values()}
 
 
-def check_or_differ(way: Way, name: str, manner: str) -> None:
-    played = play_all(way, manner)[name].result()
-    if (way.library, name) not in LIBRARY_FAULTS:
-        check(played, way, name, manner)
-        return
-    # If this fails, the library was fixed: remove the entry of LIBRARY_FAULTS.
-    with pytest.raises(AssertionError):
-        check(played, way, name, manner)
+def check_all(way: Way, manner: str) -> None:
+    def check_or_differ(named: tuple[str, Future[Played]]) -> None:
+        name, played = named
+        if (way.library, name) not in LIBRARY_FAULTS:
+            check(played.result(), way, name, manner)
+            return
+        # If this fails, the library was fixed: remove the entry of LIBRARY_FAULTS.
+        with pytest.raises(AssertionError):
+            check(played.result(), way, name, manner)
+
+    # They spend their time waiting, so they are played at the same time.
+    with ThreadPoolExecutor(len(SEQUENCES)) as pool:
+        play_one = partial(play, way, manner=manner, initial_delay=INITIAL_DELAY)
+        played = {name: pool.submit(play_one, name) for name in SEQUENCES}
+        check_each(((name, (name, each)) for name, each in played.items()), check_or_differ)
 
 
-@pytest.mark.parametrize("name", SEQUENCES)
-def test_iteration_matches_browsers(way: Way, name: str) -> None:
-    check_or_differ(way, name, "iterate")
+def test_iteration_matches_browsers(way: Way) -> None:
+    check_all(way, "iterate")
 
 
-@pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("way", [SOURCES[name] for name in RUN], ids=RUN)
-def test_run_matches_browsers(way: Way, name: str) -> None:
-    check_or_differ(way, name, "run")
+def test_run_matches_browsers(way: Way) -> None:
+    check_all(way, "run")
 
 
 @pytest.mark.soak

@@ -36,9 +36,18 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 # A file that is being opened is closed by the garbage collector, which warns.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    "options", [{}, {"batch_size": 2, "batch_seconds": 0, "on_chunk": len}], ids=["plain", "small"]
+    ("source", "options"),
+    [
+        pytest.param(
+            source,
+            options,
+            id=f"{source}-{'small' if options else 'plain'}",
+            marks=[pytest.mark.matrix] * bool(options and source not in ("bytes", "path")),
+        )
+        for source in SOURCES
+        for options in ({}, {"batch_size": 2, "batch_seconds": 0, "on_chunk": len})
+    ],
 )
 def test_interrupted_iteration_loses_no_row(
     source: str, options: dict[str, Any], tmp_path: Path

@@ -138,33 +138,33 @@ def test_other_threads_release_arrays(data_type: str) -> None:
 
 
 @on_linux
-@pytest.mark.parametrize("kind", ["source", "pool", "parts"])
-def test_release_does_not_wait_for_the_gil(kind: str) -> None:
+def test_release_does_not_wait_for_the_gil() -> None:
     """The thread that holds the GIL may be waiting for the one that releases."""
-    script = f"""
+    script = """
 from tests.support import columnar_release as c
 from tests.support.columnar import MIXED, segments_of
 from tests.support.threaded_reader import wait_until
 from tests.columns.test_columns_release import is_free
 import sse_fast
 
-source = bytearray(MIXED)
-stream = None
-if {kind!r} == "pool":
-    with sse_fast.iter_columns(source, data_type="string_view") as stream:
-        columns = next(stream)
-else:
-    with segments_of(20 if {kind!r} == "parts" else 2**20):
-        columns = sse_fast.read_columns(source, data_type="string_view")
-array = c.take(columns)
-del columns, stream
-c.release_in_a_thread_while_the_gil_is_held(array)
-wait_until(lambda: is_free(source))
-print("over")
+for kind in ("source", "pool", "parts"):
+    source = bytearray(MIXED)
+    stream = None
+    if kind == "pool":
+        with sse_fast.iter_columns(source, data_type="string_view") as stream:
+            columns = next(stream)
+    else:
+        with segments_of(20 if kind == "parts" else 2**20):
+            columns = sse_fast.read_columns(source, data_type="string_view")
+    array = c.take(columns)
+    del columns, stream
+    c.release_in_a_thread_while_the_gil_is_held(array)
+    wait_until(lambda: is_free(source))
+    print(kind, "is over")
 """
     done = run(script)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "over\n"
+    assert done.stdout == "source is over\npool is over\nparts is over\n"
 
 
 def run(script: str, *arguments: str) -> Any:

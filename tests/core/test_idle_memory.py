@@ -34,7 +34,7 @@ UNFINISHED = {
 
 def test_idle_parser_keeps_less_than_limit(core: ModuleType) -> None:
     name = core.__name__.rpartition(".")[2]
-    kept = idle_memory.measure(name, UNFINISHED, count=100)
+    kept = idle_memory.measure(name, UNFINISHED, count=40)
     for what, size in kept.items():
         if what in UNFINISHED:
             assert 4096 < size < 12_000, what

@@ -309,7 +309,6 @@ def test_async_relay_asks_when_its_consumer_does(backend: str) -> None:
 
 @pytest.fixture
 def no_gc() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -168,7 +168,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("kind", [bytes, pytest.param(bytearray, marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("places", ["lines", pytest.param("codes", marks=pytest.mark.matrix)])
 def test_interrupted_stream_loses_nothing(options: str, kind: Any, places: str) -> None:
     def step_of(stream: Any) -> Callable[[], Any]:

@@ -93,12 +93,14 @@ def _running(serving: Coroutine[Any, Any, None]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(LIMIT)
-        assert not thread.is_alive()
-        # The servers leave the transports of connected clients open.
+        # The servers wait for clients that tests left to the garbage collector, and leave the
+        # transports of connected ones open.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+            thread.join(2 * LIMIT)
+            gc.collect()
+        assert not thread.is_alive()
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Exceptions from within `Parser.feed`: a failed allocation, or a signal handler that raises.
 
-    python -m tests.support.interrupting c    # or py
+    python -m tests.support.interrupting c    # or py; and 2 for every second place
 
 checks every case in a process of its own, as a failed allocation may also hit another thread. For
 each place that can be interrupted, the events have to come out all the same, or the parser has to
@@ -157,9 +157,12 @@ def outcome(parser: Any, events: list[Any]) -> tuple[Any, ...]:
 
 
 def check(
-    make_parser: Callable[[], Any], chunks: list[Any], fail: Callable[[Any, Any, int], Any]
+    make_parser: Callable[[], Any],
+    chunks: list[Any],
+    fail: Callable[[Any, Any, int], Any],
+    step: int,
 ) -> Iterator[bool]:
-    """Interrupt each chunk's feed at each place; yield whether input is refused afterwards.
+    """Interrupt each chunk's feed at every `step`-th place; yield whether input is refused then.
 
     `fail(parser, chunk, number)` feeds the chunk, and interrupts that at the place of the number.
     """
@@ -201,7 +204,7 @@ def check(
             if has_failed:
                 yield is_refused
             successes = 0 if has_failed else successes + 1
-            number += 1
+            number += step
 
 
 class Item:
@@ -235,7 +238,7 @@ def parsers(core: str) -> Iterator[tuple[str, Callable[[], Any], list[bytes]]]:
             )
 
 
-def main(core: str) -> None:
+def main(core: str, step: int = 1) -> None:
     """Check a core, and print how often `feed` was interrupted and refused input after that."""
     package = import_module("sse_fast").__path__[0]
 
@@ -252,9 +255,9 @@ def main(core: str) -> None:
             is_quick = "text" in name or "long" in name or "retries" in name or kind is bytearray
             fails = (starve,) if core == "c" or is_quick else (starve, interrupt)
             for fail in fails:
-                refusals = list(check(make_parser, list(map(kind, chunks)), fail))
+                refusals = list(check(make_parser, list(map(kind, chunks)), fail, step))
                 print(name, fail.__name__, kind.__name__, len(refusals), sum(refusals), sep="\t")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))
