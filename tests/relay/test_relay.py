@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 import sse_fast
-from sse_fast import Event
+from sse_fast import Event, _background, _relay
 from tests.support.relaying import relay_threads, wait_until
 
 EVENTS = [Event("tick", "1", "7", 250), Event("message", "2\n3", "7"), Event("message", "", "8")]
@@ -255,7 +255,7 @@ def test_relay_wrong_argument_raises_immediately(events: Any) -> None:
         sse_fast.relay(events)
 
 
-@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan"), float("inf"), 1e9])
 def test_relay_heartbeat_must_be_positive(heartbeat: float) -> None:
     with pytest.raises(ValueError, match="heartbeat must be positive"):
         sse_fast.relay([], heartbeat=heartbeat)
@@ -271,6 +271,45 @@ def test_relay_takes_any_iterable() -> None:
     assert parse(*sse_fast.relay(EVENTS)) == EVENTS
     assert parse(*sse_fast.relay(iter(EVENTS))) == EVENTS
     assert list(sse_fast.relay([])) == []
+
+
+def test_relay_takes_events_of_a_relay() -> None:
+    """A stream of it passes on the events, and makes comments of its own."""
+    source = Source(*EVENTS)
+    inner = sse_fast.relay(source.read())
+    assert parse(*sse_fast.relay(sse_fast.iter_events(inner))) == EVENTS
+    assert source.closed
+
+
+@backends
+def test_stream_of_a_relay_survives_next_event(backend: str) -> None:
+    """A cancelled wait would end the relay."""
+    source = Source(EVENTS[0], 0.05, EVENTS[1])
+
+    async def main() -> None:
+        async with sse_fast.aiter_events(sse_fast.relay(source.aread())) as events:
+            assert await events.next_event() == EVENTS[0]
+            with pytest.raises(TimeoutError):
+                await events.next_event(timeout=0.005)
+            assert await events.next_event() == EVENTS[1]
+            assert await events.next_event() is None
+
+    anyio.run(main, backend=backend)
+
+
+@backends
+def test_stream_of_a_relay_left_is_no_clean_end(backend: str) -> None:
+    source = Source(EVENTS[0], 5.0)
+
+    async def main() -> None:
+        events = sse_fast.aiter_events(sse_fast.relay(source.aread()))
+        await events.__anext__()
+        with anyio.move_on_after(0.005):
+            await events.__anext__()
+        with pytest.raises(sse_fast.TransportError, match="cancelled read"):
+            await events.__anext__()
+
+    anyio.run(main, backend=backend)
 
 
 # -- The source is asked on demand -----------------------------------------------------------------
@@ -302,6 +341,52 @@ def test_async_relay_asks_when_its_consumer_does(backend: str) -> None:
         await relayed.aclose()
 
     anyio.run(main, backend=backend)
+
+
+class Interruption(BaseException):
+    """The exception of a signal handler."""
+
+
+class Tracer:
+    """Raises `Interruption` at the nth line of the code of relays that its thread runs."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in (_relay.__file__, _background.__file__):
+            return None
+        self.left -= event == "line"
+        if event == "line" and self.left == 0:
+            raise Interruption
+        return self
+
+
+def next_traced(relayed: Iterator[bytes], tracer: Tracer) -> bytes | None:
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        return next(relayed, None)
+    finally:
+        sys.settrace(before)
+
+
+def test_sync_relay_interrupted_loses_no_event() -> None:
+    """A signal handler raises at any line of the consumer, which goes on."""
+    lines = 0
+    is_over = False
+    while not is_over:
+        lines += 1
+        tracer = Tracer(lines)
+        relayed = sse_fast.relay(iter(EVENTS), heartbeat=3)
+        received: list[bytes | None] = []
+        for _ in range(5):
+            with suppress(Interruption):
+                received.append(next_traced(relayed, tracer))
+        whole = [*(event.encode() for event in EVENTS), None]
+        assert received[: len(whole)] == whole, lines
+        is_over = tracer.left > 0
+    assert lines > 50
 
 
 # -- The consumer goes -----------------------------------------------------------------------------
