@@ -310,7 +310,7 @@ class Task(Generic[R]):
 
     def start(self) -> None:
         """Start the work; in the event loop only. It may be called again."""
-        if self._pending:
+        if self._pending and not self.is_done:
             self._loop.start(self._pending, self._outcome, self._at_end, self._cancels)
 
     @property

@@ -107,7 +107,12 @@ def _as_event(event: Any) -> Event[Any]:
     retry = getattr(event, "retry", None)
     if isinstance(retry, str):
         retry = int(retry) if retry.isascii() and retry.isdigit() else None
-    return Event(kind or "message", data, getattr(event, "id", None) or "", retry)
+    identifier = getattr(event, "id", None)
+    if identifier is None:
+        identifier = ""
+    elif type(identifier) is int:
+        identifier = str(identifier)
+    return Event(kind or "message", data, identifier, retry)
 
 
 _END: Any = object()

@@ -179,12 +179,14 @@ def test_relay_refuses_what_is_no_event(collect: Collect, item: object) -> None:
 @ways
 def test_relay_takes_events_of_other_libraries(collect: Collect) -> None:
     import httpx_sse
+    import sse_starlette
     import sseclient
 
     events = [
         httpx_sse.ServerSentEvent(event="tick", data="1\n2", id="7", retry=250),
         httpx_sse.ServerSentEvent(),
         sseclient.Event(id="8", event="message", data="3", retry="400"),
+        sse_starlette.ServerSentEvent("4", event="tick", id=0),
     ]
     received: list[bytes] = []
     collect(Source(*events), received)
@@ -192,6 +194,7 @@ def test_relay_takes_events_of_other_libraries(collect: Collect) -> None:
         Event("tick", "1\n2", "7", 250),
         Event("message", ""),
         Event("message", "3", "8", 400),
+        Event("tick", "4", "0"),
     ]
 
 
