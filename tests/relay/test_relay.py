@@ -634,6 +634,36 @@ def test_async_relay_is_closed_when_send_fails(no_gc: None) -> None:
 
 
 @backends
+@pytest.mark.parametrize("sends", [0, 1, 2])
+def test_async_relay_disconnected_closes_its_source(sends: int, backend: str, no_gc: None) -> None:
+    """Servers of earlier ASGI tell by a message that the client left."""
+    from starlette.responses import StreamingResponse
+
+    feed = AsyncFeed(Source(EVENTS[0], 5.0))
+
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            while len(sent) < sends:
+                await anyio.sleep(0)
+            return {"type": "http.disconnect"}
+
+        response = StreamingResponse(sse_fast.relay(feed))
+        await response({"type": "http", "method": "GET"}, receive, send)
+        del response
+        with anyio.fail_after(5):
+            while not feed.closed:
+                await anyio.sleep(0.001)
+        assert len(sent) <= 2
+
+    anyio.run(main, backend=backend)
+
+
+@backends
 @pytest.mark.parametrize("started", [False, True])
 def test_async_relay_dropped_in_a_thread_closes(started: bool, backend: str) -> None:
     feed = AsyncFeed(Source(5.0))

@@ -88,6 +88,15 @@ def test_endpoint_client_leaves_in_a_wait(name: str, no_gc: None) -> None:
 
 
 @pytest.mark.parametrize("name", SOME_ENDPOINTS)
+def test_endpoint_client_leaves_before_an_event(name: str, no_gc: None) -> None:
+    plays = lambda *_: Play(body=[], framing="chunked", end="hang")  # noqa: E731
+    with serve_stage(plays) as stage, relaying(name, stage) as server:
+        with downstream(server.origin, "/events"):
+            assert wait_until(lambda: stage.open == 1)
+        assert wait_until(lambda: stage.open == 0)
+
+
+@pytest.mark.parametrize("name", SOME_ENDPOINTS)
 def test_endpoint_client_leaves_during_send(name: str, no_gc: None) -> None:
     """The client reads nothing, until neither the server nor the upstream can send."""
     flood = [b"data: %b\n\n" % (b"x" * 2**20)] * 24
