@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-__all__ = ["KeptReads", "Outcome", "Task", "close_later", "find_loop", "get_running_trio"]
+__all__ = [
+    "KeptReads",
+    "Outcome",
+    "Task",
+    "close_later",
+    "find_loop",
+    "get_running_trio",
+    "start_thread",
+]
 
 _running: set[Any] = set()
 """The tasks of asyncio, to which a loop refers weakly."""
@@ -59,6 +68,7 @@ class AsyncioLoop:
     """
 
     def __init__(self, asyncio: Any) -> None:
+        self._asyncio = asyncio
         self._loop = asyncio.get_running_loop()
         self.Event = asyncio.Event
         self.Cancelled = asyncio.CancelledError
@@ -70,39 +80,47 @@ class AsyncioLoop:
 
     def start(
         self,
-        work: Callable[[], Awaitable[R]],
+        pending: list[Callable[[], Awaitable[R]]],
         outcome: Outcome[R],
         at_end: Callable[[], object],
-    ) -> Callable[[], object]:
-        """Await `work()` in a task of its own, with the context of the caller; in the loop only.
+        cancels: list[Callable[[], object]],
+    ) -> None:
+        """Await the work in a task of its own, with the context of the caller; in the loop only.
 
         Args:
-            work: a coroutine function.
+            pending: the work, which the task takes. So a call that an exception interrupted can be
+                repeated.
             outcome: gets the result or the exception, but no cancellation.
             at_end: called at the end, possibly several times.
-
-        Returns:
-            A function that cancels the task, to be called in the loop.
+            cancels: gets the function that cancels the task, to be called in the loop.
         """
+        has_begun = False
 
         async def run() -> None:
+            nonlocal has_begun
+            has_begun = bool(pending)
+            if not has_begun:
+                return
             try:
-                outcome.set(await work(), None)
+                cancels.append(self._asyncio.current_task().cancel)
+                outcome.ended.append((await pending.pop()(), None))
             except self.Cancelled:
                 # A cancelled task would keep it, and thereby its frames and the source.
                 pass
             except BaseException as error:
-                outcome.set(None, error)
+                outcome.ended.append((None, error))
                 if not isinstance(error, Exception):
                     # The loop stops at Ctrl-C, wherever it is raised.
                     raise
             finally:
+                outcome.settle()
                 at_end()
 
         def finish(task: Any) -> None:
             # The task does not call it if it was cancelled before it began, or if a signal handler
             # raises.
-            at_end()
+            if has_begun or pending:
+                at_end()
             _running.discard(task)
             # Retrieve the exception, which the outcome has as well.
             if not task.cancelled():
@@ -111,8 +129,6 @@ class AsyncioLoop:
         task = self._loop.create_task(run())
         _running.add(task)
         task.add_done_callback(finish)
-        cancel: Callable[[], object] = task.cancel
-        return cancel
 
     def unset(self, event: Any) -> Any:
         """Return the event, which is set, as one that is not."""
@@ -147,27 +163,30 @@ class TrioLoop:
 
     def start(
         self,
-        work: Callable[[], Awaitable[R]],
+        pending: list[Callable[[], Awaitable[R]]],
         outcome: Outcome[R],
         at_end: Callable[[], object],
-    ) -> Callable[[], object]:
+        cancels: list[Callable[[], object]],
+    ) -> None:
         scope = self._trio.CancelScope()
 
         async def run() -> None:
+            if not pending:
+                return
             try:
                 with scope:
-                    outcome.set(await work(), None)
+                    outcome.ended.append((await pending.pop()(), None))
             except self.Cancelled:
                 # The whole of trio ends.
                 raise
             except BaseException as error:
-                outcome.set(None, error)
+                outcome.ended.append((None, error))
             finally:
+                outcome.settle()
                 at_end()
 
+        cancels.append(scope.cancel)
         self._trio.lowlevel.spawn_system_task(run, context=contextvars.copy_context())
-        cancel: Callable[[], object] = scope.cancel
-        return cancel
 
     def unset(self, event: Any) -> Any:
         return self.Event()
@@ -189,22 +208,27 @@ class Outcome(Generic[R]):
         self, discard: Callable[[R], object] | None = None, *, is_abandoned: bool = False
     ) -> None:
         self._discard = discard
-        self._ended: list[tuple[R | None, BaseException | None]] = []
+        # At most one item. It is appended in one step of C, in which no signal handler raises.
+        self.ended: list[tuple[R | None, BaseException | None]] = []
         self.is_abandoned = is_abandoned
         # Whether the result has an owner.
         self.is_taken = False
 
     @property
     def is_known(self) -> bool:
-        return bool(self._ended)
+        return bool(self.ended)
 
     def set(self, result: R | None, failure: BaseException | None) -> None:
-        self._ended.append((result, failure))
+        self.ended.append((result, failure))
+        self.settle()
+
+    def settle(self) -> None:
+        """Discard the result if nobody will take it."""
         if self.is_abandoned:
             self.discard()
 
     def get(self) -> R:
-        result, failure = self._ended[0]
+        result, failure = self.ended[0]
         if failure is not None:
             try:
                 raise failure
@@ -213,14 +237,16 @@ class Outcome(Generic[R]):
                 del failure
         return result  # type: ignore[return-value]
 
-    def has_failed(self, error: BaseException) -> bool:
-        return any(failure is error for _, failure in self._ended)
+    def has_failed(self, error: BaseException | None = None) -> bool:
+        """Return whether the work has raised: this exception, or any."""
+        failures = [failure for _, failure in self.ended if failure is not None]
+        return any(error is None or error is failure for failure in failures)
 
     def discard(self) -> None:
         self.is_abandoned = True
         # pop() is atomic: of two threads, one discards the result.
         with suppress(IndexError):
-            result, failure = self._ended.pop()
+            result, failure = self.ended.pop()
             if failure is None and self._discard is not None:
                 self._discard(result)  # type: ignore[arg-type]
 
@@ -228,7 +254,23 @@ class Outcome(Generic[R]):
         """Drop the result, which has an owner now, or the failure."""
         self.is_taken = True
         # The traceback of a failure refers to this object.
-        self._ended.clear()
+        self.ended.clear()
+
+
+def start_thread(pending: list[Callable[[], object]], name: str) -> None:
+    """Call the only function of a list in a daemon thread, with the context of the caller.
+
+    It is taken out of the list, so that a call can be repeated that an exception interrupted. A
+    daemon does not keep the process alive if nothing wakes it.
+    """
+    if pending:
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(_run_once, pending), name=name, daemon=True).start()
+
+
+def _run_once(pending: list[Callable[[], object]]) -> None:
+    with suppress(IndexError):
+        pending.pop()()
 
 
 class Task(Generic[R]):
@@ -262,7 +304,14 @@ class Task(Generic[R]):
             for event in events:
                 event.set()
 
-        self._cancel = loop.start(work, self._outcome, at_end)
+        self._at_end = at_end
+        self._pending = [work]
+        self._cancels: list[Callable[[], object]] = []
+
+    def start(self) -> None:
+        """Start the work; in the event loop only. It may be called again."""
+        if self._pending and not self.is_done:
+            self._loop.start(self._pending, self._outcome, self._at_end, self._cancels)
 
     @property
     def is_done(self) -> bool:
@@ -302,7 +351,12 @@ class Task(Generic[R]):
 
     def abandon(self) -> None:
         """Cancel the work, and discard its result; thread-safe and idempotent."""
-        outcome, cancel = self._outcome, self._cancel
+        outcome, pending, at_end, cancels = (
+            self._outcome,
+            self._pending,
+            self._at_end,
+            self._cancels,
+        )
         if outcome.is_taken:
             return
         if self.is_done and not (self._discards and outcome.is_known):
@@ -310,9 +364,12 @@ class Task(Generic[R]):
             return
 
         def end() -> None:
+            if pending:
+                pending.clear()
+                at_end()
             # Once: another cancellation would interrupt the work while it cleans up.
-            if not outcome.is_abandoned:
-                cancel()
+            while cancels:
+                cancels.pop()()
             outcome.discard()
 
         self._loop.call(end)
@@ -331,7 +388,7 @@ def close_later(close: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _start_unwatched(loop: AsyncioLoop | TrioLoop, work: Callable[[], Awaitable[Any]]) -> None:
-    loop.start(work, Outcome(is_abandoned=True), lambda: None)
+    loop.start([work], Outcome(is_abandoned=True), lambda: None, [])
 
 
 class KeptReads(AsyncIterator[bytes]):
@@ -348,6 +405,7 @@ class KeptReads(AsyncIterator[bytes]):
         if self._read is None:
             self._read = Task(self._chunks.__anext__)
         read = self._read
+        read.start()
         await read.wait()
         try:
             if read.is_cancelled:
@@ -358,13 +416,16 @@ class KeptReads(AsyncIterator[bytes]):
             if read.is_cancelled or read.has_failed(error):
                 self._read = None
                 read.release()
-            raise
-        finally:
-            # The traceback of an exception refers to this frame.
+            # The traceback of the exception refers to this frame.
             del read
-        # No call follows: a signal handler could raise in it, and the chunk would be lost.
-        self._read = None
-        return chunk
+            raise
+        try:
+            self._read = None
+            return chunk
+        except BaseException:
+            # A signal handler raised.
+            self._read = read
+            raise
 
     def interrupt(self) -> None:
         """End the read under way; its waiter gets an error."""

@@ -9,20 +9,29 @@ holds no reference to the relay, and it closes the source when the relay is clos
 
 from __future__ import annotations
 
-import contextvars
 import inspect
-import threading
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from sse_fast._background import Outcome, Task, close_later, find_loop, get_running_trio
+from sse_fast._background import (
+    Outcome,
+    Task,
+    close_later,
+    find_loop,
+    get_running_trio,
+    start_thread,
+)
 from sse_fast._core.options import encode_comment
 from sse_fast._core.parser import Event
+from sse_fast._errors import MAX_SECONDS
 from sse_fast._source import qualified_type_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -64,15 +73,18 @@ def relay(
 
     Raises:
         TypeError: `events` is not an iterator of events.
-        ValueError: `heartbeat` is not positive.
+        ValueError: `heartbeat` is not positive, or 1e9 or more.
     """
     if heartbeat is not None:
         if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)):
             raise TypeError(
                 f"Expected heartbeat in seconds or None, got {qualified_type_name(heartbeat)}"
             )
-        if not heartbeat > 0:
-            raise ValueError("heartbeat must be positive: pass None for a relay without comments")
+        if not 0 < heartbeat < MAX_SECONDS:
+            raise ValueError(
+                "heartbeat must be positive and below 1e9 seconds: pass None for a relay without "
+                "comments"
+            )
     if isinstance(events, AsyncIterable):
         return AsyncRelay(events, heartbeat)
     if isinstance(events, Iterable) and not isinstance(events, (str, bytes, bytearray)):
@@ -81,50 +93,6 @@ def relay(
         f"Expected an iterator of events, got {qualified_type_name(events)}: pass the events, for "
         "example iter_events(response)"
     )
-
-
-class _Encoder:
-    """Encodes events so that the client's last event ID and `retry` follow those of the source."""
-
-    def __init__(self, events: Any) -> None:
-        # Streams of this package also know of an id or a `retry` that came without an event.
-        self._stream = events if hasattr(events, "end_reason") else None
-        self._last_event_id = ""
-        self._retry: int | None = None
-
-    def encode(self, event: Event[Any]) -> bytes:
-        if not isinstance(event, Event):
-            event = _as_event(event)
-        block = event.encode()
-        if not event.id and self._last_event_id:
-            # Event.encode() has no line for an empty id, which would leave the earlier one.
-            block = b"id:\n" + block
-        sent = self._retry if event.retry is None else event.retry
-        retry, lines = self._encode_retry(sent)
-        block = lines + block
-        # Last, so that an interrupted call can be repeated.
-        self._last_event_id, self._retry = event.id, retry
-        return block
-
-    def encode_quiet(self) -> bytes:
-        """Return a comment, and before it the fields that came without an event."""
-        return self.encode_rest() + _QUIET
-
-    def encode_rest(self) -> bytes:
-        """Return the fields that came without an event."""
-        retry, block = self._encode_retry(self._retry)
-        last_event_id = getattr(self._stream, "last_event_id", self._last_event_id)
-        if last_event_id != self._last_event_id:
-            block += f"id: {last_event_id}\n\n".encode()
-        self._last_event_id, self._retry = last_event_id, retry
-        return block
-
-    def _encode_retry(self, sent: int | None) -> tuple[int | None, bytes]:
-        """Return the `retry` of the stream, and its block if it is not the one that was sent."""
-        retry = getattr(self._stream, "retry", None)
-        if retry is None or retry == sent:
-            return sent, b""
-        return retry, b"retry: %d\n\n" % retry
 
 
 def _as_event(event: Any) -> Event[Any]:
@@ -139,7 +107,12 @@ def _as_event(event: Any) -> Event[Any]:
     retry = getattr(event, "retry", None)
     if isinstance(retry, str):
         retry = int(retry) if retry.isascii() and retry.isdigit() else None
-    return Event(kind or "message", data, getattr(event, "id", None) or "", retry)
+    identifier = getattr(event, "id", None)
+    if identifier is None:
+        identifier = ""
+    elif type(identifier) is int:
+        identifier = str(identifier)
+    return Event(kind or "message", data, identifier, retry)
 
 
 _END: Any = object()
@@ -151,15 +124,30 @@ def _list_owners(events: Any, iterator: Any) -> list[Any]:
     return [iterator] if iterator is events else [iterator, events]
 
 
+class _Sent(NamedTuple):
+    """The state that the consumer has reached by what was sent to it."""
+
+    last_event_id: str = ""
+    retry: int | None = None
+
+
 class _RelayBase:
-    """The common part of sync and async relays: everything except waiting and closing."""
+    """The common part of sync and async relays: everything except waiting and closing.
+
+    The client's last event ID and `retry` follow those of the source.
+    """
+
+    _stop: type[Exception]
 
     def __init__(self, events: Any, heartbeat: float | None) -> None:
-        self._encoder = _Encoder(events)
+        # Streams of this package also know of an id or a `retry` that came without an event.
+        self._stream = events if hasattr(events, "end_reason") else None
         self._heartbeat = heartbeat
         self._is_waiting = False
-        self._is_asked = False
         self._is_ended = False
+        # The number of results of reads that were taken, which is that of the next read.
+        self._taken = 0
+        self._sent = _Sent()
 
     def _leave(self) -> None:
         """End the relay, and let its source be closed."""
@@ -172,80 +160,139 @@ class _RelayBase:
             )
 
     def _encode(self, exchange: _Exchange | _AsyncExchange) -> bytes:
-        """Return the bytes to send after a wait; b"" at the end of the relay."""
-        outcome = exchange.outcome
+        """Return the bytes to send after a wait; raise `_stop` at the end of the relay.
+
+        After an exception of a signal handler, at any line, it can be called again.
+        """
+        outcome, taken, sent = exchange.outcome, self._taken, self._sent
         if self._is_ended:
-            return b""
+            raise self._stop
         if outcome is None:
-            return self._encoder.encode_quiet()
+            part, self._sent = self._encode_rest(sent)
+            return part + _QUIET
         try:
             event = outcome.get()
-            part = self._encoder.encode_rest() if event is _END else self._encoder.encode(event)
-        except BaseException:
-            self._leave()
-            # The traceback of the exception refers to the outcome.
-            outcome.forget()
+            encoded = self._encode_rest(sent) if event is _END else self._encode_event(event, sent)
+        except BaseException as error:
+            if isinstance(error, Exception) or outcome.has_failed(error):
+                self._leave()
+                # The traceback of the exception refers to the outcome.
+                outcome.forget()
             raise
-        # Last, so that a wait that a signal handler interrupted before can be repeated.
         if event is _END:
             self._leave()
-        exchange.outcome = None
-        self._is_asked = False
-        return part
+            if not encoded[0]:
+                raise self._stop
+        try:
+            exchange.outcome, self._taken, self._sent = None, taken + 1, encoded[1]
+            return encoded[0]
+        except BaseException:
+            exchange.outcome, self._taken, self._sent = outcome, taken, sent
+            raise
+
+    def _encode_event(self, event: Any, sent: _Sent) -> tuple[bytes, _Sent]:
+        if not isinstance(event, Event):
+            event = _as_event(event)
+        block: bytes = event.encode()
+        if not event.id and sent.last_event_id:
+            # Event.encode() has no line for an empty id, which would leave the earlier one.
+            block = b"id:\n" + block
+        retry = sent.retry if event.retry is None else event.retry
+        before, sent = self._encode_retry(_Sent(event.id, retry))
+        return before + block, sent
+
+    def _encode_rest(self, sent: _Sent) -> tuple[bytes, _Sent]:
+        """Return the fields that came without an event."""
+        block, sent = self._encode_retry(sent)
+        last_event_id = getattr(self._stream, "last_event_id", sent.last_event_id)
+        if last_event_id == sent.last_event_id:
+            return block, sent
+        block += f"id: {last_event_id}\n\n".encode()
+        return block, sent._replace(last_event_id=last_event_id)
+
+    def _encode_retry(self, sent: _Sent) -> tuple[bytes, _Sent]:
+        """Return a block with the `retry` of the stream, unless it was sent already."""
+        retry = getattr(self._stream, "retry", None)
+        if retry is None or retry == sent.retry:
+            return b"", sent
+        return b"retry: %d\n\n" % retry, sent._replace(retry=retry)
 
 
 # -- Sync ------------------------------------------------------------------------------------------
 
 
 class _Exchange:
-    """The state that a relay shares with the thread that reads its source."""
+    """The state that a relay shares with the thread that reads its source.
+
+    It survives an exception that a signal handler raises between any two lines of the consumer.
+    """
 
     def __init__(self, events: Iterator[Event[Any]], owners: list[Any]) -> None:
         self.events = events
         self.owners = owners
-        self.changed = threading.Condition()
-        self.is_wanted = False
+        # The numbers of the reads to do, each possibly several times; None to end.
+        self.wanted: SimpleQueue[int | None] = SimpleQueue()
+        # Gets an item when there is a result, and at the end.
+        self.changed: SimpleQueue[None] = SimpleQueue()
+        self.outcome: Outcome[Event[Any]] | None = None
         self.is_reading = False
         self.is_closed = False
-        self.outcome: Outcome[Event[Any]] | None = None
+        # Empty once the thread runs, or will not be needed.
+        self.pending: list[Callable[[], object]] = [self.run]
 
     def run(self) -> None:
         """Read an event whenever one is wanted, until the relay closes (in a thread)."""
-        is_last = False
-        while not is_last:
-            with self.changed:
-                self.changed.wait_for(lambda: self.is_wanted or self.is_closed)
-                if self.is_closed:
-                    break
-                self.is_wanted, self.is_reading = False, True
+        count = 0
+        for number in iter(self.wanted.get, None):
+            if number != count:
+                continue
+            count += 1
+            self.is_reading = True
+            # Checked after `is_reading` was set: close() sees that one, or is seen here.
+            if self.is_closed:
+                break
             outcome: Outcome[Event[Any]] = Outcome()
             try:
                 outcome.set(next(self.events), None)
             except StopIteration:
                 outcome.set(_END, None)
-                is_last = True
             except BaseException as error:
                 outcome.set(None, error)
-                is_last = True
+            self.is_reading = False
+            is_last = outcome.has_failed() or outcome.get() is _END
             if is_last:
                 self.close_source()
-            with self.changed:
-                self.is_reading = False
-                self.outcome = outcome
-                del outcome
-                self.changed.notify_all()
-        if not is_last:
-            self.close_source()
+            self.outcome = outcome
+            del outcome
+            self.changed.put(None)
+            if is_last:
+                return
+        self.close_source()
+
+    def wait(self, number: int, seconds: float | None) -> None:
+        """Wait for the result of a read, for at most some seconds, or until the relay closes."""
+        start_thread(self.pending, "sse_fast relay")
+        if self.outcome is None:
+            self.wanted.put(number)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        with suppress(Empty):
+            while self.outcome is None and not self.is_closed:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self.changed.get(timeout=left)
 
     def close(self) -> None:
         """Let the thread close the source and end; wake it if the source allows that."""
-        with self.changed:
-            self.is_closed = True
-            is_reading = self.is_reading
-            self.outcome = None
-            self.changed.notify_all()
-        # Streams of this package can be closed during a read of another thread, which ends it.
-        if is_reading and hasattr(self.events, "end_reason"):
+        self.is_closed = True
+        self.wanted.put(None)
+        self.changed.put(None)
+        try:
+            self.pending.pop()
+        except IndexError:
+            # Streams of this package can be closed during a read of another thread, which ends it.
+            if self.is_reading and hasattr(self.events, "end_reason"):
+                self.close_source()
+        else:
+            # No thread has begun.
             self.close_source()
 
     def close_source(self) -> None:
@@ -257,11 +304,12 @@ class _Exchange:
 class Relay(_RelayBase, Iterator[bytes]):
     """The bytes of an event stream to send on, made by `relay`: an iterator, a context manager."""
 
+    _stop = StopIteration
+
     def __init__(self, events: Iterable[Event[Any]], heartbeat: float | None) -> None:
         super().__init__(events, heartbeat)
         iterator = iter(events)
         self._exchange = _Exchange(iterator, _list_owners(events, iterator))
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -280,36 +328,17 @@ class Relay(_RelayBase, Iterator[bytes]):
 
     def __next__(self) -> bytes:
         self._refuse_second()
-        if not self._is_ended:
+        # The flag is cleared twice: an exception of a signal handler may come in the first.
+        try:
             try:
                 self._is_waiting = True
-                self._wait()
-                if part := self._encode(self._exchange):
-                    return part
+                if not self._is_ended:
+                    self._exchange.wait(self._taken, self._heartbeat)
             finally:
                 self._is_waiting = False
-        raise StopIteration
-
-    def _wait(self) -> None:
-        """Wait for the result of a read, or until a comment is due."""
-        exchange = self._exchange
-        if self._thread is None:
-            # With the context of the consumer. A daemon, because a read that nothing wakes must not
-            # keep the process alive.
-            self._thread = threading.Thread(
-                target=contextvars.copy_context().run,
-                args=(exchange.run,),
-                name="sse_fast relay",
-                daemon=True,
-            )
-            self._thread.start()
-        with exchange.changed:
-            if not self._is_asked:
-                self._is_asked = exchange.is_wanted = True
-                exchange.changed.notify_all()
-            exchange.changed.wait_for(
-                lambda: exchange.outcome is not None or exchange.is_closed, self._heartbeat
-            )
+        finally:
+            self._is_waiting = False
+        return self._encode(self._exchange)
 
     def close(self) -> None:
         """End the relay and close its source; idempotent and thread-safe.
@@ -317,12 +346,9 @@ class Relay(_RelayBase, Iterator[bytes]):
         A read that goes on in another thread ends if the source can be woken: streams of this
         package can. Otherwise the source is closed when that read returns.
         """
-        if self._is_ended:
-            return
-        self._is_ended = True
-        self._exchange.close()
-        if self._thread is None:
-            self._exchange.close_source()
+        if not self._is_ended:
+            self._is_ended = True
+            self._exchange.close()
 
     def _leave(self) -> None:
         self.close()
@@ -388,8 +414,12 @@ async def _aclose(owners: list[Any]) -> None:
 class AsyncRelay(_RelayBase, AsyncIterator[bytes]):
     """The bytes of an event stream to send on, made by `relay`: an async iterator.
 
-    It is an async context manager as well, and runs on asyncio and trio.
+    It is an async context manager as well, and runs on asyncio and trio. A cancelled wait ends it.
     """
+
+    # A stream made of it lets no wait be cancelled.
+    ends_when_cancelled = True
+    _stop = StopAsyncIteration
 
     def __init__(self, events: AsyncIterable[Event[Any]], heartbeat: float | None) -> None:
         super().__init__(events, heartbeat)
@@ -397,6 +427,7 @@ class AsyncRelay(_RelayBase, AsyncIterator[bytes]):
         self._owners = _list_owners(events, self._events)
         self._exchange: _AsyncExchange | None = None
         self._task: Task[None] | None = None
+        self._is_asked = False
         self._loop: AsyncioLoop | TrioLoop | None = None
         # A relay may be made before its loop runs.
         with suppress(RuntimeError):
@@ -419,32 +450,33 @@ class AsyncRelay(_RelayBase, AsyncIterator[bytes]):
 
     async def __anext__(self) -> bytes:
         self._refuse_second()
-        if not self._is_ended:
-            try:
-                self._is_waiting = True
-                if part := self._encode(await self._wait()):
-                    return part
-            finally:
-                self._is_waiting = False
-        raise StopAsyncIteration
+        if self._is_ended:
+            raise StopAsyncIteration
+        try:
+            self._is_waiting = True
+            return self._encode(await self._wait())
+        except BaseException:
+            # A consumer that is cancelled does not come back.
+            self._leave()
+            raise
+        finally:
+            self._is_waiting = False
 
     async def _wait(self) -> _AsyncExchange:
         """Wait for the result of a read, or until a comment is due."""
         if self._exchange is None or self._task is None:
             self._exchange = _AsyncExchange(self._events, self._owners)
             self._task = Task(self._exchange.run)
+            self._task.start()
         exchange = self._exchange
         if not self._is_asked:
             self._is_asked = True
             exchange.wanted.set()
         if exchange.outcome is None:
             exchange.ready = exchange.loop.unset(exchange.ready)
-            try:
-                await exchange.loop.wait(exchange.ready, self._heartbeat)
-            except BaseException:
-                # A consumer that is cancelled does not come back.
-                self._leave()
-                raise
+            await exchange.loop.wait(exchange.ready, self._heartbeat)
+        if exchange.outcome is not None:
+            self._is_asked = False
         return exchange
 
     def _leave(self) -> None:

@@ -414,8 +414,10 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         self._reusable = source.reusable
         close = source.close or getattr(self._chunks, "aclose", None)
         self._closers = [close] if close is not None else []
-        # A cancelled read closes a generator.
-        self._resumable = source.resumable and not isinstance(self._chunks, AsyncGenerator)
+        # A cancelled read closes a generator, and a relay.
+        is_generator = isinstance(self._chunks, AsyncGenerator)
+        ends_when_cancelled = getattr(self._chunks, "ends_when_cancelled", is_generator)
+        self._resumable = source.resumable and not ends_when_cancelled
         if self._keeps_reads:
             self._keep_reads()
 

@@ -328,6 +328,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 _close,
             )
         job = opening.job
+        job.start()
         opening.watch.begin()
         try:
             left = opening.watch.seconds_left()
@@ -362,6 +363,7 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             # In a task of its own, so that a cancelled wait does not cut the body short.
             opening.job = Task(partial(acheck_response, source, rejection))
         job = opening.job
+        job.start()
         await job.wait()
         if not job.is_done:
             raise SourceExhausted

@@ -9,13 +9,11 @@ that owns it, is abandoned: the work is woken, and its result is discarded.
 
 from __future__ import annotations
 
-import contextvars
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from sse_fast._background import Outcome
+from sse_fast._background import Outcome, start_thread
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -29,7 +27,7 @@ class ThreadJob(Generic[R]):
     """Work in a daemon thread.
 
     Args:
-        work: called in the thread, with the context of the caller.
+        work: called in the thread, with the context of the caller of `start`.
         signals: gets an item when the work is done.
         wake: ends the work early, from any thread.
         discard: called with a result that nobody takes, in any thread.
@@ -45,15 +43,11 @@ class ThreadJob(Generic[R]):
         self._outcome: Outcome[R] = Outcome(discard)
         self._wake = wake
         # Calls the work once, whichever thread comes first.
-        self._pending = [_bind_work(work, self._outcome, signals)]
+        self._pending: list[Callable[[], object]] = [_bind_work(work, self._outcome, signals)]
 
     def start(self) -> None:
         """Start the thread; idempotent, also if an exception interrupted an earlier call."""
-        if self._pending:
-            pending = self._pending
-            threading.Thread(
-                target=_run_once, args=(pending,), name="sse_fast", daemon=True
-            ).start()
+        start_thread(self._pending, "sse_fast")
 
     @property
     def is_done(self) -> bool:
@@ -88,12 +82,10 @@ class ThreadJob(Generic[R]):
 def _bind_work(
     work: Callable[[], R], outcome: Outcome[R], signals: SimpleQueue[None]
 ) -> Callable[[], None]:
-    context = contextvars.copy_context()
-
     def run() -> None:
         result = failure = None
         try:
-            result = context.run(work)
+            result = work()
         except BaseException as error:
             failure = error
         outcome.set(result, failure)
@@ -102,8 +94,3 @@ def _bind_work(
         signals.put(None)
 
     return run
-
-
-def _run_once(pending: list[Callable[[], None]]) -> None:
-    with suppress(IndexError):
-        pending.pop()()

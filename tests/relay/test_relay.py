@@ -20,7 +20,7 @@ import anyio
 import pytest
 
 import sse_fast
-from sse_fast import Event
+from sse_fast import Event, _background, _relay
 from tests.support.relaying import relay_threads, wait_until
 
 EVENTS = [Event("tick", "1", "7", 250), Event("message", "2\n3", "7"), Event("message", "", "8")]
@@ -179,12 +179,14 @@ def test_relay_refuses_what_is_no_event(collect: Collect, item: object) -> None:
 @ways
 def test_relay_takes_events_of_other_libraries(collect: Collect) -> None:
     import httpx_sse
+    import sse_starlette
     import sseclient
 
     events = [
         httpx_sse.ServerSentEvent(event="tick", data="1\n2", id="7", retry=250),
         httpx_sse.ServerSentEvent(),
         sseclient.Event(id="8", event="message", data="3", retry="400"),
+        sse_starlette.ServerSentEvent("4", event="tick", id=0),
     ]
     received: list[bytes] = []
     collect(Source(*events), received)
@@ -192,6 +194,7 @@ def test_relay_takes_events_of_other_libraries(collect: Collect) -> None:
         Event("tick", "1\n2", "7", 250),
         Event("message", ""),
         Event("message", "3", "8", 400),
+        Event("tick", "4", "0"),
     ]
 
 
@@ -255,7 +258,7 @@ def test_relay_wrong_argument_raises_immediately(events: Any) -> None:
         sse_fast.relay(events)
 
 
-@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan"), float("inf"), 1e9])
 def test_relay_heartbeat_must_be_positive(heartbeat: float) -> None:
     with pytest.raises(ValueError, match="heartbeat must be positive"):
         sse_fast.relay([], heartbeat=heartbeat)
@@ -271,6 +274,45 @@ def test_relay_takes_any_iterable() -> None:
     assert parse(*sse_fast.relay(EVENTS)) == EVENTS
     assert parse(*sse_fast.relay(iter(EVENTS))) == EVENTS
     assert list(sse_fast.relay([])) == []
+
+
+def test_relay_takes_events_of_a_relay() -> None:
+    """A stream of it passes on the events, and makes comments of its own."""
+    source = Source(*EVENTS)
+    inner = sse_fast.relay(source.read())
+    assert parse(*sse_fast.relay(sse_fast.iter_events(inner))) == EVENTS
+    assert source.closed
+
+
+@backends
+def test_stream_of_a_relay_survives_next_event(backend: str) -> None:
+    """A cancelled wait would end the relay."""
+    source = Source(EVENTS[0], 0.05, EVENTS[1])
+
+    async def main() -> None:
+        async with sse_fast.aiter_events(sse_fast.relay(source.aread())) as events:
+            assert await events.next_event() == EVENTS[0]
+            with pytest.raises(TimeoutError):
+                await events.next_event(timeout=0.005)
+            assert await events.next_event() == EVENTS[1]
+            assert await events.next_event() is None
+
+    anyio.run(main, backend=backend)
+
+
+@backends
+def test_stream_of_a_relay_left_is_no_clean_end(backend: str) -> None:
+    source = Source(EVENTS[0], 5.0)
+
+    async def main() -> None:
+        events = sse_fast.aiter_events(sse_fast.relay(source.aread()))
+        await events.__anext__()
+        with anyio.move_on_after(0.005):
+            await events.__anext__()
+        with pytest.raises(sse_fast.TransportError, match="cancelled read"):
+            await events.__anext__()
+
+    anyio.run(main, backend=backend)
 
 
 # -- The source is asked on demand -----------------------------------------------------------------
@@ -302,6 +344,52 @@ def test_async_relay_asks_when_its_consumer_does(backend: str) -> None:
         await relayed.aclose()
 
     anyio.run(main, backend=backend)
+
+
+class Interruption(BaseException):
+    """The exception of a signal handler."""
+
+
+class Tracer:
+    """Raises `Interruption` at the nth line of the code of relays that its thread runs."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in (_relay.__file__, _background.__file__):
+            return None
+        self.left -= event == "line"
+        if event == "line" and self.left == 0:
+            raise Interruption
+        return self
+
+
+def next_traced(relayed: Iterator[bytes], tracer: Tracer) -> bytes | None:
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        return next(relayed, None)
+    finally:
+        sys.settrace(before)
+
+
+def test_sync_relay_interrupted_loses_no_event() -> None:
+    """A signal handler raises at any line of the consumer, which goes on."""
+    lines = 0
+    is_over = False
+    while not is_over:
+        lines += 1
+        tracer = Tracer(lines)
+        relayed = sse_fast.relay(iter(EVENTS), heartbeat=3)
+        received: list[bytes | None] = []
+        for _ in range(5):
+            with suppress(Interruption):
+                received.append(next_traced(relayed, tracer))
+        whole = [*(event.encode() for event in EVENTS), None]
+        assert received[: len(whole)] == whole, lines
+        is_over = tracer.left > 0
+    assert lines > 50
 
 
 # -- The consumer goes -----------------------------------------------------------------------------
@@ -542,6 +630,36 @@ def test_async_relay_is_closed_when_send_fails(no_gc: None) -> None:
         assert len(asyncio.all_tasks()) == 2
 
     asyncio.run(asyncio.wait_for(main(), 5))
+
+
+@backends
+@pytest.mark.parametrize("sends", [0, 1, 2])
+def test_async_relay_disconnected_closes_its_source(sends: int, backend: str, no_gc: None) -> None:
+    """Servers of earlier ASGI tell by a message that the client left."""
+    from starlette.responses import StreamingResponse
+
+    feed = AsyncFeed(Source(EVENTS[0], 5.0))
+
+    async def main() -> None:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            while len(sent) < sends:
+                await anyio.sleep(0)
+            return {"type": "http.disconnect"}
+
+        response = StreamingResponse(sse_fast.relay(feed))
+        await response({"type": "http", "method": "GET"}, receive, send)
+        del response
+        with anyio.fail_after(5):
+            while not feed.closed:
+                await anyio.sleep(0.001)
+        assert len(sent) <= 2
+
+    anyio.run(main, backend=backend)
 
 
 @backends

@@ -24,14 +24,25 @@ from tests.support.relaying import (
     downstream,
     receive_until,
     relay_threads,
+    serve_aiohttp,
     serve_app,
+    serve_wsgi,
     wait_until,
 )
 from tests.support.scripted_server import Play, Request, Stage, serve_stage, stream
 
-FASTAPI, STARLETTE, SYNC, GENERATOR = blocks("docs/guides/relaying.md", "python")
+FASTAPI, STARLETTE, AIOHTTP, WSGI, SYNC, GENERATOR = blocks("docs/guides/relaying.md", "python")
 POLICY = sse_fast.ReconnectPolicy(min_delay=0, initial_delay=0.01, max_delay=0.01)
-ENDPOINTS = {"FastAPI": FASTAPI, "FastAPI without async": SYNC}
+ENDPOINTS = {
+    "FastAPI": FASTAPI,
+    "FastAPI without async": SYNC,
+    "aiohttp": AIOHTTP,
+    "WSGI": WSGI,
+}
+SERVERS: dict[str, Any] = {"aiohttp": serve_aiohttp, "WSGI": serve_wsgi}
+SOME_ENDPOINTS = [
+    pytest.param(name, marks=[pytest.mark.matrix] if name in SERVERS else []) for name in ENDPOINTS
+]
 
 
 @contextmanager
@@ -44,7 +55,7 @@ def relaying(name: str, stage: Stage, heartbeat: float = 0.05) -> Iterator[AppSe
     code, count = re.subn(r'EventSource\(\s*"', 'EventSource(policy=POLICY, url="', code)
     assert count == 1
     app = block._replace(code=code).run(stage.origin, POLICY=POLICY)["app"]
-    with serve_app(app) as server:
+    with SERVERS.get(name, serve_app)(app) as server:
         tasks, before = server.tasks(), descriptors()
         yield server
         assert wait_until(lambda: stage.open == 0), "an upstream connection is left"
@@ -76,7 +87,16 @@ def test_endpoint_client_leaves_in_a_wait(name: str, no_gc: None) -> None:
             assert wait_until(lambda: stage.open == 0)
 
 
-@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("name", SOME_ENDPOINTS)
+def test_endpoint_client_leaves_before_an_event(name: str, no_gc: None) -> None:
+    plays = lambda *_: Play(body=[], framing="chunked", end="hang")  # noqa: E731
+    with serve_stage(plays) as stage, relaying(name, stage) as server:
+        with downstream(server.origin, "/events"):
+            assert wait_until(lambda: stage.open == 1)
+        assert wait_until(lambda: stage.open == 0)
+
+
+@pytest.mark.parametrize("name", SOME_ENDPOINTS)
 def test_endpoint_client_leaves_during_send(name: str, no_gc: None) -> None:
     """The client reads nothing, until neither the server nor the upstream can send."""
     flood = [b"data: %b\n\n" % (b"x" * 2**20)] * 24
@@ -116,7 +136,7 @@ class Restarting:
         return stream(head, *events)
 
 
-@pytest.mark.parametrize("name", ENDPOINTS)
+@pytest.mark.parametrize("name", SOME_ENDPOINTS)
 def test_endpoint_upstream_dies_and_comes_back(name: str) -> None:
     """No event is lost or comes twice, and comments fill the pauses."""
     last = 20
@@ -292,6 +312,38 @@ def check_relayed(received: list[bytes], stage: Stage) -> None:
         b"id: 1\ndata: b\n\n",
     ]
     assert len(stage.requests) == 1
+    assert wait_until(lambda: stage.open == 0)
+
+
+def test_sync_relay_over_library_closed_in_a_wait(opener: Any, stage: Stage) -> None:
+    """Its thread is woken, and closes the connection."""
+    stage.plays = [Play(body=[b"data: a\n\n"], framing="chunked", end="hang")]
+    with opener(stage.url) as response:
+        relayed = sse_fast.relay(sse_fast.iter_events(response), heartbeat=0.02)
+        while next(relayed) != b"data: a\n\n":
+            pass
+        assert next(relayed) == b":\n\n"
+        relayed.close()
+        assert wait_until(lambda: relay_threads() == 0)
+    assert wait_until(lambda: stage.open == 0)
+
+
+def test_sync_relay_of_a_generator_ends_with_its_stream(stage: Stage) -> None:
+    """Nothing else can wake a generator that waits for a quiet stream."""
+    stage.plays = [Play(body=[b"data: a\n\n"], framing="chunked", end="hang")]
+    source = sse_fast.EventSource(stage.url)
+
+    def read() -> Iterator[sse_fast.Event[str]]:
+        with source as events:
+            yield from events
+
+    relayed = sse_fast.relay(read(), heartbeat=0.02)
+    while next(relayed) != b"data: a\n\n":
+        pass
+    assert next(relayed) == b":\n\n"
+    relayed.close()
+    source.close()
+    assert wait_until(lambda: relay_threads() == 0)
     assert wait_until(lambda: stage.open == 0)
 
 

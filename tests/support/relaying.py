@@ -1,17 +1,21 @@
-"""An ASGI application under uvicorn in a thread, whose tasks and descriptors can be counted."""
+"""Applications under servers in a thread, whose tasks and descriptors can be counted."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import uvicorn
+from aiohttp import web
 
 LIMIT = 8.0
 
@@ -54,6 +58,63 @@ def serve_app(app: Any, **options: Any) -> Iterator[AppServer]:
             server.should_exit = True
             thread.join(LIMIT)
             assert not thread.is_alive()
+
+
+@contextmanager
+def serve_aiohttp(app: web.Application) -> Iterator[AppServer]:
+    """Serve an application of aiohttp."""
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(app, access_log=None)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(start(), loop).result(LIMIT)
+        yield AppServer(f"http://127.0.0.1:{runner.addresses[0][1]}", loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(LIMIT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(LIMIT)
+        loop.close()
+
+
+class _WsgiServer(ThreadingMixIn, WSGIServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report no client that left."""
+
+
+class _WsgiHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def get_stderr(self) -> Any:
+        return io.StringIO()
+
+
+class WsgiAppServer(AppServer):
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+
+    def tasks(self) -> int:
+        return 0
+
+
+@contextmanager
+def serve_wsgi(app: Any) -> Iterator[AppServer]:
+    """Serve an application of WSGI, each request in a thread."""
+    make: Any = make_server
+    with make("127.0.0.1", 0, app, _WsgiServer, _WsgiHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield WsgiAppServer(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join(LIMIT)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> bool:
