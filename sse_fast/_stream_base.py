@@ -588,7 +588,10 @@ class StreamBase(Generic[T]):
     def _raise_if_expired(self, error: Exception | None = None) -> None:
         """Raise the error of a time limit if that limit ended the read."""
         watch = self._watch
-        if watch is not None and watch.has_expired and self.end_reason is None:
+        if watch is None or self.end_reason is not None:
+            return
+        # The read timeout of a library may be as short, and come first.
+        if watch.has_expired or (_is_timeout(error) and watch.seconds_left() == 0):
             self._fail(watch.error(), error)
 
     def _on_source_end(self) -> None:
@@ -668,12 +671,20 @@ class StreamBase(Generic[T]):
 
 def _wrap_error(error: Exception) -> TransportError:
     """Make a `TransportError` of an error of the source."""
-    # Some libraries wrap a timeout in an error whose name does not say so.
-    chain = (error, error.__cause__, own_context(error))
-    names = {cls.__name__ for each in chain for cls in type(each).__mro__}
-    kind = StreamTimeout if any("Timeout" in name for name in names) else TransportError
     # The text of the original may contain a query or a header, so it stays in __cause__.
-    return kind(f"Reading the stream failed: {type(error).__name__}")
+    name = type(error).__name__
+    if _is_timeout(error):
+        return StreamTimeout(
+            f"Reading the stream failed: no byte arrived in time ({name}): increase idle_timeout, or "
+            "the read timeout of your client, if the server may be silent for longer"
+        )
+    return TransportError(f"Reading the stream failed: {name}")
+
+
+def _is_timeout(error: Exception | None) -> bool:
+    # Some libraries wrap a timeout in an error whose name does not say so.
+    chain = () if error is None else (error, error.__cause__, own_context(error))
+    return any("Timeout" in cls.__name__ for each in chain for cls in type(each).__mro__)
 
 
 def _as_bytes(chunk: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from itertools import chain, repeat
@@ -222,3 +223,13 @@ def test_event_timeout_restarts_with_each_event(way: Way) -> None:
         outcome = way.read(stage.url, policy=ReconnectPolicy.never(), event_timeout=TIMEOUT)
     assert outcome.error is None
     assert len(outcome.events) == 6
+
+
+@pytest.mark.parametrize("option", ["event_timeout", "idle_timeout"])
+def test_timeout_names_the_setting_that_ended_it(way: Way, stage: Stage, option: str) -> None:
+    """The read timeout of a library comes first, or ours."""
+    stage.plays = [Play(body=[EVENT], end="hang")]
+    options: dict[str, Any] = {option: TIMEOUT}
+    outcome = way.read(stage.url, policy=ReconnectPolicy.never(), **options)
+    assert isinstance(outcome.error, StreamTimeout)
+    assert re.search(f"(raise|increase) {option}", str(outcome.error))
