@@ -246,7 +246,7 @@ class _Connection:
 
     async def wait_for_loss(self) -> Exception | None:
         """Return why the connection was lost, for example an alert of TLS; None: not told."""
-        await asyncio.wait({self._lost}, timeout=0.1)
+        await asyncio.wait({self._lost}, timeout=1.0)
         return self._error
 
     def abandon(self) -> None:

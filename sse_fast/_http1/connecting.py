@@ -91,11 +91,21 @@ def server_name(request: Message) -> str:
 
 
 def tls_context(context: ssl.SSLContext | None) -> ssl.SSLContext:
-    """Return the caller's context, or one that trusts the authorities of the system."""
+    """Return the caller's context, or one that trusts the authorities of the system.
+
+    Raises:
+        SSEError: a file that a variable of the environment names cannot be used.
+    """
     if context is not None:
         return context
-    # A change of these variables makes a new context.
-    return _default_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    try:
+        # A change of these variables makes a new context.
+        return _default_tls(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    except OSError as error:
+        raise SSEError(
+            f"The TLS context cannot be made ({type(error).__name__}, see __cause__): check "
+            "SSLKEYLOGFILE, SSL_CERT_FILE and SSL_CERT_DIR in the environment, or pass ssl_context"
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -133,6 +143,8 @@ def connection_error(phase: str, request: Message, error: Exception) -> Transpor
     refused = classify_tls_error(error)
     if refused == "protocol":
         reason = f"{NO_TLS} ({reason})"
+    elif refused == "certificate":
+        reason += _find_missing_authorities()
     failure = kind(
         f"No {failed} {redact_url(request.url)}: {reason}",
         phase=phase,
@@ -140,6 +152,16 @@ def connection_error(phase: str, request: Message, error: Exception) -> Transpor
     )
     failure.permanent = refused != ""
     return failure
+
+
+def _find_missing_authorities() -> str:
+    """Return the end of a message that tells of a missing file of authorities, or ""."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name)
+        # OpenSSL ignores such a path.
+        if path and not os.path.exists(path):
+            return f"; {name} in the environment names a path that does not exist"
+    return ""
 
 
 def idle_error(seconds: float, phase: str) -> StreamTimeout:

@@ -5,6 +5,7 @@ Each library tells it by an error of its own, mostly by the text of one that it 
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,7 +63,7 @@ def wrap_connection_error(
     if setting:
         # Another attempt would find the same file.
         return SSEError(
-            f"A certificate file of the client cannot be used ({type(layers[-1]).__name__}, see "
+            f"A TLS file of the client cannot be used ({type(layers[-1]).__name__}, see "
             f"__cause__): check {setting}"
         )
     status = _find_proxy_status(layers)
@@ -95,6 +96,8 @@ def _find_bad_setting(url: str, layers: list[BaseException], settings: Certifica
     is_tls = url.startswith("https:") and "NewConnectionError" not in names
     for each in layers:
         if is_tls and each is not layers[0] and isinstance(each, _FILE_ERRORS):
+            if each.filename is not None and each.filename == os.environ.get("SSLKEYLOGFILE"):
+                return "SSLKEYLOGFILE in the environment"
             # urllib3 wraps errors of `load_verify_locations` in one of its own.
             return settings.authorities if "SSLError" in names else settings.certificate
         if type(each) is OSError or "SSLError" in type(each).__name__:

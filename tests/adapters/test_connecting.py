@@ -17,8 +17,9 @@ import urllib3
 
 import sse_fast
 from sse_fast import EventSource, ReconnectPolicy, SSEError, TransportError
+from sse_fast._http1 import connecting
 from tests.support.clients import HTTPX
-from tests.support.eventsources import LIBRARIES, SOURCES, Way, way_params
+from tests.support.eventsources import LIBRARIES, OURS, SOURCES, Way, way_params
 from tests.support.scripted_server import Play, Stage, serve_stage
 from tests.support.server import nobody
 
@@ -195,6 +196,36 @@ def test_unusable_certificate_is_raised(
             assert attempts == 1
             assert not isinstance(error, TransportError)
             assert f"check {setting}" in str(error)
+
+
+def test_unusable_key_log_is_raised(
+    tls_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without a client: by our own transport, sync and asyncio."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "missing" / "keys"))
+    connecting._default_tls.cache_clear()
+    with requests.Session() as session, urllib3.PoolManager() as pool:
+        for client in (session, pool, None):
+            error, attempts = ask(client, tls_stage.url)
+            assert attempts == 1
+            assert not isinstance(error, TransportError)
+            assert "check SSLKEYLOGFILE" in str(error)
+            assert error.__cause__ is not None
+    error = SOURCES["sse_fast asyncio"].read(tls_stage.url, policy=FAST).error
+    assert isinstance(error, SSEError)
+    assert "check SSLKEYLOGFILE" in str(error)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_missing_authorities_of_environment_are_named(
+    tls_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, str(tmp_path / "missing"))
+    for way in OURS:
+        error = way.read(tls_stage.url, policy=FAST).error
+        assert isinstance(error, TransportError)
+        assert error.permanent
+        assert str(error).endswith(f"{name} in the environment names a path that does not exist")
 
 
 def test_file_error_of_hook_is_raised_unchanged(stage: Stage, tmp_path: Path) -> None:
