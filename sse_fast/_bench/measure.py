@@ -227,10 +227,15 @@ def least(
 
 @contextmanager
 def quiet_heap() -> Iterator[None]:
-    """Keep the cycle collector from traversing objects that existed before the measurement."""
+    """Keep the cycle collector from traversing objects that existed before the measurement.
+
+    If the program had frozen objects, all stay frozen: they cannot be told apart.
+    """
+    was_frozen = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
