@@ -232,6 +232,7 @@ class _Exchange:
         self.owners = owners
         # The numbers of the reads to do, each possibly several times; None to end.
         self.wanted: SimpleQueue[int | None] = SimpleQueue()
+        self.latest_wanted = -1
         # Gets an item when there is a result, and at the end.
         self.changed: SimpleQueue[None] = SimpleQueue()
         self.outcome: Outcome[Event[Any]] | None = None
@@ -272,8 +273,9 @@ class _Exchange:
     def wait(self, number: int, seconds: float | None) -> None:
         """Wait for the result of a read, for at most some seconds, or until the relay closes."""
         start_thread(self.pending, "sse_fast relay")
-        if self.outcome is None:
+        if self.latest_wanted != number:
             self.wanted.put(number)
+            self.latest_wanted = number
         deadline = None if seconds is None else time.monotonic() + seconds
         with suppress(Empty):
             while self.outcome is None and not self.is_closed:

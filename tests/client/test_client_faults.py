@@ -14,7 +14,7 @@ import pytest
 from typing_extensions import Self
 
 import sse_fast
-from sse_fast import AsyncEventSource, EventSource, SSEError
+from sse_fast import AsyncEventSource, EventSource, SSEError, _background
 from sse_fast._client import base
 from tests.support.clients import LIMIT, UNREAD_UNDER_TRIO
 from tests.support.scripted_server import Play, Request, Stage, serve_stage, stream
@@ -27,7 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-FOLDER = str(Path(base.__file__).parent)
+# The code of the client, and of the threads and tasks that send its requests.
+TRACED = (str(Path(base.__file__).parent), _background.__file__)
 LAST = 6
 
 
@@ -55,7 +56,7 @@ def play_rest(number: int, request: Request) -> Play:
 
 def is_finalizing(frame: FrameType | None) -> bool:
     """Return whether the frame belongs to a finalizer, whose exceptions Python only prints."""
-    while frame is not None and frame.f_code.co_filename.startswith(FOLDER):
+    while frame is not None and frame.f_code.co_filename.startswith(TRACED):
         if frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
@@ -71,7 +72,7 @@ class Fault:
         self.was_raised = False
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDER):
+        if not frame.f_code.co_filename.startswith(TRACED):
             return None
         if event == "line" and not self.was_raised and not is_finalizing(frame):
             self._left -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import re
 import socket
 import threading
@@ -62,17 +61,6 @@ def relaying(name: str, stage: Stage, heartbeat: float = 0.05) -> Iterator[AppSe
         assert wait_until(lambda: server.tasks() == tasks), "a task is left"
         assert wait_until(lambda: relay_threads() == 0), "a thread is left"
         assert wait_until(lambda: descriptors() <= before), "a descriptor is left"
-
-
-@pytest.fixture
-def no_gc() -> Iterator[None]:
-    """Everything has to be released by reference counting."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)

@@ -1,4 +1,4 @@
-"""Applications under servers in a thread, whose tasks and descriptors can be counted."""
+"""Sources of events for relays; and applications under servers in a thread."""
 
 from __future__ import annotations
 
@@ -8,16 +8,62 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import anyio
 import uvicorn
 from aiohttp import web
 
+from sse_fast import Event
+
 LIMIT = 8.0
+EVENTS = [Event("tick", "1", "7", 250), Event("message", "2\n3", "7"), Event("message", "", "8")]
+QUIET = b":\n\n"
+
+
+class Source:
+    """Events, pauses in seconds, and an exception; with a note of what happened to it."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+        self.asked = 0
+        self.closed = False
+
+    def read(self) -> Iterator[Event[Any]]:
+        try:
+            for item in self.items:
+                if isinstance(item, float):
+                    time.sleep(item)
+                    continue
+                if isinstance(item, threading.Event):
+                    item.wait(10)
+                    continue
+                self.asked += 1
+                if isinstance(item, (BaseException, type)):
+                    raise item
+                yield item
+        finally:
+            self.closed = True
+
+    async def aread(self) -> AsyncIterator[Event[Any]]:
+        try:
+            for item in self.items:
+                if isinstance(item, float):
+                    await anyio.sleep(item)
+                    continue
+                self.asked += 1
+                if isinstance(item, (BaseException, type)):
+                    raise item
+                yield item
+        finally:
+            # A source that needs a moment to close.
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.001)
+            self.closed = True
 
 
 class AppServer:
