@@ -675,8 +675,8 @@ def _wrap_error(error: Exception) -> TransportError:
     name = type(error).__name__
     if _is_timeout(error):
         return StreamTimeout(
-            f"Reading the stream failed: no byte arrived in time ({name}): increase idle_timeout, or "
-            "the read timeout of your client, if the server may be silent for longer"
+            f"Reading the stream failed: no byte arrived in time ({name}): increase idle_timeout, "
+            "or the read timeout of your client, if the server may be silent for longer"
         )
     return TransportError(f"Reading the stream failed: {name}")
 
