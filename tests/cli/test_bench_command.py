@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import rcParams
-from matplotlib.image import imread
 
 import sse_fast
-from sse_fast._bench import floor, javascript, machine, measure, plot, streams
+from sse_fast._bench import floor, javascript, machine, measure, streams
 from sse_fast._bench.measure import FLOOR, Cell
 from sse_fast._bench.rivals import RIVALS, Events, Rival
 from sse_fast._cli import bench, main
@@ -278,6 +276,8 @@ def test_json_has_all_measurements(node: list[Any], capsys: pytest.CaptureFixtur
 
 
 def test_plot_png_is_opaque() -> None:
+    from matplotlib.image import imread
+
     assert run("--plot", "p.png", "--streams", "c", "d") == 0
     pixels = imread("p.png")
     height, width, _ = pixels.shape
@@ -292,6 +292,10 @@ def test_plot_png_is_opaque() -> None:
 
 
 def test_plot_svg_is_reproducible(node: list[Any]) -> None:
+    from matplotlib import rcParams
+
+    from sse_fast._bench import plot
+
     settings = dict(rcParams)
     cells = [
         Cell(
@@ -337,6 +341,8 @@ def test_plot_file_is_small() -> None:
 
 
 def test_plot_without_any_number() -> None:
+    from sse_fast._bench import plot
+
     cells = [Cell("a", "whole", 1, 1, {}, {"sse_fast": "event 1"})]
     plot.draw(Path("p.svg"), cells, {"sse_fast": "sse_fast 1"}, {"a": "any"}, [])
     assert "Nanoseconds" in Path("p.svg").read_text()

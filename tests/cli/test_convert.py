@@ -11,9 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
-import duckdb
-import pandas
-import polars
 import pyarrow
 import pyarrow.csv
 import pyarrow.ipc
@@ -95,6 +92,8 @@ def test_suffix_or_format_option_selects_format(mixed_capture: str, output: str,
 
 
 def test_polars_reads_outputs(mixed_capture: str) -> None:
+    import polars
+
     for suffix in FORMATS:
         run(mixed_capture, "-o", f"out.{suffix}")
     for frame in (
@@ -110,6 +109,8 @@ def test_polars_reads_outputs(mixed_capture: str) -> None:
 
 
 def test_duckdb_reads_outputs(mixed_capture: str) -> None:
+    import duckdb
+
     for suffix in FORMATS:
         run(mixed_capture, "-o", f"out.{suffix}")
     with duckdb.connect() as connection:
@@ -120,6 +121,8 @@ def test_duckdb_reads_outputs(mixed_capture: str) -> None:
 
 
 def test_pandas_reads_outputs(mixed_capture: str) -> None:
+    import pandas
+
     for suffix in FORMATS:
         run(mixed_capture, "-o", f"out.{suffix}")
     for frame in (
@@ -186,6 +189,8 @@ def test_capture_without_events_gives_empty_output(
 @ONE
 def test_more_types_than_a_dictionary_keeps(suffix: str) -> None:
     """The dictionary grows from batch to batch, and begins anew twice within one file."""
+    import polars
+
     names = [f"type {number}" for number in range(140_000)]
     dice = random.Random(0)
     order = [*names, *dice.choices(names, k=10_000)]

@@ -13,11 +13,11 @@ import pytest
 from sse_fast import compat
 from sse_fast.compat import UnknownLayout, install, uninstall
 from tests.support.installing import (
-    OWNERS,
     TWO,
     Before,
     changed,
     find,
+    owners_of,
     replaced,
     run_concurrently,
     snapshot,
@@ -157,7 +157,7 @@ def test_install_over_foreign_patch_is_refused(
     for name in INSTALLED:
         path, attribute = next(iter(sorted(replaced(name))))
         with monkeypatch.context() as patch:
-            patch.setattr(OWNERS[name][path], attribute, len)
+            patch.setattr(owners_of(name)[path], attribute, len)
             now = snapshot()
             with pytest.raises(UnknownLayout, match=rf"{attribute}\b.*( replaced by |, found )"):
                 install(name)

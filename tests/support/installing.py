@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -48,13 +49,14 @@ def find(path: str) -> Any:
         return getattr(import_module(module), name)
 
 
-def _owners(name: str) -> dict[str, Any]:
+@cache
+def owners_of(name: str) -> dict[str, Any]:
+    """Return the owners of a library's replaced parts, as they were when first asked for.
+
+    The libraries take seconds to import, which workers without these tests need not spend.
+    """
     found = {path: find(path) for path in REPLACED[name]}
     return {path: owner for path, owner in found.items() if owner is not None}
-
-
-# Looked up once, before a test changes them.
-OWNERS = {name: _owners(name) for name in INSTALLED}
 
 
 def snapshot(*names: str) -> Before:
@@ -62,7 +64,7 @@ def snapshot(*names: str) -> Before:
     return {
         (path, attribute): value
         for name in names or INSTALLED
-        for path, owner in OWNERS[name].items()
+        for path, owner in owners_of(name).items()
         for attribute, value in vars(owner).items()
         # The module `warnings` writes to this attribute.
         if attribute != "__warningregistry__"
@@ -85,7 +87,7 @@ def replaced(*names: str) -> set[tuple[str, str]]:
     return {
         (path, attribute)
         for name in names
-        for path in OWNERS[name]
+        for path in owners_of(name)
         for attribute in REPLACED[name][path]
     }
 
@@ -100,7 +102,7 @@ def before() -> Iterator[Before]:
     compat._installed.clear()
     for (path, attribute), value in found.items():
         if (path, attribute) in left:
-            owner = next(each[path] for each in OWNERS.values() if path in each)
+            owner = next(each[path] for each in map(owners_of, INSTALLED) if path in each)
             setattr(owner, attribute, value)
     assert not left
 
