@@ -28,7 +28,7 @@ from sse_fast._client.state import (
 from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
-from sse_fast._interrupts import IgnoredErrors
+from sse_fast._interrupts import IgnoredErrors, find_handler_error
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
 from sse_fast._wake import drain
@@ -434,7 +434,9 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 self._kept_event = stream.next_event(left)
             except StreamTimeout:
                 raise
-            except TimeoutError:
+            except TimeoutError as error:
+                if find_handler_error(error) is not None:
+                    raise
                 raise WaitGivenUp from None
         if self._kept_event is None:
             raise ConnectionEnded

@@ -20,6 +20,7 @@ from sse_fast._http1.connecting import (
     tls_context,
 )
 from sse_fast._http1.exchange import Exchange
+from sse_fast._interrupts import find_handler_error
 from sse_fast._source import READ_SIZE, Response, Source
 from sse_fast._wake import make_waker, protect_read
 
@@ -168,7 +169,7 @@ class _Body(Iterator[bytes]):
             try:
                 self._receive()
             except TimeoutError as error:
-                if timeout is None or _is_of_tcp(error):
+                if timeout is None or _is_of_others(error):
                     raise
                 raise head_error(timeout, self._exchange.has_begun) from error
         self._sock.settimeout(timeout)
@@ -185,7 +186,7 @@ class _Body(Iterator[bytes]):
             try:
                 self._receive()
             except TimeoutError as error:
-                if self._timeout is None or _is_of_tcp(error):
+                if self._timeout is None or _is_of_others(error):
                     raise
                 raise idle_error(self._timeout, "body") from error
             piece = self._next_piece()
@@ -209,6 +210,8 @@ class _Body(Iterator[bytes]):
                     self._receive_within(left)
                     left = min(deadline - time.monotonic(), left)
             except Exception as error:
+                if find_handler_error(error) is not None:
+                    raise
                 self._ahead = _without_frames(error)
         return True
 
@@ -221,7 +224,7 @@ class _Body(Iterator[bytes]):
         try:
             self._receive()
         except TimeoutError as error:
-            if _is_of_tcp(error):
+            if _is_of_others(error):
                 raise
             self._idle += time.monotonic() - began
             if self._timeout is not None and self._idle >= self._timeout:
@@ -250,9 +253,9 @@ class _Body(Iterator[bytes]):
             self._exchange.ended()
 
 
-def _is_of_tcp(error: TimeoutError) -> bool:
-    """Whether TCP keepalive found the peer gone, which is not the timeout of the socket."""
-    return error.errno is not None
+def _is_of_others(error: TimeoutError) -> bool:
+    """Whether TCP keepalive, or a signal handler, has raised it instead of the socket's timeout."""
+    return error.errno is not None or find_handler_error(error) is not None
 
 
 def _without_frames(error: Exception) -> Exception:

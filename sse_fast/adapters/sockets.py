@@ -14,6 +14,7 @@ from typing import Any
 
 from sse_fast._errors import SSEError
 from sse_fast._http1 import aopen_stream, open_stream
+from sse_fast._interrupts import find_handler_error
 from sse_fast._source import READ_SIZE, Source
 from sse_fast._wake import is_tls_socket, protect_read, wait_readable
 
@@ -83,11 +84,11 @@ class _Chunks(Iterator[bytes], AsyncIterator[bytes]):
         sock.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
             self._received.append(self._receive(READ_SIZE))
-        except TimeoutError as error:
-            if error.errno is None:
-                return False
-            self._received.append(error)
         except Exception as error:
+            if find_handler_error(error) is not None:
+                raise
+            if isinstance(error, TimeoutError) and error.errno is None:
+                return False
             self._received.append(error)
         finally:
             sock.settimeout(timeout)

@@ -80,11 +80,14 @@ def numbers(first: int, last: int) -> list[int]:
 
 
 @contextmanager
-def _interrupt(condition: Callable[[], object]) -> Iterator[None]:
-    """Interrupt a blocking wait by a signal, whose handler raises KeyboardInterrupt."""
+def interrupt(
+    condition: Callable[[], object] = lambda: True,
+    error: type[BaseException] = KeyboardInterrupt,
+) -> Iterator[None]:
+    """Interrupt a blocking wait by a signal, whose handler raises `error`."""
 
     def fire(*_: Any) -> None:
-        raise KeyboardInterrupt
+        raise error
 
     def work() -> None:
         wait_until(condition)
@@ -97,7 +100,7 @@ def _interrupt(condition: Callable[[], object]) -> Iterator[None]:
     try:
         thread.start()
         yield
-    except KeyboardInterrupt:
+    except error:
         return
     else:
         pytest.fail("the block was not interrupted")
@@ -115,7 +118,7 @@ async def interrupt_wait(
     A blocking way is interrupted by a signal, an async one is cancelled.
     """
     if not way.is_async:
-        with _interrupt(condition):
+        with interrupt(condition):
             yield
         return
 
