@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._background import select_backend
 from sse_fast._core.parser import Event
+from sse_fast._seconds import check_seconds
 from sse_fast._source import qualified_type_name
 from sse_fast._wake import get_running_trio
 
@@ -57,15 +58,10 @@ def relay(
 
     Raises:
         TypeError: `events` is not an iterator of events.
-        ValueError: `heartbeat` is not positive.
+        ValueError: `heartbeat` is not above 0, or too large for a clock.
     """
     if heartbeat is not None:
-        if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)):
-            raise TypeError(
-                f"Expected heartbeat in seconds or None, got {qualified_type_name(heartbeat)}"
-            )
-        if not heartbeat > 0:
-            raise ValueError("heartbeat must be positive: pass None for a relay without comments")
+        check_seconds(heartbeat, "heartbeat", or_zero=False)
     if isinstance(events, AsyncIterable):
         return AsyncRelay(events, heartbeat)
     if isinstance(events, Iterable) and not isinstance(events, (str, bytes, bytearray)):

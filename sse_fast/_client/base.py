@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 from sse_fast._check import rejection_reason
 from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
-from sse_fast._errors import MAX_SECONDS, ResponseError, SSEError
+from sse_fast._errors import ResponseError, SSEError
 from sse_fast._interrupts import find_handler_error
 from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
+from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import redact_url
 from sse_fast._watch import Watch
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sse_fast._check import check_response
 from sse_fast._client.base import ClientBase
 from sse_fast._client.jobs import ThreadJob
-from sse_fast._client.options import check_seconds, refuse_async
+from sse_fast._client.options import refuse_async
 from sse_fast._client.state import (
     ConnectionEnded,
     Opening,
@@ -29,6 +29,7 @@ from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
 from sse_fast._interrupts import IgnoredErrors, find_handler_error
+from sse_fast._seconds import check_seconds
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
 from sse_fast._wake import drain
