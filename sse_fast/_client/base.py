@@ -12,6 +12,7 @@ stores its result before the next one begins. A wait that is given up leaves its
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
@@ -29,6 +30,7 @@ from sse_fast._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import FrameType
 
     from typing_extensions import TypeVar
 
@@ -123,6 +125,11 @@ class ClientBase(LosingClient[T]):
         # The flag is not reliable if an exception came while it was cleared.
         reader = self._reader()
         if self._is_reading and reader is not None and _is_active(reader):
+            if _has_called_us(reader):
+                raise RuntimeError(
+                    "This source is being read already, by the call that runs this callback: let "
+                    "the callback return first"
+                )
             raise RuntimeError(
                 "Another thread or task is reading this source: use one source for each reader"
             )
@@ -355,6 +362,14 @@ class ClientBase(LosingClient[T]):
 def _is_active(coroutine: Coroutine[Any, Any, Any]) -> bool:
     """Return whether the coroutine runs or waits."""
     return inspect.getcoroutinestate(coroutine) in (inspect.CORO_RUNNING, inspect.CORO_SUSPENDED)
+
+
+def _has_called_us(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """Return whether the coroutine is one of the callers of this function."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not coroutine.cr_frame:  # type: ignore[attr-defined]
+        frame = frame.f_back
+    return frame is not None
 
 
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:
