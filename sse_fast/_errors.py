@@ -21,6 +21,8 @@ import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
+from sse_fast._seconds import check_seconds
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -35,9 +37,6 @@ __all__ = [
     "StreamTimeout",
     "TransportError",
 ]
-
-MAX_SECONDS = 1e9
-"""Upper bound of every duration: some thirty years, which any clock can represent."""
 
 
 class SSEError(Exception):
@@ -247,8 +246,8 @@ class RetriableError(SSEError):
     delay: float | None
 
     def __init__(self, *args: object, delay: float | None = None) -> None:
-        if delay is not None and not 0 <= delay < MAX_SECONDS:
-            raise ValueError(f"Invalid delay {delay!r}: pass seconds from 0 to below 1e9, or None")
+        if delay is not None:
+            check_seconds(delay, "delay")
         super().__init__(*args)
         self.delay = delay
 

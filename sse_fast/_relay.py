@@ -27,7 +27,7 @@ from sse_fast._background import (
 )
 from sse_fast._core.options import encode_comment
 from sse_fast._core.parser import Event
-from sse_fast._errors import MAX_SECONDS
+from sse_fast._seconds import check_seconds
 from sse_fast._source import qualified_type_name
 
 if TYPE_CHECKING:
@@ -73,18 +73,10 @@ def relay(
 
     Raises:
         TypeError: `events` is not an iterator of events.
-        ValueError: `heartbeat` is not positive, or 1e9 or more.
+        ValueError: `heartbeat` is not above 0, or too large for a clock.
     """
     if heartbeat is not None:
-        if isinstance(heartbeat, bool) or not isinstance(heartbeat, (int, float)):
-            raise TypeError(
-                f"Expected heartbeat in seconds or None, got {qualified_type_name(heartbeat)}"
-            )
-        if not 0 < heartbeat < MAX_SECONDS:
-            raise ValueError(
-                "heartbeat must be positive and below 1e9 seconds: pass None for a relay without "
-                "comments"
-            )
+        check_seconds(heartbeat, "heartbeat", or_zero=False)
     if isinstance(events, AsyncIterable):
         return AsyncRelay(events, heartbeat)
     if isinstance(events, Iterable) and not isinstance(events, (str, bytes, bytearray)):

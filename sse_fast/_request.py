@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
 
-from sse_fast._errors import MAX_SECONDS
 from sse_fast._hosts import normalize_address, normalize_host
 
 if TYPE_CHECKING:
@@ -178,17 +177,6 @@ def _remove_dot_segments(path: str) -> str:
     if dots in (".", ".."):
         kept.append("")
     return "/" + "/".join(kept)
-
-
-def check_timeouts(**timeouts: float | None) -> None:
-    """Check timeouts in seconds, given by their names; None means no limit.
-
-    Raises:
-        ValueError: a timeout is not above 0, or too large for a clock.
-    """
-    for name, value in timeouts.items():
-        if value is not None and not 0 < value < MAX_SECONDS:
-            raise ValueError(f"Expected {name} to be a number of seconds above 0, got {value!r}")
 
 
 def strip_userinfo(url: str) -> str:

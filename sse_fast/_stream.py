@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from sse_fast._background import KeptReads, close_later
 from sse_fast._core.parser import ACCELERATED
 from sse_fast._interrupts import IgnoredErrors, make_marks, read_chunk, was_cut_short
+from sse_fast._seconds import check_seconds
 from sse_fast._stream_base import Comments, EndReason, StreamBase, make_parser
 from sse_fast._wake import Limit, adrain, await_within, drain
 
@@ -183,6 +184,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         """
         if timeout is None:
             return next(self, None)
+        check_seconds(timeout, "timeout")
         if self._wait is None:
             raise TypeError(
                 "This source cannot wait for a limited time: call next_event() without timeout, "
@@ -484,6 +486,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         """
         try:
             if timeout is not None:
+                check_seconds(timeout, "timeout")
                 await self._fill_within(timeout)
             return await self.__anext__()
         except StopAsyncIteration:

@@ -350,8 +350,8 @@ class StreamBase(Generic[T]):
             return False
         if self._in_callback:
             raise RuntimeError(
-                "A callback of this stream asked it for the next event: let the callback return "
-                "first"
+                "This stream is being read already, by the call that runs this callback: let the "
+                "callback return first"
             )
         # A signal handler may have raised after the latest feed.
         if self._caught is not None:
@@ -542,7 +542,7 @@ class StreamBase(Generic[T]):
     def _arrange(self, events: list[Event[T]]) -> None:
         """Make the events the batch, or the parts between the comments if there are any."""
         if self._watch is not None:
-            self._watch.see(events)
+            self._run_callback(self._watch.see, events)
         comments = self._comments
         if comments is None or not comments.collected:
             self._batch = events

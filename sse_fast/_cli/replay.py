@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeAlias
 from sse_fast._cli import _timing_index
 from sse_fast._cli._common import say
 from sse_fast._cli._server import Handler, Server
-from sse_fast._errors import MAX_SECONDS
+from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import READ_SIZE
 
 Pieces: TypeAlias = Iterator[tuple[float, bytes]]

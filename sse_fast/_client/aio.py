@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sse_fast._background import Task, close_later, find_loop
 from sse_fast._check import acheck_response
 from sse_fast._client.base import ClientBase
-from sse_fast._client.options import check_seconds
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
 from sse_fast._client.stats import AsyncCountedChunks
 from sse_fast._errors import StreamTimeout, TransportError
 from sse_fast._interrupts import IgnoredErrors
+from sse_fast._seconds import check_seconds
 from sse_fast._source import as_async, redact_url
 from sse_fast._stream import AsyncEventStream, EndReason
 from sse_fast._wake import adrain

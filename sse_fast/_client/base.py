@@ -12,6 +12,7 @@ stores its result before the next one begins. A wait that is given up leaves its
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,14 +21,16 @@ from typing import TYPE_CHECKING, Any, cast
 from sse_fast._check import rejection_reason
 from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
-from sse_fast._errors import MAX_SECONDS, ResponseError, SSEError
+from sse_fast._errors import ResponseError, SSEError
 from sse_fast._interrupts import find_handler_error
 from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
+from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import redact_url
 from sse_fast._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import FrameType
 
     from typing_extensions import TypeVar
 
@@ -122,6 +125,11 @@ class ClientBase(LosingClient[T]):
         # The flag is not reliable if an exception came while it was cleared.
         reader = self._reader()
         if self._is_reading and reader is not None and _is_active(reader):
+            if _has_called_us(reader):
+                raise RuntimeError(
+                    "This source is being read already, by the call that runs this callback: let "
+                    "the callback return first"
+                )
             raise RuntimeError(
                 "Another thread or task is reading this source: use one source for each reader"
             )
@@ -355,6 +363,14 @@ class ClientBase(LosingClient[T]):
 def _is_active(coroutine: Coroutine[Any, Any, Any]) -> bool:
     """Return whether the coroutine runs or waits."""
     return inspect.getcoroutinestate(coroutine) in (inspect.CORO_RUNNING, inspect.CORO_SUSPENDED)
+
+
+def _has_called_us(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """Return whether the coroutine is one of the callers of this function."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not coroutine.cr_frame:  # type: ignore[attr-defined]
+        frame = frame.f_back
+    return frame is not None
 
 
 def _sends_id(fields: Iterable[tuple[str, bytes | None]]) -> bool:

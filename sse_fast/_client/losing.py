@@ -6,10 +6,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._client.options import check_seconds
 from sse_fast._client.state import CallbackError, ClientState, ConnectionEnded, SourceExhausted, log
 from sse_fast._errors import RetriableError, SSEError
 from sse_fast._interrupts import find_handler_error
+from sse_fast._seconds import check_seconds
 from sse_fast._stream import EndReason
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
-from sse_fast._errors import MAX_SECONDS
-
 if TYPE_CHECKING:
     import os
     import ssl
@@ -56,18 +54,7 @@ if TYPE_CHECKING:
         max_event_size: int
 
 
-__all__ = ["check_seconds", "refuse_async"]
-
-
-def check_seconds(value: Any, what: str) -> float:
-    """Return the value, or raise if it is not a number of seconds; `what` names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"Expected {what} to be a number of seconds or None, got {type(value).__name__}"
-        )
-    if not 0 <= value < MAX_SECONDS:
-        raise ValueError(f"Expected {what} to be from 0 to 1e9 seconds, got {value!r}")
-    return value
+__all__ = ["refuse_async"]
 
 
 def refuse_async(**callbacks: Any) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, cast
 
-from sse_fast._client.options import check_seconds, refuse_async
+from sse_fast._client.options import refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
 from sse_fast._client.stats import Meter, Stats
@@ -19,13 +19,13 @@ from sse_fast._request import (
     USER_AGENT,
     Request,
     check_method,
-    check_timeouts,
     default_fields,
     encode_body,
     parse_url,
     parse_user_fields,
     strip_userinfo,
 )
+from sse_fast._seconds import check_seconds, check_timeouts
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, make_parser
 from sse_fast.adapters._clients import join_base_url, resolve_send

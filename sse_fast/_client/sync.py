@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sse_fast._check import check_response
 from sse_fast._client.base import ClientBase
 from sse_fast._client.jobs import ThreadJob
-from sse_fast._client.options import check_seconds, refuse_async
+from sse_fast._client.options import refuse_async
 from sse_fast._client.state import (
     ConnectionEnded,
     Opening,
@@ -28,7 +28,8 @@ from sse_fast._client.state import (
 from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
-from sse_fast._interrupts import IgnoredErrors
+from sse_fast._interrupts import IgnoredErrors, find_handler_error
+from sse_fast._seconds import check_seconds
 from sse_fast._source import redact_url
 from sse_fast._stream import EndReason, EventStream
 from sse_fast._wake import drain
@@ -435,7 +436,9 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 self._kept_event = stream.next_event(left)
             except StreamTimeout:
                 raise
-            except TimeoutError:
+            except TimeoutError as error:
+                if find_handler_error(error) is not None:
+                    raise
                 raise WaitGivenUp from None
         if self._kept_event is None:
             raise ConnectionEnded

@@ -14,7 +14,7 @@ from contextlib import suppress
 from errno import ECONNRESET
 from typing import TYPE_CHECKING, Any
 
-from sse_fast._errors import MAX_SECONDS, SSEError, TransportError
+from sse_fast._errors import SSEError, TransportError
 from sse_fast._http1.connecting import (
     connection_error,
     head_error,
@@ -26,6 +26,7 @@ from sse_fast._http1.connecting import (
     tls_context,
 )
 from sse_fast._http1.exchange import Exchange
+from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import READ_SIZE, Response, Source
 
 if TYPE_CHECKING:

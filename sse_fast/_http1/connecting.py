@@ -20,7 +20,7 @@ from sse_fast._errors import (
     classify_tls_error,
 )
 from sse_fast._http1.message import Message, compose, refuse_proxy
-from sse_fast._request import check_timeouts
+from sse_fast._seconds import check_timeouts
 from sse_fast._source import redact_url
 
 if TYPE_CHECKING:

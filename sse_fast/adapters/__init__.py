@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from typing import TYPE_CHECKING, Any, overload
 
 from sse_fast._check import acheck_response, open_events
-from sse_fast._request import check_timeouts
+from sse_fast._seconds import check_timeouts
 from sse_fast._source import Source, as_async, qualified_type_name
 from sse_fast._stream import AsyncEventStream, EndReason, EventStream, make_parser
 from sse_fast.adapters._registry import open_source, register

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sse_fast._check import check_response
 from sse_fast._errors import SSEError
+from sse_fast._seconds import check_seconds
 from sse_fast.adapters import open_source
 from sse_fast.columns._captures import Capture, Decompressed, capture_of, open_capture
 from sse_fast.columns._readers import (
@@ -188,12 +189,8 @@ def iter_columns(
         threads, data_type, batch_size, batch_bytes, offset, max_event_size, oversize, on_error,
         last_event_id,
     )  # fmt: skip
-    if batch_seconds is not None and not isinstance(batch_seconds, (int, float)):
-        raise TypeError(
-            f"Expected batch_seconds to be a number or None, got {type(batch_seconds).__name__}"
-        )
-    if batch_seconds is not None and not batch_seconds >= 0:
-        raise ValueError(f"Expected batch_seconds from 0 or None, got {batch_seconds!r}")
+    if batch_seconds is not None:
+        check_seconds(batch_seconds, "batch_seconds")
     options = options._replace(batch_seconds=batch_seconds)
     paths = _paths_of(source)
     if paths is not None:

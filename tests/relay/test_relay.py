@@ -202,15 +202,15 @@ def test_relay_wrong_argument_raises_immediately(events: Any) -> None:
         sse_fast.relay(events)
 
 
-@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan"), float("inf"), 1e9])
+@pytest.mark.parametrize("heartbeat", [0, -1.0, float("nan"), float("inf"), 1e12])
 def test_relay_heartbeat_must_be_positive(heartbeat: float) -> None:
-    with pytest.raises(ValueError, match="heartbeat must be positive"):
+    with pytest.raises(ValueError, match="Expected heartbeat to be a number of seconds above 0"):
         sse_fast.relay([], heartbeat=heartbeat)
 
 
 @pytest.mark.parametrize("heartbeat", ["15", True, b""])
 def test_relay_heartbeat_of_wrong_type_raises(heartbeat: Any) -> None:
-    with pytest.raises(TypeError, match="Expected heartbeat in seconds"):
+    with pytest.raises(TypeError, match="Expected heartbeat to be a number of seconds"):
         sse_fast.relay([], heartbeat=heartbeat)
 
 

@@ -295,7 +295,7 @@ def test_callback_that_reads_the_stream_is_refused() -> None:
 
     def on_comment(_: str) -> None:
         with pytest.raises(
-            RuntimeError, match="A callback of this stream asked it for the next event"
+            RuntimeError, match="is being read already, by the call that runs this callback"
         ):
             next(stream)
         refused.append(True)
