@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import httpx
 import httpx_sse
-import openai._streaming
 import pytest
 import requests
 import sseclient
@@ -40,8 +40,7 @@ PAGE = (ROOT / "docs" / "guides" / "other-parsers.md").read_text(encoding="utf-8
 BOM = b"\xef\xbb\xbf"
 # Originals that split the stream into blocks before they split it into lines.
 BLOCKWISE = {"anthropic", "compat.sseclient"}
-if not hasattr(openai._streaming, "_SSELineDecoder"):
-    # openai before 3.4.
+if tuple(map(int, version("openai").split(".")[:2])) < (3, 4):
     BLOCKWISE |= {"openai"}
 
 

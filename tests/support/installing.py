@@ -48,13 +48,19 @@ def find(path: str) -> Any:
         return getattr(import_module(module), name)
 
 
-def _owners(name: str) -> dict[str, Any]:
-    found = {path: find(path) for path in REPLACED[name]}
-    return {path: owner for path, owner in found.items() if owner is not None}
+class _Owners(dict[str, dict[str, Any]]):
+    """The owners of each library, looked up once: a snapshot does so before a test changes them.
+
+    Every process that collects tests would spend seconds to import the SDKs.
+    """
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        found = {path: find(path) for path in REPLACED[name]}
+        self[name] = {path: owner for path, owner in found.items() if owner is not None}
+        return self[name]
 
 
-# Looked up once, before a test changes them.
-OWNERS = {name: _owners(name) for name in INSTALLED}
+OWNERS = _Owners()
 
 
 def snapshot(*names: str) -> Before:
