@@ -87,6 +87,7 @@ def _interrupt(condition: Callable[[], object]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     def work() -> None:
+        is_started.wait()
         wait_until(condition)
         wait_until_blocked(reader)
         signal.pthread_kill(reader.ident or 0, signal.SIGUSR1)
@@ -94,8 +95,11 @@ def _interrupt(condition: Callable[[], object]) -> Iterator[None]:
     reader = threading.current_thread()
     before = signal.signal(signal.SIGUSR1, fire)
     thread = threading.Thread(target=work)
+    # start() waits as well.
+    is_started = threading.Event()
     try:
         thread.start()
+        is_started.set()
         yield
     except KeyboardInterrupt:
         return
