@@ -27,6 +27,19 @@ PLAIN_PYTHON = (
 """The tests of streams, which have a compiled fast path, for the plain Python core."""
 
 
+SWEEPS = (
+    "any_line",
+    "any_moment",
+    "interrupted_iteration",
+    "interrupted_feed",
+    "interrupted_stream",
+    "interrupted_async",
+    "interrupted_large",
+    "failed_allocation",
+)
+"""Parts of the names of the tests that raise at many places, one after the other."""
+
+
 def install(session: nox.Session, *what: str) -> None:
     """Install into the session's environment; with --no-venv, what is there has to do."""
     if session.virtualenv.is_sandboxed:
@@ -101,12 +114,15 @@ def pure(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Lines and branches of the Python files that the tests reach: at least 85 %.
 
-    The tests of the pages and of the SDKs are left out: they reach what the others reach.
+    The tests of the pages and of the SDKs are left out: they reach what the others reach. So do the
+    sweeps, which raise at one line after the other: they trace themselves, and measuring them would
+    take minutes.
     """
     pytest(
         session,
         *PARALLEL,
         *("--ignore=tests/docs", "--ignore=tests/providers", "--ignore=tests/compat/test_sdks.py"),
+        *("-k", f"not ({' or '.join(SWEEPS)})"),
         # pyproject.toml names the package: `--cov=sse_fast` would measure the sources as well.
         "--cov",
         "--cov-branch",

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,7 +45,12 @@ def named_by(path: Path) -> set[str]:
     return _imports_of(_WithoutTypes().visit(ast.parse(path.read_text())))
 
 
-NAMED = {module_of(path): named_by(path) for path in PYTHON}
+@cache
+def all_named() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {module_of(path): named_by(path) for path in PYTHON}
+
+
 COMPILED = {module_of(path): path for path in CYTHON}
 
 
@@ -54,7 +60,7 @@ def needed_by(path: Path) -> set[str]:
     needed = set()
     for base, names in re.findall(r"^from ([\w.]+) import ([^(\n]+)$", source, re.MULTILINE):
         parts = {name.split(" as ")[0].strip() for name in names.split(",")}
-        modules = {f"{base}.{part}" for part in parts} & (NAMED.keys() | COMPILED.keys())
+        modules = {f"{base}.{part}" for part in parts} & (all_named().keys() | COMPILED.keys())
         needed |= modules or {base}
     needed |= set(re.findall(r"^import ([\w.]+)", source, re.MULTILINE))
     loaded = set(re.findall(r"^(?:from|cimport) ([\w.]+)(?: cimport|$)", source, re.MULTILINE))
@@ -75,12 +81,12 @@ def test_loader_names_imports_of_extension(path: Path) -> None:
     module = module_of(path)
     loaders = [
         name
-        for name, named in NAMED.items()
+        for name, named in all_named().items()
         if module in named and not name.startswith("sse_fast._bench")
     ]
     assert loaders
     # The first loader is enough: the others import it.
-    assert any(needed_by(path) <= NAMED[loader] for loader in loaders)
+    assert any(needed_by(path) <= all_named()[loader] for loader in loaders)
 
 
 def test_imports_of_extensions_are_found() -> None:
@@ -97,15 +103,16 @@ def test_imports_of_extensions_are_found() -> None:
 def test_every_module_is_reached_by_imports(start: str) -> None:
     reached: set[str] = set()
     waiting = {start}
+    named = all_named()
     while waiting:
         name = waiting.pop()
-        if name in reached or name not in NAMED.keys() | COMPILED.keys():
+        if name in reached or name not in named.keys() | COMPILED.keys():
             continue
         reached.add(name)
-        waiting |= NAMED.get(name, set())
+        waiting |= named.get(name, set())
         # Importing a module imports its package.
         waiting |= {name.rpartition(".")[0]}
-    left = {name for name in NAMED.keys() | COMPILED.keys() if name not in reached}
+    left = {name for name in named.keys() | COMPILED.keys() if name not in reached}
     if start == "sse_fast":
         left = {name for name in left if name.split(".")[1] not in ("_cli", "_bench", "__main__")}
     else:

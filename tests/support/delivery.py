@@ -90,6 +90,7 @@ def interrupt(
         raise error
 
     def work() -> None:
+        is_started.wait()
         wait_until(condition)
         wait_until_blocked(reader)
         signal.pthread_kill(reader.ident or 0, signal.SIGUSR1)
@@ -97,8 +98,11 @@ def interrupt(
     reader = threading.current_thread()
     before = signal.signal(signal.SIGUSR1, fire)
     thread = threading.Thread(target=work)
+    # start() waits as well.
+    is_started = threading.Event()
     try:
         thread.start()
+        is_started.set()
         yield
     except error:
         return
