@@ -412,7 +412,7 @@ class AsyncRelay(_RelayBase, AsyncIterator[bytes]):
     """
 
     # A stream made of it lets no wait be cancelled.
-    ends_when_cancelled = True
+    is_ended_by_cancellation = True
     _stop = StopAsyncIteration
 
     def __init__(self, events: AsyncIterable[Event[Any]], heartbeat: float | None) -> None:

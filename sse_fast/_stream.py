@@ -418,8 +418,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         self._closers = [close] if close is not None else []
         # A cancelled read closes a generator, and a relay.
         is_generator = isinstance(self._chunks, AsyncGenerator)
-        ends_when_cancelled = getattr(self._chunks, "ends_when_cancelled", is_generator)
-        self._resumable = source.resumable and not ends_when_cancelled
+        is_ended = getattr(self._chunks, "is_ended_by_cancellation", is_generator)
+        self._resumable = source.resumable and not is_ended
         if self._keeps_reads:
             self._keep_reads()
 
