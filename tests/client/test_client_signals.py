@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -53,14 +54,17 @@ def test_handler_error_in_a_read_comes_out(way: Way, how: str, error: Any, stage
 
 @ERRORS
 def test_handler_error_in_timed_wait_comes_out(error: Any, stage: Stage) -> None:
+    # A connection that the signal has spared goes on, and ends.
+    was_interrupted = threading.Event()
     stage.plays = [
-        Play(body=[NUMBERED[0]], framing="chunked", end="hang", delay=3.0),
+        Play(body=[NUMBERED[0]], framing="chunked", end=was_interrupted, delay=3.0),
         stream(*NUMBERED[1:]),
     ]
     with EventSource(stage.url, policy=NO_DELAY) as source:
         assert next(source).data == "1"
         with interrupt(error=error):
             source.next_event(30)
+        was_interrupted.set()
         assert [event.data for event in source] == ["2", "3", "4", "5"]
 
 
