@@ -28,7 +28,6 @@ from sse_fast import (
     iter_columns,
     iter_events,
 )
-from tests.support.columnar import rows_of
 from tests.support.commands import run_python
 from tests.support.interrupting import checked_offsets
 from tests.support.streams import AsyncClosing
@@ -346,6 +345,9 @@ def test_signal_at_end_of_source_is_no_doubt(
     chunks = raise_signal_at_the_end(raising_signal, PIECES)
     stream: Any
     if reader == "columns":
+        # It needs pyarrow.
+        from tests.support.columnar import rows_of
+
         stream = iter_columns(chunks)
         step = lambda: next(stream, None)  # noqa: E731
     else:
