@@ -213,7 +213,7 @@ def test_error_is_raised_after_interruption_anywhere(options: dict[str, Any]) ->
         rows: list[Any] = []
         stream = iter_events(chunks(), **options)
         streams.append(stream)
-        while True:
+        for _ in range(30):
             try:
                 event = traced(tracer, lambda: next(stream, None))  # noqa: B023
             except Interruption as error:
