@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 import sse_fast
+from tests.support.clients import UNREAD_UNDER_TRIO
 from tests.support.pages import blocks
 from tests.support.relaying import (
     AppServer,
@@ -351,6 +352,7 @@ def test_async_relay_over_library_closed_in_a_wait(aopener: Any, stage: Stage) -
     asyncio.run(main())
 
 
+@UNREAD_UNDER_TRIO
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_async_relay_of_a_source_over_httpx(backend: str, stage: Stage) -> None:
     """Comments and a cancelled wait, on both of its event loops."""
