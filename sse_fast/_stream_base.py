@@ -673,12 +673,16 @@ def _wrap_error(error: Exception) -> TransportError:
     """Make a `TransportError` of an error of the source."""
     # The text of the original may contain a query or a header, so it stays in __cause__.
     name = type(error).__name__
-    if _is_timeout(error):
-        return StreamTimeout(
-            f"Reading the stream failed: no byte arrived in time ({name}): increase idle_timeout, "
-            "or the read timeout of your client, if the server may be silent for longer"
-        )
-    return TransportError(f"Reading the stream failed: {name}")
+    text = f"Reading the stream failed: {name}"
+    if not _is_timeout(error):
+        return TransportError(text)
+    if getattr(error, "errno", None) is not None:
+        # TCP has given up, whatever the timeout of the client.
+        return StreamTimeout(text)
+    return StreamTimeout(
+        f"Reading the stream failed: no byte arrived in time ({name}): increase idle_timeout, or "
+        "the read timeout of your client, if the server may be silent for longer"
+    )
 
 
 def _is_timeout(error: Exception | None) -> bool:

@@ -53,7 +53,7 @@ def test_command_without_subcommand_loads_none(argument: str) -> None:
     loaded = loaded_by(argument)
     assert "sse_fast._cli" in loaded
     assert not loaded & (SLOW | LIBRARIES | {"json", "sse_fast._stream"})
-    assert rooms_of(loaded) == {"_cli", "_core", "_errors"}
+    assert rooms_of(loaded) == {"_cli", "_core", "_errors", "_seconds"}
     assert commands_of(loaded) == set()
 
 

@@ -263,7 +263,7 @@ def test_interrupted_kept_reads_lose_nothing() -> None:
 
     try:
         for at in itertools.count(1):
-            tracer = Tracer(at, opcodes=False)
+            tracer = Tracer(at)
             reads = _background.KeptReads(read_pieces())
             received: list[Any] = []
             for _ in range(len(pieces) + 2):
