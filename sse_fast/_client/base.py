@@ -201,9 +201,11 @@ class ClientBase(LosingClient[T]):
         except GeneratorExit:
             # The coroutine is being closed, so nothing can be awaited.
             raise
-        except Exception as error:
-            if find_handler_error(error) is not None:
-                # The attempt goes on with the next call.
+        except BaseException as error:
+            if not isinstance(error, Exception) or find_handler_error(error) is not None:
+                # The attempt goes on with the next call, unless its job has ended in this way.
+                if self._opening is not None and self._opening.has_failed(error):
+                    await self._drop_opening()
                 raise
             await self._drop_opening()
             if isinstance(error, SourceExhausted):

@@ -58,6 +58,10 @@ class ThreadJob(Generic[R]):
         """Return the result, or raise the exception of the work."""
         return self._outcome.get()
 
+    def has_failed(self, error: BaseException) -> bool:
+        """Return whether this is the exception of the work."""
+        return self._outcome.has_failed(error)
+
     def release(self) -> None:
         """Give up the result: the caller has stored it."""
         self._outcome.forget()

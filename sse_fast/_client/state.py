@@ -139,6 +139,13 @@ class Opening:
         # Whether `on_open` has returned.
         self.is_announced = False
 
+    def has_failed(self, error: BaseException) -> bool:
+        """Return whether the job has raised this error, or the one that it wraps."""
+        job, cause = self.job, error.__cause__
+        return job is not None and (
+            job.has_failed(error) or (cause is not None and job.has_failed(cause))
+        )
+
     def release_job(self) -> None:
         """Drop the job, whose result is stored."""
         if self.job is not None:
