@@ -176,7 +176,7 @@ def sweep(
     raise AssertionError
 
 
-# 1 would raise at every line, and takes minutes. Each kind of exception begins at a line of its own.
+# 1 would raise at every line, and takes minutes. Each kind begins at a line of its own.
 STEPS = [pytest.param(127, id="some"), pytest.param(13, id="many", marks=pytest.mark.soak)]
 
 
