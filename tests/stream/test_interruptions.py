@@ -72,6 +72,9 @@ class Tracer:
             return None
         if event == "call" and _is_finalizing(frame):
             return None
+        if frame.f_lineno is None:
+            # A generator is closed, whose exceptions the interpreter only reports.
+            return self
         if self.opcodes:
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
