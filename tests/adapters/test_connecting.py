@@ -1,6 +1,6 @@
 """Faults before anything is sent: proxies that refuse to connect, and unusable certificate files.
 
-What another attempt cannot mend is raised without one.
+A fault that another attempt would meet again is raised at the first.
 """
 
 from __future__ import annotations
