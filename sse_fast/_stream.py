@@ -75,7 +75,7 @@ class _PlainNext:
 
 
 class _PlainAnext:
-    """`AsyncEventStream.__anext__` without the compiled fast path."""
+    """The base of `AsyncEventStream` without the compiled fast path."""
 
     # Python reads a slot faster than an attribute of an object with more than 30.
     __slots__ = (
@@ -106,15 +106,10 @@ class _PlainAnext:
         "end_reason",
     )
 
-    def __anext__(self) -> Any:
-        return self._anext()
-
-    async def _anext(self) -> Any:
-        raise NotImplementedError
-
 
 if TYPE_CHECKING or not ACCELERATED:
-    _FastNext, _FastAnext = _PlainNext, _PlainAnext
+    _FastNext = _PlainNext
+    _FastAnext = _PlainAnext
     feed_next = StreamBase._feed_next
 else:
     # The extension imports this one. Freezing tools see imports of Python files only.
@@ -483,6 +478,9 @@ class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
                     self._delivered = at
                     raise
             await self._fill()
+
+    if TYPE_CHECKING or not ACCELERATED:
+        __anext__ = _anext
 
     async def _after_failed_read(self, step: object) -> Event[T]:
         """Handle the error that a read of the fast path has met; return the next event.

@@ -22,16 +22,16 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_None
     bint PyCoro_CheckExact(object)
-    bint PyIter_Check(object)
     bint PyMemoryView_Check(object)
     PyObject* PyExc_StopIteration
     void PyErr_SetObject(PyObject* kind, PyObject* value)
     # Declared without Cython's check for an exception.
     int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) noexcept
     object PyObject_SelfIter(object)
+    PyObject* PyObject_CallMethodNoArgs(object, object) noexcept
     ctypedef struct PyAsyncMethods:
         object (*am_await)(object)
-        object (*am_anext)(object)
+        PyObject* (*am_anext)(object) noexcept
         int (*am_send)(PyObject*, PyObject*, PyObject**) except -1
     ctypedef struct PyTypeObject:
         PyAsyncMethods* tp_as_async
@@ -108,6 +108,10 @@ cdef class _FastStream:
         self._feed_incomplete = False
 
 
+# `feed_bytes` with NULL for an exception, which is set.
+ctypedef PyObject* (*try_feed)(Parser, const uint8_t*, Py_ssize_t) noexcept
+
+
 cdef inline Parser _get_parser(_FastStream self):
     if self._parser is None:
         raise AttributeError("The parser of this stream was removed")
@@ -130,21 +134,21 @@ cdef int _feed_plain(_FastStream self, const uint8_t* at, Py_ssize_t size) excep
     """Feed a whole chunk, when there is nothing to be fed before it."""
     # A callback may replace `_parser` while this one runs.
     cdef Parser parser = _get_parser(self)
-    cdef list events
+    cdef PyObject* events
     self._interrupted = False
     _begin_feed(self, parser._last_event_id)
-    try:
-        events = feed_bytes(parser, at, size)
-    except BaseException as error:
-        self._in_callback = False
-        self._caught = error
-        return 0
+    # An `except` clause would save and restore the handled exception for each chunk.
+    events = (<try_feed>feed_bytes)(parser, at, size)
     self._in_callback = False
+    if events == NULL:
+        self._caught = _take_exception()
+        return 0
     self._feed_incomplete = False
     # If there is an end reason, a callback closed the stream.
     if self.end_reason is None:
-        self._batch = events
+        self._batch = <list>events
         self._read_is_due = not parser._done
+    Py_DECREF(events)
     return 0
 
 
@@ -445,13 +449,14 @@ cdef class EventStep(Step):
 
     cdef int _begin_read(self, _FastAnext stream) except -1:
         stream._reading = True
-        try:
-            self._awaited = _iterate_awaitable(_call_anext(stream._chunks))
-            self._reads = True
-        except BaseException as error:
+        cdef PyObject* awaitable = _call_anext(stream._chunks)
+        if awaitable == NULL:
             stream._reading = False
-            stream._read_error = error
+            stream._read_error = _take_exception()
             self._awaited = stream._after_failed_read(None)
+            return 0
+        self._reads = True
+        self._awaited = _iterate_awaitable(_owned(awaitable))
         return 0
 
     cdef int _waited(self, int status, PyObject** result, object error) except -1:
@@ -477,26 +482,24 @@ cdef class EventStep(Step):
         return 0
 
 
-cdef inline object _call_anext(object chunks):
+cdef inline PyObject* _call_anext(object chunks) noexcept:
+    """Return an awaitable, or NULL with an exception set."""
     cdef PyAsyncMethods* methods = Py_TYPE(chunks).tp_as_async
-    if methods != NULL and methods.am_anext != NULL:
-        return methods.am_anext(chunks)
-    return chunks.__anext__()
+    if methods == NULL or methods.am_anext == NULL:
+        return PyObject_CallMethodNoArgs(chunks, "__anext__")
+    return methods.am_anext(chunks)
 
 
 cdef inline object _iterate_awaitable(object awaitable):
     """Return what `await` would send to."""
     cdef PyAsyncMethods* methods
-    cdef object iterator
-    if not PyCoro_CheckExact(awaitable):
-        methods = Py_TYPE(awaitable).tp_as_async
-        if methods != NULL and methods.am_await != NULL:
-            iterator = methods.am_await(awaitable)
-            if PyIter_Check(iterator):
-                return iterator
-        # A generator that is awaitable, or no awaitable at all.
-        return _await(awaitable)
-    return awaitable
+    if PyCoro_CheckExact(awaitable):
+        return awaitable
+    methods = Py_TYPE(awaitable).tp_as_async
+    if methods != NULL and methods.am_await == PyObject_SelfIter:
+        return awaitable
+    # Its errors come when it is awaited.
+    return _await(awaitable)
 
 
 cdef int use_slot(type cls, str name, object wrapper, void* function) except -1:
