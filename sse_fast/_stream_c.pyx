@@ -362,7 +362,7 @@ cdef PyObject* _step_next(PyObject* step) except? NULL:
     cdef PyObject* result = NULL
     if Py_TYPE(<object>step).tp_as_async.am_send(step, Py_None, &result) == SUSPENDED:
         return result
-    # Not by `raise`, which makes a traceback. An event is no tuple, which this would unpack.
+    # `raise` would make a traceback. An event is no tuple, which this would unpack.
     PyErr_SetObject(PyExc_StopIteration, result)
     Py_DECREF(result)
     return NULL
