@@ -12,8 +12,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
 
-from types import AsyncGeneratorType
-
 from sse_fast._core.parser_c cimport Parser, feed_bytes
 
 
@@ -37,6 +35,7 @@ cdef extern from "Python.h":
         PyAsyncMethods* tp_as_async
         PyObject* (*tp_iternext)(PyObject*) except? NULL
         PyObject* tp_dict
+    PyTypeObject PyAsyncGen_Type
     PyTypeObject* Py_TYPE(object)
     ctypedef struct PyWrapperDescrObject:
         void* d_base
@@ -519,7 +518,7 @@ cdef int use_slot(type cls, str name, object wrapper, void* function) except -1:
 
 use_slot(_FastNext, "__next__", type(iter(())).__next__, <void*>(<PyTypeObject*>_FastNext).tp_iternext)
 use_slot(
-    _FastAnext, "__anext__", AsyncGeneratorType.__anext__,
+    _FastAnext, "__anext__", (<type>&PyAsyncGen_Type).__anext__,
     <void*>(<PyTypeObject*>_FastAnext).tp_as_async.am_anext)
 
 cdef void set_slots(type cls, int (*send)(PyObject*, PyObject*, PyObject**) except -1) noexcept:
