@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
-from sse_fast._core.lines cimport LineState, Step, Text
+from sse_fast._core.lines cimport LineState, Shortcut, Step, Text
 
 
 @cython.final
@@ -35,7 +35,7 @@ cdef class Parser:
     cdef bint _has_callbacks    # parsing may run code that could change the chunk
     cdef bint _done
     cdef Step _refusal          # why input is refused until reset(), or NEED_INPUT
-    cdef bint _can_skip_checks  # nothing of the earlier chunks matters but `_state`
+    cdef Shortcut _shortcut     # what may read the next chunk before `_read`
     cdef Py_ssize_t _bytes_per_event    # of the latest large chunk; 0: not known
     cdef Py_ssize_t _capacity   # of the next list of events
 
@@ -51,6 +51,8 @@ cdef class Parser:
 
 # `Parser.feed` for the bytes of an object that the caller holds.
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length)
+# `Parser.feed` for an object other than `bytes`.
+cdef list feed_buffer(Parser self, object chunk)
 
 cdef object new_event(object event_type, object data, object id, object retry)
 cdef str new_text(const Text* text)
