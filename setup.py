@@ -30,6 +30,7 @@ COLUMNS = (
 EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
     "_core/parser_c": ([*PARSER, f"{CORE}/event.h", f"{CORE}/text.h"], []),
     "_stream_c": (PARSER, []),
+    "_http1/_chunked_c": ([], []),
     "columns/_columns_c": (
         [*LINES, *(f"sse_fast/columns/{name}" for name in COLUMNS)],
         [("SSE_FAST_BULK", None)],

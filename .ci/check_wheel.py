@@ -9,7 +9,7 @@ import sys
 import tarfile
 import zipfile
 
-EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_columns_c"}
+EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_chunked_c", "_columns_c"}
 GENERATED = ("_c.c", ".so", ".o", ".pyd")
 LARGEST = 500_000
 """Bytes that a wheel may have; with symbols it has three times as many."""
