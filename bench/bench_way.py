@@ -14,6 +14,8 @@ no number. In each timed run the events are counted.
   same server into a buffer of 64 KiB, and of `Parser.feed` of the same pieces of the body with a
   loop over its events. A run is the whole request: connection, head, body, end.
 - EventSource and AsyncEventSource read the same requests; their floor is our transport alone.
+- Memory: 500 live streams in an asyncio process of their own, after each had five events, as
+  bench_fan_in.py measures it; beside StreamReader and Parser.
 - ry (Rust) reads the same requests, with one client for all of them.
 - The parser beside its objects and beside httpx-sse, as bench_bars.py measures them.
 
@@ -28,12 +30,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import sse_fast
-from bench import bench_bars
+from bench import bench_bars, fan_in
 from bench.bench_bars import Bar, Cells, measure_nothing, take_turn
 from bench.loopback import Loopback, flood, flooded, pieces
 from bench.transports import RY, RY_ASYNCIO, RY_MISSING, aopen_ry, make_ry_client, open_ry
@@ -43,6 +46,8 @@ from sse_fast._bench.measure import CALLS, FLOOR, LINES, quiet_heap
 ROUNDS = 15
 EVENTS = 50_000
 """Events of a run."""
+STREAMS = 500
+"""Live streams of a process whose memory is measured."""
 
 # Chunks -> their name in `CHUNKINGS`, and the `write` of the server.
 CHUNKS = {"one event": ("one event", "block"), "64 KiB": ("64 KiB", "large")}
@@ -237,6 +242,8 @@ class Found:
 
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
     """("iterable" or "loopback", chunks) -> the results."""
+    memory: dict[tuple[str, bool], float] = field(default_factory=dict)
+    """(client, whether it uses TLS) -> KiB for each of `STREAMS` streams."""
     cells: Cells = field(default_factory=dict)
     """The results of the parsers."""
 
@@ -247,7 +254,8 @@ class Line(NamedTuple):
     floor: str
     measured: str
     result: str
-    is_reached: bool
+    is_reached: bool | None
+    """None: there is no target."""
 
 
 class Row(NamedTuple):
@@ -298,6 +306,18 @@ def beside_ry(chunks: str, way: str, rival: str, most: float) -> Row:
     return Row(f"{way} beside {rival}, {chunks}", f"<= {most:g}x", value)
 
 
+def memory(client: str, tls: bool, most: float | None) -> Row:
+    """The memory of a stream, at most `most` KiB."""
+
+    def value(found: Found) -> Line:
+        kept, floor = found.memory[client, tls], found.memory[fan_in.READER, tls]
+        is_reached = None if most is None else kept <= most
+        return Line(f"{floor:,.1f} KiB", f"{kept:,.1f} KiB", f"{kept / floor:.1f}x", is_reached)
+
+    what = f"{client}, {STREAMS} streams{' over TLS' * tls}"
+    return Row(what, "" if most is None else f"<= {most:g} KiB", value)
+
+
 def _share(cells: Cells) -> tuple[str, float]:
     times = cells["c", "one event"].times
     share = (times[FLOOR] + times[LINES] + times[CALLS]) / times[bench_bars.OURS]
@@ -334,6 +354,10 @@ ROWS = [
     added("64 KiB", SOURCE, BLOCKING, 15),
     added("one event", ASYNC_SOURCE, ASYNC, 20),
     added("64 KiB", ASYNC_SOURCE, ASYNC, 20),
+    memory(ASYNC_SOURCE, False, 16),
+    memory(ASYNC, False, 16),
+    memory(ASYNC_SOURCE, True, None),
+    memory(ASYNC, True, None),
     beside_ry("one event", BLOCKING, RY, 0.5),
     beside_ry("64 KiB", BLOCKING, RY, 0.5),
     beside_ry("one event", ASYNC, RY_ASYNCIO, 0.5),
@@ -355,7 +379,7 @@ def table(found: Found) -> Iterator[str]:
     for row in ROWS:
         try:
             line = row.value(found)
-            reached = "yes" if line.is_reached else "NO"
+            reached = {True: "yes", False: "NO", None: ""}[line.is_reached]
         except KeyError:
             line, reached = Line("-", "-", "-", False), "not measured"
         yield (
@@ -405,6 +429,18 @@ def test_over_loopback(
     group = measure(over_loopback(loopback, chunks, count), count, ROUNDS if measuring else 1)
     found.groups["loopback", chunks] = group
     note(group, f"over loopback, {chunks}", no_number)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["TCP", "TLS"])
+@pytest.mark.parametrize("client", [fan_in.READER, ASYNC_SOURCE, ASYNC])
+def test_memory(tmp_path: Path, found: Found, measuring: bool, client: str, tls: bool) -> None:
+    streams = STREAMS if measuring else 3
+    try:
+        fan_in.check_system(streams)
+    except OSError as error:
+        pytest.skip(str(error))
+    with fan_in.start(tmp_path) as server:
+        found.memory[client, tls] = fan_in.run(client, server, streams, 4, 4000, tls).memory
 
 
 PARSED = [("c", "one event"), ("a", "64 KiB"), ("d", "one event"), ("a", "16 bytes")]

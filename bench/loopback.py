@@ -95,6 +95,16 @@ def _cut(count: int) -> list[bytes]:
 
 @contextmanager
 def start(folder: Path) -> Iterator[Loopback]:
+    with serve(__file__, folder) as (ca, plain, tls):
+        yield Loopback(ca, f"http://{HOST}:{plain}", f"https://{HOST}:{tls}")
+
+
+@contextmanager
+def serve(script: str, folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Run a server, and yield the file of its authority, its port, and its port for TLS.
+
+    The script gets the file of its certificate, and prints its ports as JSON.
+    """
     # Imported here, since the server's process does not need it.
     import trustme
 
@@ -102,16 +112,14 @@ def start(folder: Path) -> Iterator[Loopback]:
     authority.cert_pem.write_to_path(folder / "ca.pem")
     pair = authority.issue_cert(HOST).private_key_and_cert_chain_pem
     pair.write_to_path(folder / "server.pem")
-    command = [sys.executable, __file__, str(folder / "server.pem")]
+    command = [sys.executable, script, str(folder / "server.pem")]
     # The server ends with its standard input, even if this process is killed.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             plain, tls = json.loads(server.stdout.readline())
-            yield Loopback(
-                str(folder / "ca.pem"), f"http://{HOST}:{plain}", f"https://{HOST}:{tls}"
-            )
+            yield str(folder / "ca.pem"), plain, tls
         finally:
             server.stdin.close()
             try:

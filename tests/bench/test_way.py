@@ -113,6 +113,8 @@ def results(**times: float) -> Found:
     for at in bench_way.PARSED:
         parts = {"sse_fast": 100.0, HTTPX: 2800.0, FLOOR: 70.0, LINES: 8.0, CALLS: 1.9}
         found.cells[at] = Cell(*at, 1, 100, {name: times.get(name, parts[name]) for name in parts})
+    for client in (bench_way.fan_in.READER, "AsyncEventSource", "aopen_stream"):
+        found.memory |= {(client, False): times.get("memory", 8.0), (client, True): 300.0}
     return found
 
 
@@ -134,6 +136,9 @@ def verdicts(found: Found) -> dict[str, str]:
         ("EventSource over open_stream, 64 KiB", {"EventSource": 115.0}, "yes"),
         ("EventSource over open_stream, 64 KiB", {"EventSource": 115.1}, "NO"),
         ("AsyncEventSource over aopen_stream, 64 KiB", {"AsyncEventSource": 120.0}, "yes"),
+        ("AsyncEventSource, 500 streams", {"memory": 16.0}, "yes"),
+        ("aopen_stream, 500 streams", {"memory": 16.1}, "NO"),
+        ("aopen_stream, 500 streams over TLS", {}, ""),
         ("open_stream beside ry, 64 KiB", {}, "NO"),
         ("open_stream beside ry, 64 KiB", {"ry": 200.0}, "yes"),
         ("aopen_stream beside ry asyncio, one event", {"ry": 200.0}, "NO"),
