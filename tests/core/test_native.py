@@ -146,7 +146,9 @@ def test_native_lines_need_no_package_at_run_time(installed: Path, tmp_path: Pat
         r"^from sse_fast cimport .*?$|^def texts.*?(?=^\S)", "", EXTENSION, flags=re.M | re.S
     )
     assert removed == 2
-    build(tmp_path, installed, extension=extension)
+    # The headers are valid C++, too.
+    setup = BUILD.replace("include_dirs=", 'language="c++", include_dirs=')
+    build(tmp_path, installed, setup=setup if shutil.which("c++") else BUILD, extension=extension)
     script = (
         "import sys; sys.modules['sse_fast'] = None\nimport counting\n"
         "counter = counting.Counter(); counter.count(b'data: 1\\n\\n'); print(counter.events)"
@@ -177,6 +179,15 @@ def test_native_extension_of_other_layout_is_refused(
     script = "try: import counting\nexcept ValueError as error: print(error)"
     printed = run(sys.executable, "-c", script, directory=tmp_path, path=installed)
     assert printed.startswith(f"sse_fast._core.parser_c.{name} size changed"), printed
+
+
+def test_native_extension_is_translated_with_the_sources(tmp_path: Path) -> None:
+    """A change of the core that breaks the interface is seen without a C compiler."""
+    pytest.importorskip("Cython")
+    source = tmp_path / "counting.pyx"
+    source.write_text(EXTENSION)
+    run(sys.executable, "-m", "cython", "-I", ROOT, source, directory=tmp_path)
+    assert source.with_suffix(".c").exists()
 
 
 def test_get_include_is_the_folder_of_the_headers() -> None:
