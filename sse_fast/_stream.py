@@ -161,6 +161,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         if watch is not None:
             watch.wake_by(source.wake)
         self._reusable = source.reusable and source.wake is not None
+        self._lends = source.lends
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
 

@@ -93,7 +93,9 @@ def open_source(
     response = Response(exchange.status, exchange.headers, request.url, sock)
     exchange.response = response
     waker = make_waker(sock)
-    return Source(body, sock.close, response, waker, framed=exchange.is_framed, wait=body.wait)
+    return Source(
+        body, sock.close, response, waker, framed=exchange.is_framed, lends=True, wait=body.wait
+    )
 
 
 def _connect(
