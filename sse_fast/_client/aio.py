@@ -129,10 +129,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     _is_async = True
     _stream: AsyncEventStream[T] | None
-    # Runs a function in the event loop; thread-safe.
-    _call_in_loop: Callable[[Callable[[], object]], object] | None = None
-    # The event that ends `_sleep`, the wait for the next attempt.
-    _sleep_interrupt: Any = None
 
     if TYPE_CHECKING:
 
@@ -295,13 +291,13 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             await self._drop_opening()
 
     def _prepare_to_read(self) -> None:
-        self._call_in_loop = find_loop().call
+        self._loop = find_loop()
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
-        if self._call_in_loop is not None:
-            self._call_in_loop(partial(self._wake, stream))
+        if self._loop is not None:
+            self._loop.call(partial(self._wake, stream))
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""

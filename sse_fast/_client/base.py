@@ -23,7 +23,13 @@ from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
 from sse_fast._errors import ResponseError, SSEError
 from sse_fast._interrupts import find_handler_error
-from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
+from sse_fast._request import (
+    Request,
+    build_resume_request,
+    default_fields,
+    merge_fields,
+    parse_user_fields,
+)
 from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import redact_url
 from sse_fast._watch import Watch
@@ -50,6 +56,8 @@ __all__ = ["ClientBase"]
 
 class ClientBase(LosingClient[T]):
     """The common base of `EventSource` and `AsyncEventSource`."""
+
+    __slots__ = ()
 
     async def _advance(self, caught: BaseException | None = None) -> None:
         """Store the next event in `_kept_event`, over as many connections as it takes.
@@ -343,11 +351,14 @@ class ClientBase(LosingClient[T]):
 
     async def _build_fields(self) -> Fields:
         """Return the header fields of the next attempt."""
-        headers = self._headers
-        if callable(headers):
-            headers = parse_user_fields(await self._call_user(headers))
+        headers: Iterable[tuple[str, bytes | None]]
+        if callable(self._headers):
+            headers = parse_user_fields(await self._call_user(self._headers))
+        else:
+            headers = self._headers
         self._sends_id = _sends_id(headers)
-        return merge_fields(self._first_request_fields, headers)
+        own = default_fields(self._common_fields, self._user, self._content_type)
+        return merge_fields(own, headers)
 
     async def _build_resume_request(self) -> Request:
         """Call `resume`, and build the request from its result."""

@@ -29,6 +29,8 @@ __all__ = ["LosingClient"]
 class LosingClient(ClientState[T]):
     """Reports each failure and each end to the state machine and to the program."""
 
+    __slots__ = ()
+
     async def _handle_stream_error(self, error: BaseException) -> None:
         """Handle an error or the end of the stream: return to reconnect, or raise."""
         stream = self._stream

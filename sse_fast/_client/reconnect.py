@@ -87,6 +87,33 @@ class Reconnection:
         failure_count: the number of all of them.
     """
 
+    __slots__ = (
+        "_backoffs",
+        "_began_at",
+        "_current",
+        "_end_is_good",
+        "_failing_since",
+        "_had_response",
+        "_id_at_begin",
+        "_is_get",
+        "_moved_to",
+        "_opened_at",
+        "_redirect_count",
+        "_request",
+        "_resend",
+        "_resume",
+        "_rng",
+        "attempt",
+        "failure_count",
+        "failures",
+        "last_event_id",
+        "next_attempt_at",
+        "policy",
+        "retry",
+        "state",
+        "trusted_origins",
+    )
+
     def __init__(
         self,
         policy: ReconnectPolicy,
@@ -98,7 +125,7 @@ class Reconnection:
     ) -> None:
         self.policy = policy
         first = parse_url(request.url).origin
-        self.trusted_origins = frozenset({first, *parse_origins(policy.trusted_origins)})
+        self.trusted_origins = (first, *parse_origins(policy.trusted_origins))
         self.state = ReadyState.CONNECTING
         self.last_event_id = ""
         self.retry: int | None = None
@@ -248,6 +275,8 @@ class Reconnection:
             )
         self.state = ReadyState.OPEN
         self._opened_at = now
+        # The fields of an open connection are of no further use.
+        self._current = self._current._replace(fields=())
         if not self._had_response:
             # From the first stream on, `max_attempts` counts instead of `initial_attempts`.
             self.attempt = 0
