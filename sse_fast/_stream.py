@@ -348,6 +348,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
     __slots__ = (
         "_batch",
         "_begin",
+        "_bytes_read",
         "_caught",
         "_chunks",
         "_comments",

@@ -142,8 +142,9 @@ class StreamBase(Generic[T]):
     _feed_incomplete: bool
     # True if the parser holds the rest of a slice after an error that is raised later.
     _rest_is_due: bool
-    # At most one chunk, read and not accepted yet.
+    # At most one chunk, read and not accepted yet, and the bytes of all that were accepted.
     _received: list[Any]
+    _bytes_read: int
     # The latest chunk, its bytes, and an iterator that calls `on_chunk` with them, once.
     _announced: tuple[Any, bytes, Iterator[object]] | None
     # Received bytes that were not fed yet, in slices, and an iterator of as many items.
@@ -202,6 +203,7 @@ class StreamBase(Generic[T]):
         self._feed_incomplete = False
         self._rest_is_due = False
         self._received = []
+        self._bytes_read = 0
         self._announced = None
         self._slices = self._slice_starts = iter(())
         self._read_error = None
@@ -614,6 +616,7 @@ class StreamBase(Generic[T]):
         self._interrupted = False
         if type(chunk) is bytes and self._on_chunk is None and len(chunk) <= self._slice_size:
             self._id_before_batch = self._parser.last_event_id
+            self._bytes_read += len(chunk)
             if ACCELERATED:
                 # The compiled `feed_next` takes the chunk out of the list.
                 self._feed(self._received)
@@ -632,6 +635,7 @@ class StreamBase(Generic[T]):
             # An empty chunk only lets time limits be checked.
             if self._on_chunk is not None and data:
                 calls = map(self._on_chunk, (data,))
+            self._bytes_read += len(data)
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         if self._on_chunk is not None:

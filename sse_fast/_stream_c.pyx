@@ -47,6 +47,7 @@ cdef class _FastNext:
     cdef public bint _feed_incomplete
     cdef public bint _rest_is_due
     cdef public list _received
+    cdef public long long _bytes_read
     cdef public object _slices
     cdef public object _slice_starts
     cdef public list _fed
@@ -137,6 +138,7 @@ cdef int _feed_plain(_FastNext self, bytes chunk) except -1:
     cdef Parser parser = _get_parser(self)
     cdef list events
     self._interrupted = False
+    self._bytes_read += PyBytes_GET_SIZE(chunk)
     _begin_feed(self, parser._last_event_id)
     try:
         events = feed_bytes(

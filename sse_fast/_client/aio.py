@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -14,7 +14,6 @@ from sse_fast._background import Task, close_later, find_loop
 from sse_fast._check import acheck_response
 from sse_fast._client.base import ClientBase
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
-from sse_fast._client.stats import AsyncCountedChunks
 from sse_fast._errors import StreamTimeout, TransportError
 from sse_fast._interrupts import IgnoredErrors
 from sse_fast._seconds import check_seconds
@@ -168,7 +167,9 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 self._review_chosen_id()
             try:
                 event = await stream.__anext__()
-                self._meter.events += 1
+                if stream._bytes_read != self._bytes_seen:
+                    self._note_arrival(stream)
+                self._events += 1
                 return event
             except StopAsyncIteration:
                 caught = ConnectionEnded()
@@ -374,8 +375,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _make_stream(self, source: Source, watch: Watch | None) -> AsyncEventStream[T]:
         parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
-        chunks = cast("AsyncIterable[bytes]", source.chunks).__aiter__()
-        source = source._replace(chunks=AsyncCountedChunks(chunks, self._meter))
         return AsyncEventStream(
             source, parser, self._on_chunk, comments=comments, keep_reads=True, watch=watch
         )
@@ -389,10 +388,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         return is_whole and not isinstance(error, MemoryError)
 
     async def _read(self) -> None:
+        stream = cast("AsyncEventStream[T]", self._stream)
         try:
-            self._kept_event = await cast("AsyncEventStream[T]", self._stream).__anext__()
+            self._kept_event = await stream.__anext__()
         except StopAsyncIteration:
             raise ConnectionEnded from None
+        self._note_arrival(stream)
 
     async def _sleep(self, seconds: float) -> None:
         import anyio

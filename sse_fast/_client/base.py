@@ -101,7 +101,7 @@ class ClientBase(LosingClient[T]):
         event = cast("Event[T]", self._kept_event)
         try:
             self._kept_event = None
-            self._meter.events += 1
+            self._events += 1
             return event
         except BaseException:
             # A signal handler raised: the next call returns the event.
@@ -323,18 +323,18 @@ class ClientBase(LosingClient[T]):
 
     def _open_stream(self, source: Source, opening: Opening) -> None:
         """Make the stream of an accepted response, which then owns the source."""
-        meter = self._meter
-        self._events_before = meter.events
+        self._events_before = self._events
         self._is_framed = source.framed
         with self._id_lock:
             # A reconnect() during the attempt is redundant: this connection is new.
             self._requested_delay = None
             self._chosen_id = None
+            self._bytes_seen = 0
             # The limit of the response is that of the first event as well.
             watch = None if self._event_timeout is None else opening.watch
             self._stream = self._make_stream(source, watch)
         self._opening = None
-        meter.connections += 1
+        self._connections += 1
 
     async def _drop_opening(self) -> None:
         """Give up the attempt under way, if there is one."""

@@ -73,7 +73,7 @@ class LosingClient(ClientState[T]):
             raise SourceExhausted
         incomplete = self._reconnection.stream_ended(
             time.monotonic(),
-            had_event=self._meter.events != self._events_before,
+            had_event=self._events != self._events_before,
             framed=self._is_framed,
             pending=self._pending,
             until_unmet=self._has_until,
@@ -218,7 +218,8 @@ class LosingClient(ClientState[T]):
         self._pending = stream.pending
         with self._id_lock:
             reconnection.last_event_id = self.last_event_id
-            self._stream = self._chosen_id = None
+            received = self._bytes_before + stream._bytes_read
+            self._bytes_before, self._stream, self._chosen_id = received, None, None
         self._kept_event = self._opening = None
         await self._release(stream)
 

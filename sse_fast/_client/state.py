@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, cast
 from sse_fast._client.options import refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
-from sse_fast._client.stats import Meter, Stats
+from sse_fast._client.stats import Stats
 from sse_fast._errors import ResponseError
 from sse_fast._request import (
     DEFAULT_FIELDS,
@@ -175,14 +176,19 @@ class ClientState(Generic[T]):
         # The public attributes: a slot would be an attribute of the class, too.
         "__dict__",
         "__weakref__",
+        "_bytes_before",
+        "_bytes_seen",
         "_checks_type",
         "_chosen_id",
         "_common_fields",
         "_connect_timeout",
+        "_connections",
         "_content_type",
         "_deferred_error",
         "_ended_by",
+        "_event_at",
         "_event_timeout",
+        "_events",
         "_events_before",
         "_has_clean_end",
         "_has_own_transport",
@@ -198,7 +204,6 @@ class ClientState(Generic[T]):
         "_kept_event",
         "_loop",
         "_make_parser",
-        "_meter",
         "_on_chunk",
         "_on_close",
         "_on_error",
@@ -339,7 +344,12 @@ class ClientState(Generic[T]):
             self._signals = SimpleQueue()
         # Whether the previous connection ended within an event.
         self._pending = False
-        self._meter = Meter()
+        # What `stats` shows: streams opened, events delivered, bytes of the earlier streams, and
+        # the time when the chunk of the latest event arrived.
+        self._connections = self._events = self._bytes_before = 0
+        self._event_at = 0.0
+        # The bytes of the stream when its latest event was delivered.
+        self._bytes_seen = 0
         # The number of events before the current connection, and whether its end is marked.
         self._events_before = 0
         self._is_framed = False
@@ -439,7 +449,18 @@ class ClientState(Generic[T]):
         arrival of the last event; a stream that is wedged behind its keep-alive comments shows in
         it.
         """
-        return self._meter.snapshot(self.name, self._reconnection.failure_count)
+        with self._id_lock:
+            stream, received = self._stream, self._bytes_before
+            received += 0 if stream is None else stream._bytes_read
+        failures, events = self._reconnection.failure_count, self._events
+        seconds = max(0.0, time.monotonic() - self._event_at) if events else None
+        return Stats(self.name, self._connections, failures, events, received, seconds)
+
+    def _note_arrival(self, stream: Any) -> None:
+        """Note when the chunk of an event arrived, if the event is the first one of its chunk."""
+        if stream._bytes_read != self._bytes_seen:
+            self._bytes_seen = stream._bytes_read
+            self._event_at = time.monotonic()
 
     @property
     def retry(self) -> int | None:

@@ -25,7 +25,6 @@ from sse_fast._client.state import (
     WaitInterrupted,
     WaitRefused,
 )
-from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
 from sse_fast._errors import StreamTimeout
 from sse_fast._interrupts import IgnoredErrors, find_handler_error
@@ -173,7 +172,9 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 self._review_chosen_id()
             try:
                 event = next(stream)
-                self._meter.events += 1
+                if stream._bytes_read != self._bytes_seen:
+                    self._note_arrival(stream)
+                self._events += 1
                 return event
             except StopIteration:
                 caught = ConnectionEnded()
@@ -391,11 +392,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     def _make_stream(self, source: Source, watch: Watch | None) -> EventStream[T]:
         parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
-        chunks: Iterator[bytes] = iter(cast("Iterable[bytes]", source.chunks))
         is_unwakable = watch is not None and source.wake is None
         if watch is not None and is_unwakable:
-            chunks = LateChunks(chunks, watch)
-        source = source._replace(chunks=CountedChunks(chunks, self._meter))
+            chunks = iter(cast("Iterable[bytes]", source.chunks))
+            source = source._replace(chunks=LateChunks(chunks, watch))
         stream: EventStream[T] = EventStream(source, parser, self._on_chunk, comments, watch)
         if watch is not None and is_unwakable:
             # Then the watch only notes that the time is over.
@@ -442,6 +442,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 raise WaitGivenUp from None
         if self._kept_event is None:
             raise ConnectionEnded
+        self._note_arrival(stream)
 
     async def _sleep(self, seconds: float) -> None:
         self._wait_for(lambda: self._is_closed or self._requested_delay is not None, seconds)
