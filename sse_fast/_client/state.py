@@ -23,7 +23,6 @@ from sse_fast._request import (
     encode_body,
     parse_url,
     parse_user_fields,
-    strip_userinfo,
 )
 from sse_fast._seconds import check_seconds, check_timeouts
 from sse_fast._source import redact_url
@@ -325,7 +324,7 @@ class ClientState(Generic[T]):
         self._make_parser(last_event_id=last_event_id)
         self._reconnection = Reconnection(
             policy,
-            Request(check_method(method), strip_userinfo(url), (), body),
+            Request(check_method(method), target.url, (), body),
             resend=resend,
             resume="call" if callable(resume) else resume,
         )
