@@ -251,7 +251,8 @@ class StreamBase(Generic[T]):
             # If another batch came since take(), its first event is the only one not taken yet.
             last_event_id = self._id_after(batch, taken[1] if is_latest else 0)
             # Another thread may have moved on meanwhile; then the result may mix two batches.
-            if self._taken is taken and self._batch is batch:
+            again = self._taken
+            if again[0] is taken[0] and again[1] == taken[1] and self._batch is batch:
                 return last_event_id
 
     def _id_after(self, batch: list[Event[T]], count: int) -> str:

@@ -6,7 +6,6 @@ A signal handler raises only in Python functions, so that nothing is lost betwee
 Everything unusual falls back to the Python methods of `_stream.py`.
 """
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
@@ -16,7 +15,6 @@ from sse_fast._core.parser_c cimport Parser, feed_bytes
 
 
 cdef extern from "Python.h":
-    void Py_DECREF(PyObject*)
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_None
     bint PyCoro_CheckExact(object)
@@ -51,19 +49,6 @@ cdef extern from *:
     int _reraise "sse_fast_reraise"() except -1
 
 
-# The results of a send, as of `PyIter_Send`, and one more: another awaitable is to be awaited.
-cdef enum:
-    FAILED = -1
-    RETURNED = 0
-    SUSPENDED = 1
-    GO_ON = 2
-
-# The states of a `Step`.
-cdef enum:
-    NEW
-    WAITING
-    DONE
-
 cdef list _NO_EVENTS = []
 
 
@@ -79,6 +64,23 @@ def feed_next(list fed not None, Parser parser not None, object slices):
 
 cdef class _FastStream:
     """The attributes of `StreamBase`, and the compiled forms of what it does for each chunk."""
+
+    @property
+    def _taken(self):
+        # The tuple is made last: a garbage collection may let another thread run.
+        cdef list batch = self._taken_batch
+        cdef Py_ssize_t count = self._taken_count
+        return batch, count
+
+    @_taken.setter
+    def _taken(self, tuple taken not None):
+        # Freed last, as this may let another thread run.
+        cdef list earlier = self._taken_batch
+        self._taken_batch, self._taken_count = taken
+
+    def take(self):
+        """Mark every delivered event as taken: the consumer has finished with it."""
+        take_all(self)
 
     def _parse(self):
         """Feed one slice; or, if the latest feed raised, let it parse the rest of its slice."""
@@ -217,13 +219,6 @@ cdef class _FastNext(_FastStream):
                 self._parse()
             else:
                 return self._next()
-
-
-cdef inline object _owned(PyObject* made):
-    """Return an object whose reference the caller holds."""
-    cdef object result = <object>made
-    Py_DECREF(made)
-    return result
 
 
 cdef class _FastAnext(_FastStream):
@@ -417,7 +412,6 @@ cdef int _send_for_event(PyObject* step, PyObject* value, PyObject** result) exc
     return _send(step, value, result)
 
 
-@cython.final
 cdef class EventStep(Step):
     """The awaitable of the next event of a stream.
 

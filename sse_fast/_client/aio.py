@@ -14,6 +14,7 @@ from sse_fast._background import Task, close_later, find_loop
 from sse_fast._check import acheck_response
 from sse_fast._client.base import ClientBase
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import StreamTimeout, TransportError
 from sse_fast._interrupts import IgnoredErrors
 from sse_fast._seconds import check_seconds
@@ -46,7 +47,25 @@ _CLOSE_SECONDS = 1.0
 """The longest that a connection which is given up may take to close."""
 
 
-class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
+class _PlainAnext:
+    """`AsyncEventSource.__anext__` without the compiled fast path."""
+
+    __slots__ = ()
+
+    def __anext__(self) -> Any:
+        return self._anext()
+
+    async def _anext(self) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastAnext = _PlainAnext
+else:
+    from sse_fast._client._source_c import FastAnext as _FastAnext
+
+
+class AsyncEventSource(_FastAnext, ClientBase[T], AsyncIterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an async iterator.
 
     It is an async context manager as well. All of it runs on asyncio, and with a client of httpx or
@@ -156,8 +175,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             **options: Unpack[ClientOptions[Any]],
         ) -> None: ...
         def __init__(self, url: str, **options: Any) -> None: ...
+        def __anext__(self) -> Awaitable[Event[T]]: ...
 
-    async def __anext__(self) -> Event[T]:
+    async def _anext(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__anext__` leaves out."""
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -171,8 +192,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                     self._note_arrival(stream)
                 self._events += 1
                 return event
-            except StopAsyncIteration:
-                caught = ConnectionEnded()
             except GeneratorExit:
                 # The coroutine is being closed, so nothing can be awaited.
                 raise
@@ -183,6 +202,19 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                     raise
                 caught = error
         try:
+            return await self._after_failed_read(caught)
+        finally:
+            caught = None
+
+    async def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
+        """Return the next event, over as many connections as it takes.
+
+        Args:
+            caught: what the stream has raised, or None if it was not read.
+        """
+        try:
+            if isinstance(caught, StopAsyncIteration):
+                caught = ConnectionEnded()
             if caught is not None or not self._has_kept_event():
                 await self._alone(self._advance, caught)
         except SourceExhausted:

@@ -14,6 +14,7 @@ from sse_fast._client.options import refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
 from sse_fast._client.stats import Stats
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import ResponseError
 from sse_fast._request import (
     DEFAULT_FIELDS,
@@ -167,7 +168,29 @@ _OWN_FIELDS = {**DEFAULT_FIELDS, **USER_AGENT}
 """The default fields of requests by our own transport."""
 
 
-class ClientState(Generic[T]):
+class _PlainSource:
+    """The attributes that the fast paths of `_source_c` read and set."""
+
+    __slots__ = (
+        "_bytes_seen",
+        "_chosen_id",
+        "_event_at",
+        "_events",
+        "_is_reading",
+        "_kept_event",
+        "_stream",
+    )
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _Source = _PlainSource
+else:
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._client._source_c import FastSource as _Source
+    from sse_fast._stream_c import _FastStream  # noqa: F401
+
+
+class ClientState(_Source, Generic[T]):
     """The attributes of a source, and the methods that wait for nothing."""
 
     # A dictionary of as many attributes takes 1.5 KiB.
@@ -176,18 +199,14 @@ class ClientState(Generic[T]):
         "__dict__",
         "__weakref__",
         "_bytes_before",
-        "_bytes_seen",
         "_checks_type",
-        "_chosen_id",
         "_common_fields",
         "_connect_timeout",
         "_connections",
         "_content_type",
         "_deferred_error",
         "_ended_by",
-        "_event_at",
         "_event_timeout",
-        "_events",
         "_events_before",
         "_has_clean_end",
         "_has_own_transport",
@@ -199,8 +218,6 @@ class ClientState(Generic[T]):
         "_is_closed",
         "_is_exhausted",
         "_is_framed",
-        "_is_reading",
-        "_kept_event",
         "_loop",
         "_make_parser",
         "_on_chunk",
@@ -219,7 +236,6 @@ class ClientState(Generic[T]):
         "_sends_id",
         "_signals",
         "_sleep_interrupt",
-        "_stream",
         "_user",
         "_wait_until",
     )
@@ -346,7 +362,7 @@ class ClientState(Generic[T]):
         # What `stats` shows: streams opened, events delivered, bytes of the earlier streams, and
         # the time when the chunk of the latest event arrived.
         self._connections = self._events = self._bytes_before = 0
-        self._event_at = 0.0
+        self._event_at = 0
         # The bytes of the stream when its latest event was delivered.
         self._bytes_seen = 0
         # The number of events before the current connection, and whether its end is marked.
@@ -452,14 +468,14 @@ class ClientState(Generic[T]):
             stream, received = self._stream, self._bytes_before
             received += 0 if stream is None else stream._bytes_read
         failures, events = self._reconnection.failure_count, self._events
-        seconds = max(0.0, time.monotonic() - self._event_at) if events else None
+        seconds = max(0.0, (time.monotonic_ns() - self._event_at) / 1e9) if events else None
         return Stats(self.name, self._connections, failures, events, received, seconds)
 
     def _note_arrival(self, stream: Any) -> None:
         """Note when the chunk of an event arrived, if the event is the first one of its chunk."""
         if stream._bytes_read != self._bytes_seen:
             self._bytes_seen = stream._bytes_read
-            self._event_at = time.monotonic()
+            self._event_at = time.monotonic_ns()
 
     @property
     def retry(self) -> int | None:

@@ -26,6 +26,7 @@ from sse_fast._client.state import (
     WaitRefused,
 )
 from sse_fast._client.watchdog import LateChunks
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import StreamTimeout
 from sse_fast._interrupts import IgnoredErrors, find_handler_error
 from sse_fast._seconds import check_seconds
@@ -55,7 +56,25 @@ else:
 __all__ = ["EventSource", "fetch_event_source"]
 
 
-class EventSource(ClientBase[T], Iterator["Event[T]"]):
+class _PlainNext:
+    """`EventSource.__next__` without the compiled fast path."""
+
+    __slots__ = ()
+
+    def __next__(self) -> Any:
+        return self._next()
+
+    def _next(self) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastNext = _PlainNext
+else:
+    from sse_fast._client._source_c import FastNext as _FastNext
+
+
+class EventSource(_FastNext, ClientBase[T], Iterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an iterator and a context manager.
 
     It implements the EventSource of the HTML standard (9.2), and adds any method and body, header
@@ -160,8 +179,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             **options: Unpack[ClientOptions[Any]],
         ) -> None: ...
         def __init__(self, url: str, **options: Any) -> None: ...
+        def __next__(self) -> Event[T]: ...
 
-    def __next__(self) -> Event[T]:
+    def _next(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__next__` leaves out."""
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -176,8 +197,6 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                     self._note_arrival(stream)
                 self._events += 1
                 return event
-            except StopIteration:
-                caught = ConnectionEnded()
             except BaseException as error:
                 if event is not None:
                     # A signal handler raised: the next call returns the event.
@@ -185,6 +204,19 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                     raise
                 caught = error
         try:
+            return self._after_failed_read(caught)
+        finally:
+            caught = None
+
+    def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
+        """Return the next event, over as many connections as it takes.
+
+        Args:
+            caught: what the stream has raised, or None if it was not read.
+        """
+        try:
+            if isinstance(caught, StopIteration):
+                caught = ConnectionEnded()
             if caught is not None or not self._has_kept_event():
                 _run_sync(self._alone(self._advance, caught))
         except SourceExhausted:
