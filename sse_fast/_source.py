@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -41,7 +42,8 @@ class Headers(Mapping[str, str]):
         """
         self._fields: dict[str, str] = {}
         for name, value in fields:
-            name = name.lower()
+            # Many connections share the names.
+            name = sys.intern(name.lower())
             self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
 
     def __getitem__(self, name: str) -> str:

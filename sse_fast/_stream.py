@@ -81,6 +81,7 @@ class _PlainAnext:
     __slots__ = (
         "_batch",
         "_begin",
+        "_bytes_read",
         "_caught",
         "_chunks",
         "_comments",
@@ -90,6 +91,7 @@ class _PlainAnext:
         "_id_before_batch",
         "_in_callback",
         "_interrupted",
+        "_lends",
         "_on_chunk",
         "_parser",
         "_parts",

@@ -142,8 +142,9 @@ class StreamBase(Generic[T]):
     _feed_incomplete: bool
     # True if the parser holds the rest of a slice after an error that is raised later.
     _rest_is_due: bool
-    # At most one chunk, read and not accepted yet.
+    # At most one chunk, read and not accepted yet, and the bytes of all that were accepted.
     _received: list[Any]
+    _bytes_read: int
     # The latest chunk, its bytes, and an iterator that calls `on_chunk` with them, once.
     _announced: tuple[Any, bytes, Iterator[object]] | None
     # Received bytes that were not fed yet, in slices, and an iterator of as many items.
@@ -204,6 +205,7 @@ class StreamBase(Generic[T]):
         self._feed_incomplete = False
         self._rest_is_due = False
         self._received = []
+        self._bytes_read = 0
         self._announced = None
         self._slices = self._slice_starts = iter(())
         self._read_error = None
@@ -252,7 +254,8 @@ class StreamBase(Generic[T]):
             # If another batch came since take(), its first event is the only one not taken yet.
             last_event_id = self._id_after(batch, taken[1] if is_latest else 0)
             # Another thread may have moved on meanwhile; then the result may mix two batches.
-            if self._taken is taken and self._batch is batch:
+            again = self._taken
+            if again[0] is taken[0] and again[1] == taken[1] and self._batch is batch:
                 return last_event_id
 
     def _id_after(self, batch: list[Event[T]], count: int) -> str:
@@ -617,6 +620,7 @@ class StreamBase(Generic[T]):
         self._interrupted = False
         if type(chunk) is bytes and self._on_chunk is None and len(chunk) <= self._slice_size:
             self._id_before_batch = self._parser.last_event_id
+            self._bytes_read += len(chunk)
             if ACCELERATED:
                 # The compiled `feed_next` takes the chunk out of the list.
                 self._feed(self._received)
@@ -627,6 +631,7 @@ class StreamBase(Generic[T]):
             return
         if self._lends and self._on_chunk is None and type(chunk) is memoryview:
             # Its slices are fed before the next read.
+            self._bytes_read += len(chunk)
             self._cut(chunk)
             self._received = []
             return
@@ -640,6 +645,7 @@ class StreamBase(Generic[T]):
             # An empty chunk only lets time limits be checked.
             if self._on_chunk is not None and data:
                 calls = map(self._on_chunk, (data,))
+            self._bytes_read += len(data)
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         if self._on_chunk is not None:

@@ -29,6 +29,8 @@ __all__ = ["LosingClient"]
 class LosingClient(ClientState[T]):
     """Reports each failure and each end to the state machine and to the program."""
 
+    __slots__ = ()
+
     async def _handle_stream_error(self, error: BaseException) -> None:
         """Handle an error or the end of the stream: return to reconnect, or raise."""
         stream = self._stream
@@ -71,7 +73,7 @@ class LosingClient(ClientState[T]):
             raise SourceExhausted
         incomplete = self._reconnection.stream_ended(
             time.monotonic(),
-            had_event=self._meter.events != self._events_before,
+            had_event=self._events != self._events_before,
             framed=self._is_framed,
             pending=self._pending,
             until_unmet=self._has_until,
@@ -216,7 +218,8 @@ class LosingClient(ClientState[T]):
         self._pending = stream.pending
         with self._id_lock:
             reconnection.last_event_id = self.last_event_id
-            self._stream = self._chosen_id = None
+            received = self._bytes_before + stream._bytes_read
+            self._bytes_before, self._stream, self._chosen_id = received, None, None
         self._kept_event = self._opening = None
         await self._release(stream)
 
