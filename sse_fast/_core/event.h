@@ -8,6 +8,8 @@
 
 #include <Python.h>
 
+#include "text.h"
+
 typedef struct {
     PyObject_HEAD
     PyObject *event, *data, *id, *retry;
@@ -97,6 +99,30 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
     if (self != NULL)
         sse_fast_track_event(self);
     return (PyObject *)self;
+}
+
+#if defined(__GNUC__)
+#  define SSE_FAST_ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#  define SSE_FAST_ALWAYS_INLINE static inline
+#endif
+
+/* Make a plain event of UTF-8. It takes the reference to its type, also if it fails; NULL for NULL.
+ * As a call, it would cost a tenth of the shortest events. */
+SSE_FAST_ALWAYS_INLINE PyObject *
+sse_fast_new_text_event(PyTypeObject *type, PyObject *event, const uint8_t *at, size_t length,
+                        int maybe_wide, PyObject *id)
+{
+    PyObject *data;
+
+    if (event == NULL)
+        return NULL;
+    data = sse_fast_new_text(at, (Py_ssize_t)length, maybe_wide);
+    if (data == NULL) {
+        Py_DECREF(event);
+        return NULL;
+    }
+    return (PyObject *)sse_fast_make_event(type, event, data, id, Py_None);
 }
 
 static inline void
