@@ -154,21 +154,23 @@ sse_fast_new_list(Py_ssize_t capacity)
     return list;
 }
 
-/* Append to a list with room for it, as most have. */
+/* Append an event, whose reference it takes, to a list with room for it, as most have. */
 static inline int
 sse_fast_append(PyObject *list, PyObject *event)
 {
+    int failed;
 #ifndef Py_GIL_DISABLED
     Py_ssize_t size = PyList_GET_SIZE(list);
 
     if (size < ((PyListObject *)list)->allocated) {
-        Py_INCREF(event);
         PyList_SET_ITEM(list, size, event);
         Py_SET_SIZE((PyVarObject *)list, size + 1);
         return 0;
     }
 #endif
-    return PyList_Append(list, event);
+    failed = PyList_Append(list, event);
+    Py_DECREF(event);
+    return failed;
 }
 
 /* Return a list with one event, whose reference it takes; NULL for NULL. */

@@ -626,16 +626,14 @@ cdef inline int _dispatch(
 cdef inline bint _try_add(Parser self, PyObject* event) noexcept:
     """Add an event, whose reference it takes; return False with an exception set."""
     cdef PyObject* events
-    cdef bint is_added = False
     if self._events is None:
         events = _try_list(self._capacity)
-        if events != NULL:
-            self._events = <list>events
-            Py_DECREF(events)
-    if self._events is not None:
-        is_added = _try_append(<PyObject*>self._events, event) == 0
-    Py_DECREF(event)
-    return is_added
+        if events == NULL:
+            Py_DECREF(event)
+            return False
+        self._events = <list>events
+        Py_DECREF(events)
+    return _try_append(<PyObject*>self._events, event) == 0
 
 
 cdef inline PyObject* _try_event_type(
