@@ -41,9 +41,6 @@ __all__ = ["Opening", "asend", "open_source"]
 _MAX_QUEUED = 4
 """Received buffers that may wait for the reader before reading from the socket is paused."""
 
-_BUFFER_SIZE = 2 * READ_SIZE
-"""Twice the size of a slice: a turn of the event loop costs as much as parsing one."""
-
 _MAX_IN_A_ROW = 16
 """Pieces that are returned without suspending, so that other tasks run after a megabyte."""
 
@@ -230,6 +227,8 @@ class _Connection:
         while not self._exchange.status:
             self._exchange.check()
             await self._wait_for_more()
+        if not self._paused and not self._ended:
+            self._ordinary = self._exchange.ordinary
 
     async def read_body(self) -> bytes:
         """Return the next piece of the body; b"" if bytes came that complete none.
@@ -373,7 +372,7 @@ def _get_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
     try:
         return _buffers[loop]
     except KeyError:
-        _buffers[loop] = buffer = memoryview(bytearray(_BUFFER_SIZE))
+        _buffers[loop] = buffer = memoryview(bytearray(READ_SIZE))
         return buffer
     except TypeError:
         # There are no weak references to this loop.
