@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "_mime": set(),
     "_request": CORE,
     "_core": CORE,
+    # The native interface, with the `.pxd` of the package.
+    "lines": {"_core"},
     "_source": CORE,
     "_background": set(),
     "_wake": CORE | {"_background"},

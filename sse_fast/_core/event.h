@@ -20,9 +20,39 @@ typedef struct {
 static sse_fast_event *sse_fast_free_events[SSE_FAST_FREE_EVENTS];
 static int sse_fast_free_event_count = 0;
 
-static inline PyObject *
-sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject *id,
-                   PyObject *retry)
+/* Whether no reference cycle can go through the event. */
+static inline int
+sse_fast_is_plain_event(const sse_fast_event *self)
+{
+    return PyUnicode_CheckExact(self->data)
+           && (self->retry == Py_None || PyLong_CheckExact(self->retry));
+}
+
+/* Let the garbage collector know of an event with all its values. It never tracks plain ones. */
+static inline void
+sse_fast_track_event(sse_fast_event *self)
+{
+    if (!sse_fast_is_plain_event(self))
+        PyObject_GC_Track(self);
+}
+
+/* Event's tp_alloc. The default tracks every object, so that the freeing of a plain event would have
+ * to untrack it. */
+static PyObject *
+sse_fast_alloc_event(PyTypeObject *type, Py_ssize_t Py_UNUSED(count))
+{
+    sse_fast_event *self = PyObject_GC_New(sse_fast_event, type);
+
+    if (self != NULL)
+        self->event = self->data = self->id = self->retry = NULL;
+    return (PyObject *)self;
+}
+
+/* Make an event that the garbage collector does not know of yet. It takes the references to its type
+ * and data, also if it fails. */
+static inline sse_fast_event *
+sse_fast_make_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject *id,
+                    PyObject *retry)
 {
     sse_fast_event *self;
 
@@ -41,30 +71,42 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
         Py_INCREF(id);
         self = PyObject_GC_New(sse_fast_event, type);
         if (self == NULL) {
+            Py_DECREF(event);
+            Py_DECREF(data);
             Py_DECREF(id);
             return NULL;
         }
     }
-    Py_INCREF(event);
-    Py_INCREF(data);
     Py_INCREF(retry);
     self->event = event;
     self->data = data;
     self->id = id;
     self->retry = retry;
-    /* No reference cycle can go through an event whose data is a str. */
-    if (!PyUnicode_CheckExact(data))
-        PyObject_GC_Track(self);
+    return self;
+}
+
+static inline PyObject *
+sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject *id,
+                   PyObject *retry)
+{
+    sse_fast_event *self;
+
+    Py_INCREF(event);
+    Py_INCREF(data);
+    self = sse_fast_make_event(type, event, data, id, retry);
+    if (self != NULL)
+        sse_fast_track_event(self);
     return (PyObject *)self;
 }
 
 static inline void
 sse_fast_drop_event(sse_fast_event *self)
 {
-    Py_XDECREF(self->event);
-    Py_XDECREF(self->data);
-    Py_XDECREF(self->id);
-    Py_XDECREF(self->retry);
+    /* `tp_new` sets all four. */
+    Py_DECREF(self->event);
+    Py_DECREF(self->data);
+    Py_DECREF(self->id);
+    Py_DECREF(self->retry);
 #ifndef Py_GIL_DISABLED
     if (sse_fast_free_event_count < SSE_FAST_FREE_EVENTS) {
         sse_fast_free_events[sse_fast_free_event_count++] = self;
@@ -111,12 +153,30 @@ sse_fast_list_of(PyObject *event)
 
     if (event == NULL)
         return NULL;
+#ifndef Py_GIL_DISABLED
+    /* PyList_New(1) would also clear the place of the event, for twice the instructions. */
+    list = PyList_New(0);
+    if (list != NULL) {
+        PyObject **items = PyMem_Malloc(sizeof *items);
+        if (items != NULL) {
+            items[0] = event;
+            ((PyListObject *)list)->ob_item = items;
+            ((PyListObject *)list)->allocated = 1;
+            Py_SET_SIZE((PyVarObject *)list, 1);
+            return list;
+        }
+        PyErr_NoMemory();
+        Py_CLEAR(list);
+    }
+#else
     list = PyList_New(1);
-    if (list == NULL)
-        Py_DECREF(event);
-    else
+    if (list != NULL) {
         PyList_SET_ITEM(list, 0, event);
-    return list;
+        return list;
+    }
+#endif
+    Py_DECREF(event);
+    return NULL;
 }
 
 /* Pass a reference, or the exception of a call that returned NULL, on to Cython. */
@@ -132,12 +192,11 @@ sse_fast_free_event(PyObject *object)
 {
     sse_fast_event *self = (sse_fast_event *)object;
 
-    PyObject_GC_UnTrack(object);
-    if (self->data != NULL && PyUnicode_CheckExact(self->data)
-        && (self->retry == Py_None || PyLong_CheckExact(self->retry))) {
+    if (sse_fast_is_plain_event(self)) {
         sse_fast_drop_event(self);
         return;
     }
+    PyObject_GC_UnTrack(object);
     /* Events can nest without limit through data and retry; the trashcan bounds the recursion. */
     Py_TRASHCAN_BEGIN(object, sse_fast_free_event)
     sse_fast_drop_event(self);

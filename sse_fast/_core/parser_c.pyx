@@ -19,10 +19,10 @@ from libc.string cimport memcmp, memset
 
 from sse_fast._core.buffers cimport _get_buffer
 from sse_fast._core.lines cimport (
-    COMMENT, DISPATCH, NEED_INPUT, NO_MEMORY, TOO_LARGE, LineState, Scan, Step, Text,
-    _begin_chunk, _end_block, _extend_data, _free_buffers, _is_between_blocks, _is_one_event,
-    _is_pending, _next_step, _own_block, _put_block_back, _read_block, _repeat_blank_line,
-    _reset_stream, _take_block,
+    COMMENT, DISPATCH, EXTEND_DATA, NEED_INPUT, NO_MEMORY, NO_SHORTCUT, READ_ONE_EVENT, TOO_LARGE,
+    LineState, Scan, Step, Text, _begin_chunk, _end_block, _extend_data, _find_shortcut,
+    _free_buffers, _is_between_blocks, _is_pending, _next_step, _own_block, _put_block_back,
+    _read_block, _read_one_event, _repeat_blank_line, _reset_stream, _take_block,
 )
 
 from sse_fast._core import options as _options
@@ -40,6 +40,7 @@ cdef extern from "Python.h":
         const char* tp_name
         Py_ssize_t tp_basicsize
         unsigned long tp_flags
+        PyObject* (*tp_alloc)(PyTypeObject* cls, Py_ssize_t count)
         void (*tp_dealloc)(PyObject*)
 
 
@@ -47,6 +48,7 @@ cdef extern from "text.h":
     str _make_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
     # Without Cython's check for NULL.
     PyObject* _try_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
+    int _prepare_text "sse_fast_prepare_text"() except -1
 
 
 cdef extern from "event.h":
@@ -54,13 +56,15 @@ cdef extern from "event.h":
         pass
     object _new_event "sse_fast_new_event"(
         PyTypeObject* cls, object event_type, object data, object id, object retry)
+    PyObject* sse_fast_alloc_event(PyTypeObject* cls, Py_ssize_t count)
     void sse_fast_free_event(PyObject* event)
+    void _track_event "sse_fast_track_event"(sse_fast_event* event)
     list _new_list "sse_fast_new_list"(Py_ssize_t capacity)
     object _checked "sse_fast_checked"(PyObject* made)
     list _checked_list "sse_fast_checked"(PyObject* made)
     str _checked_text "sse_fast_checked"(PyObject* made)
     # Without Cython's check for NULL: the caller first puts the block back.
-    PyObject* _try_event "sse_fast_new_event"(
+    sse_fast_event* _try_event "sse_fast_make_event"(
         PyTypeObject* cls, PyObject* event_type, PyObject* data, PyObject* id, PyObject* retry)
     PyObject* _try_list "sse_fast_new_list"(Py_ssize_t capacity)
     PyObject* _try_list_of "sse_fast_list_of"(PyObject* event)
@@ -76,9 +80,12 @@ if (<PyTypeObject*>Event).tp_basicsize != sizeof(sse_fast_event):
     raise ImportError("sse_fast.Event has another size than event.h expects: build it again")
 if (<PyTypeObject*>Event).tp_flags & Py_TPFLAGS_HEAPTYPE:
     raise ImportError("sse_fast.Event is a heap type, which event.h does not support")
+(<PyTypeObject*>Event).tp_alloc = sse_fast_alloc_event
 (<PyTypeObject*>Event).tp_dealloc = sse_fast_free_event
+_prepare_text()
 
 cdef str _MESSAGE = "message"
+cdef frozenset _NO_TYPES = _options.NO_TYPES
 
 
 @cython.final
@@ -102,12 +109,18 @@ One event of an event stream, immutable.
     __class_getitem__ = classmethod(GenericAlias)
 
     def __init__(self, event="message", data="", id="", retry=None):
+        if type(event) is not str:
+            event = _options.exact_str("event", event)
+        if type(id) is not str:
+            id = _options.exact_str("id", id)
+        # Asked last: the lines before may run a property `__class__`, which could call this, too.
         if self.event is not None:
             raise AttributeError("Event is immutable: create a new one")
-        self.event = event if type(event) is str else _options.exact_str("event", event)
+        self.event = event
         self.data = data
-        self.id = id if type(id) is str else _options.exact_str("id", id)
+        self.id = id
         self.retry = retry
+        _track_event(<sse_fast_event*><PyObject*>self)
 
     def __eq__(self, other):
         # The second class is the other core's, if a program uses both.
@@ -181,7 +194,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         memset(&self._state, 0, sizeof(LineState))
         self._state.retry = -1
         self._event_type = _MESSAGE
-        self._until_types = frozenset()
+        self._until_types = _NO_TYPES
 
     def __dealloc__(self):
         _reset_stream(&self._state)
@@ -258,7 +271,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         self._rest = None
         self._refusal = NEED_INPUT
         self._done = False
-        self._can_skip_checks = False
+        self._shortcut = NO_SHORTCUT
 
     def feed(self, chunk, /):
         """Parse the next bytes of the stream and return the events that they complete.
@@ -285,7 +298,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         """
         if type(chunk) is bytes:
             return _feed(self, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
-        return _feed_buffer(self, chunk)
+        return feed_buffer(self, chunk)
 
     cdef int _parse(self, const uint8_t** cursor, const uint8_t* end) except -1:
         cdef LineState* state = &self._state
@@ -428,7 +441,7 @@ An incremental parser of one event stream: bytes in any pieces in, events out.
         return is_last
 
 
-cdef list _feed_buffer(Parser self, object chunk):
+cdef list feed_buffer(Parser self, object chunk):
     cdef Py_buffer view
     cdef bint has_view = False
     try:
@@ -444,7 +457,7 @@ cdef list _feed_buffer(Parser self, object chunk):
         if not self._is_feeding and (
                 isinstance(error, MemoryError) or not isinstance(error, Exception)):
             self._refusal = NO_MEMORY
-            self._can_skip_checks = False
+            self._shortcut = NO_SHORTCUT
         raise
     try:
         if self._has_callbacks:
@@ -462,29 +475,44 @@ cdef int _raise_too_large(Parser self) except -1:
 
 
 cdef inline list _feed(Parser self, const uint8_t* at, Py_ssize_t length):
-    """Fast paths: a chunk that is one whole event, and a few bytes of a long data line."""
-    cdef Text event_type
-    cdef Text data
-    cdef PyObject* events = NULL
-    if self._can_skip_checks:
-        if _is_between_blocks(&self._state):
-            if not self._has_options and _is_one_event(
-                    &self._state, &event_type, &data, at, at + length):
-                events = _try_list_of(_try_text_event(
-                    self, &event_type, &data, <PyObject*>self._last_event_id))
-                if events == NULL:
-                    _keep_chunk(self, at, at + length)
-                return _checked_list(events)
-        elif _extend_data(&self._state, at, at + length):
-            return []
+    if self._shortcut == EXTEND_DATA and _extend_data(&self._state, at, at + length):
+        return []
+    if self._shortcut == READ_ONE_EVENT:
+        return _feed_one_event(self, at, length)
     return _read(self, at, length)
+
+
+cdef list _feed_one_event(Parser self, const uint8_t* at, Py_ssize_t length):
+    """Fast path: a chunk between two blocks that is one whole event."""
+    cdef Text event_type
+    cdef Text id
+    cdef Text data
+    cdef PyObject* new_id
+    cdef PyObject* events = NULL
+    if not _read_one_event(&self._state, &event_type, &id, &data, at, at + length):
+        return _read(self, at, length)
+    if id.at == NULL:
+        events = _try_list_of(_try_text_event(
+            self, &event_type, &data, <PyObject*>self._last_event_id))
+    else:
+        new_id = _try_text(id.at, id.length, id.non_ascii)
+        if new_id != NULL:
+            events = _try_list_of(_try_text_event(self, &event_type, &data, new_id))
+            if events != NULL:
+                # Only now nothing can fail any more.
+                self._last_event_id = _checked_text(new_id)
+            else:
+                Py_DECREF(new_id)
+    if events == NULL:
+        _keep_chunk(self, at, at + length)
+    return _checked_list(events)
 
 
 cdef list _read(Parser self, const uint8_t* at, Py_ssize_t length):
     cdef const uint8_t* end = at + length
     cdef bytearray rest
     cdef bint is_parsed = False
-    self._can_skip_checks = False
+    self._shortcut = NO_SHORTCUT
     if self._is_feeding:
         raise RuntimeError(
             "feed() was called within feed(): "
@@ -524,8 +552,8 @@ cdef list _read(Parser self, const uint8_t* at, Py_ssize_t length):
             _save_rest(self, rest, at, end)
         if self._done or self._refusal != NEED_INPUT:
             _free_buffers(&self._state)
-    self._can_skip_checks = (
-        not self._done and self._lone_ids is None and not self._state.emit_blocks)
+    if not self._done and self._lone_ids is None:
+        self._shortcut = _find_shortcut(&self._state, self._has_options)
     if length >= 4096 and self._events is not None:
         self._bytes_per_event = length // len(self._events)
     return _take_events(self)
@@ -533,7 +561,7 @@ cdef list _read(Parser self, const uint8_t* at, Py_ssize_t length):
 
 cdef int _keep_chunk(Parser self, const uint8_t* at, const uint8_t* end) except -1:
     """Raise the exception that is set, and save the whole chunk for the next feed."""
-    self._can_skip_checks = False
+    self._shortcut = NO_SHORTCUT
     try:
         _checked(NULL)
     finally:
@@ -596,7 +624,6 @@ cdef inline PyObject* _try_text_event(
     """Make an event, or return NULL with an exception set."""
     cdef PyObject* type_text = <PyObject*>_MESSAGE
     cdef PyObject* text
-    cdef PyObject* event = NULL
     if event_type.length:
         type_text = _try_event_type(self, event_type)
         if type_text == NULL:
@@ -604,11 +631,10 @@ cdef inline PyObject* _try_text_event(
     else:
         Py_INCREF(type_text)
     text = _try_text(data.at, data.length, data.non_ascii)
-    if text != NULL:
-        event = _try_event(<PyTypeObject*>Event, type_text, text, id, <PyObject*>None)
-        Py_DECREF(text)
-    Py_DECREF(type_text)
-    return event
+    if text == NULL:
+        Py_DECREF(type_text)
+        return NULL
+    return <PyObject*>_try_event(<PyTypeObject*>Event, type_text, text, id, <PyObject*>None)
 
 
 cdef inline bint _try_add(Parser self, PyObject* event) noexcept:
@@ -648,6 +674,11 @@ cdef str _new_event_type(Parser self, const Text* text):
 
 
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length):
+    # Cython lets None pass for a class in `cdef` functions.
+    if parser is None:
+        raise TypeError("The parser is None: pass a Parser")
+    if length < 0:
+        raise ValueError(f"The length of a chunk must not be negative, got {length}")
     return _feed(parser, at, length)
 
 

@@ -79,6 +79,17 @@ sse_fast_lowest_bit(uint64_t mask)
 #endif
 }
 
+#define SSE_FAST_EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+/* The lowest address in the lowest byte, whatever the byte order. */
+static inline uint64_t
+sse_fast_load(const uint8_t *at)
+{
+    return (uint64_t)at[0] | (uint64_t)at[1] << 8 | (uint64_t)at[2] << 16 | (uint64_t)at[3] << 24
+           | (uint64_t)at[4] << 32 | (uint64_t)at[5] << 40 | (uint64_t)at[6] << 48
+           | (uint64_t)at[7] << 56;
+}
+
 /* Each instruction set defines three functions. `sse_fast_look_8` and `sse_fast_look_64` return the
  * mask of 8 or 64 bytes, and set `high` if a byte has its top bit set. `sse_fast_skip` skips windows
  * without a line end, from `at` to `last`, and returns the first that has one, with its mask.
@@ -109,6 +120,14 @@ sse_fast_look_8(const uint8_t *at, int *high)
 }
 
 static inline uint64_t
+sse_fast_look_16(const uint8_t *at, int *high)
+{
+    __m128i block = _mm_loadu_si128((const __m128i *)at);
+    *high |= _mm_movemask_epi8(block);
+    return sse_fast_mask(sse_fast_line_ends(block));
+}
+
+static inline uint64_t
 sse_fast_masks(__m128i a, __m128i b, __m128i c, __m128i d)
 {
     return sse_fast_mask(sse_fast_line_ends(a)) | sse_fast_mask(sse_fast_line_ends(b)) << 16
@@ -128,13 +147,13 @@ sse_fast_look_64(const uint8_t *at, int *high)
     return sse_fast_masks(a, b, c, d);
 }
 
-/* LF is 10 and CR is 13, so a byte minus 10 is at most 3 for these two, and for VT and FF, which the
- * exact mask rejects. The minimum of all bytes needs two instructions a block instead of four. */
+/* The least byte of a window with a line end is at most CR. So it is with NUL, TAB, VT and FF, which
+ * text seldom has, and which the exact mask rejects: one instruction a block instead of four. */
 static inline const uint8_t *
 sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t *line_ends,
               int *high)
 {
-    const __m128i ten = _mm_set1_epi8('\n'), three = _mm_set1_epi8('\r' - '\n');
+    const __m128i cr = _mm_set1_epi8('\r');
     __m128i passed = _mm_setzero_si128();
 
     for (; at <= last; at += 64) {
@@ -144,10 +163,8 @@ sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t
         __m128i c = _mm_loadu_si128((const __m128i *)(at + 32));
         __m128i d = _mm_loadu_si128((const __m128i *)(at + 48));
         __m128i all = _mm_or_si128(_mm_or_si128(a, b), _mm_or_si128(c, d));
-        __m128i least = _mm_min_epu8(
-            _mm_min_epu8(_mm_sub_epi8(a, ten), _mm_sub_epi8(b, ten)),
-            _mm_min_epu8(_mm_sub_epi8(c, ten), _mm_sub_epi8(d, ten)));
-        if (_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(least, three), least))) {
+        __m128i least = _mm_min_epu8(_mm_min_epu8(a, b), _mm_min_epu8(c, d));
+        if (_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(least, cr), least))) {
             *line_ends = sse_fast_masks(a, b, c, d);
             if (*line_ends) {
                 *high = _mm_movemask_epi8(all);
@@ -170,7 +187,6 @@ sse_fast_skip_wide(const uint8_t *at, const uint8_t *last, int *passed_high, uin
                    int *high)
 {
     const __m256i lf = _mm256_set1_epi8('\n'), cr = _mm256_set1_epi8('\r');
-    const __m256i three = _mm256_set1_epi8('\r' - '\n');
     __m256i passed = _mm256_setzero_si256();
 
     for (; at <= last; at += 64) {
@@ -178,8 +194,8 @@ sse_fast_skip_wide(const uint8_t *at, const uint8_t *last, int *passed_high, uin
         __m256i a = _mm256_loadu_si256((const __m256i *)at);
         __m256i b = _mm256_loadu_si256((const __m256i *)(at + 32));
         __m256i all = _mm256_or_si256(a, b);
-        __m256i least = _mm256_min_epu8(_mm256_sub_epi8(a, lf), _mm256_sub_epi8(b, lf));
-        if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(least, three), least))) {
+        __m256i least = _mm256_min_epu8(a, b);
+        if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(least, cr), least))) {
             uint32_t low = (uint32_t)_mm256_movemask_epi8(
                 _mm256_or_si256(_mm256_cmpeq_epi8(a, lf), _mm256_cmpeq_epi8(a, cr)));
             uint32_t upper = (uint32_t)_mm256_movemask_epi8(
@@ -256,10 +272,13 @@ sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t
     for (; at <= last; at += 64) {
         uint8x16_t a = vld1q_u8(at), b = vld1q_u8(at + 16);
         uint8x16_t c = vld1q_u8(at + 32), d = vld1q_u8(at + 48);
-        if (vmaxvq_u8(vorrq_u8(vorrq_u8(sse_fast_line_ends(a), sse_fast_line_ends(b)),
-                               vorrq_u8(sse_fast_line_ends(c), sse_fast_line_ends(d))))) {
-            *line_ends = sse_fast_look_64(at, high);
-            break;
+        if (vminvq_u8(vminq_u8(vminq_u8(a, b), vminq_u8(c, d))) <= '\r') {
+            int here = 0;
+            *line_ends = sse_fast_look_64(at, &here);
+            if (*line_ends) {
+                *high = here;
+                break;
+            }
         }
         passed = vorrq_u8(passed, vorrq_u8(vorrq_u8(a, b), vorrq_u8(c, d)));
     }
@@ -268,17 +287,6 @@ sse_fast_skip(const uint8_t *at, const uint8_t *last, int *passed_high, uint64_t
 }
 
 #else
-
-#  define SSE_FAST_EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
-
-/* The lowest address in the lowest byte, whatever the byte order. */
-static inline uint64_t
-sse_fast_load(const uint8_t *at)
-{
-    return (uint64_t)at[0] | (uint64_t)at[1] << 8 | (uint64_t)at[2] << 16 | (uint64_t)at[3] << 24
-           | (uint64_t)at[4] << 32 | (uint64_t)at[5] << 40 | (uint64_t)at[6] << 48
-           | (uint64_t)at[7] << 56;
-}
 
 /* The top bit of each byte that is zero, and no other. */
 static inline uint64_t
@@ -374,9 +382,50 @@ sse_fast_look_short(const uint8_t *at, size_t length, int *high)
         }
         return line_ends;
     }
+#if defined(SSE_FAST_SSE2)
+    if (length >= 16) {
+        for (i = 0; i + 16 < length; i += 16)
+            line_ends |= sse_fast_look_16(at + i, high) << i;
+        return line_ends | sse_fast_look_16(at + length - 16, high) << (length - 16);
+    }
+#endif
     for (i = 0; i + 8 < length; i += 8)
         line_ends |= (sse_fast_look_8(at + i, high) & 0xFF) << i;
     return line_ends | (sse_fast_look_8(at + length - 8, high) & 0xFF) << (length - 8);
+}
+
+/* Copy bytes, few ones without a call. */
+static inline void
+sse_fast_copy_bytes(uint8_t *to, const uint8_t *at, size_t length)
+{
+    if (length > 32)
+        memcpy(to, at, length);
+    else if (length >= 16) {
+        memcpy(to, at, 16);
+        memcpy(to + length - 16, at + length - 16, 16);
+    }
+    else if (length >= 8) {
+        memcpy(to, at, 8);
+        memcpy(to + length - 8, at + length - 8, 8);
+    }
+    else if (length >= 4) {
+        memcpy(to, at, 4);
+        memcpy(to + length - 4, at + length - 4, 4);
+    }
+    else {
+        for (; length > 0; length--)
+            *to++ = *at++;
+    }
+}
+
+/* Copy fewer than 64 bytes, unless there is a line end in them. */
+static inline int
+sse_fast_copy_line(uint8_t *to, const uint8_t *at, size_t length, int *high)
+{
+    if (sse_fast_look_short(at, length, high))
+        return 0;
+    sse_fast_copy_bytes(to, at, length);
+    return 1;
 }
 
 /* Make the mask of the next window that has a line end, or of the last window. `non_ascii` is set
@@ -441,24 +490,60 @@ sse_fast_pass_end_of_line(sse_fast_scan *scan)
         scan->next++;
 }
 
-/* Tell whether the bytes have no line end, without making masks. */
-static inline int
-sse_fast_is_line(const uint8_t *at, const uint8_t *end, int *high)
-{
-    uint64_t line_ends = 0;
-
-    if (end - at < 64)
-        return sse_fast_look_short(at, (size_t)(end - at), high) == 0;
-    return sse_fast_skip(at, end - 64, high, &line_ends, high) > end - 64
-           && sse_fast_look_64(end - 64, high) == 0;
-}
-
+/* Return the first CR or LF, or `end`, and set `non_ascii` as above: for a line that is likely to end
+ * there, as masks are made of windows with a line end only. */
 static inline const uint8_t *
 sse_fast_find_end_of_line(const uint8_t *at, const uint8_t *end, int *non_ascii)
 {
-    sse_fast_scan scan;
-    sse_fast_start(&scan, at, end);
-    return sse_fast_next_end_of_line(&scan, non_ascii);
+    uint64_t line_ends = 0;
+    int passed_high = 0, high = 0;
+
+    if (end - at < 64)
+        line_ends = sse_fast_look_short(at, (size_t)(end - at), &high);
+    else {
+        const uint8_t *last = end - 64;
+        at = sse_fast_skip(at, last, &passed_high, &line_ends, &high);
+        if (line_ends == 0 && at < end)
+            /* The bytes that were seen already have none. */
+            at = sse_fast_skip(last, last, &passed_high, &line_ends, &high);
+    }
+    *non_ascii |= (passed_high | high) != 0;
+    return line_ends ? at + sse_fast_lowest_bit(line_ends) : end;
+}
+
+/* Return the first byte of at most CR, such as the end of a short line or a NUL in it, or `end`. Set
+ * `non_ascii` to 1 if a byte before it has its top bit set. */
+static inline const uint8_t *
+sse_fast_find_control(const uint8_t *at, const uint8_t *end, int *non_ascii)
+{
+#if defined(SSE_FAST_SSE2)
+    const __m128i cr = _mm_set1_epi8('\r');
+
+    for (; end - at >= 16; at += 16) {
+        __m128i block = _mm_loadu_si128((const __m128i *)at);
+        uint64_t high = sse_fast_mask(block);
+        uint64_t controls = sse_fast_mask(_mm_cmpeq_epi8(_mm_min_epu8(block, cr), block));
+        if (controls) {
+            *non_ascii |= (high & (controls ^ (controls - 1))) != 0;
+            return at + sse_fast_lowest_bit(controls);
+        }
+        *non_ascii |= high != 0;
+    }
+#else
+    for (; end - at >= 8; at += 8) {
+        uint64_t word = sse_fast_load(at), high = word & SSE_FAST_EACH(0x80);
+        /* Borrows reach only the bytes after the first. */
+        uint64_t controls = (word - SSE_FAST_EACH('\r' + 1)) & ~word & SSE_FAST_EACH(0x80);
+        if (controls) {
+            *non_ascii |= (high & (controls ^ (controls - 1))) != 0;
+            return at + sse_fast_lowest_bit(controls) / 8;
+        }
+        *non_ascii |= high != 0;
+    }
+#endif
+    for (; at < end && *at > '\r'; at++)
+        *non_ascii |= *at >> 7;
+    return at;
 }
 
 #endif

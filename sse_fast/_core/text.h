@@ -10,6 +10,7 @@
 
 #include <Python.h>
 
+#include "scan.h"
 #include "utf8.h"
 
 #if defined(SSE_FAST_SSE2)
@@ -101,6 +102,52 @@ SSE_FAST_FILL(sse_fast_fill_4, Py_UCS4)
 
 #endif
 
+#if !defined(Py_DEBUG) && !defined(Py_TRACE_REFS) && !defined(Py_GIL_DISABLED)
+#  define SSE_FAST_ASCII_HEADER 1
+
+/* A new str of ASCII begins with these bytes, but for its length. */
+static PyASCIIObject sse_fast_ascii_header;
+#endif
+
+/* Called once, when the module is imported. */
+static int
+sse_fast_prepare_text(void)
+{
+#if defined(SSE_FAST_ASCII_HEADER)
+    PyObject *text = PyUnicode_New(2, 127);
+
+    if (text == NULL)
+        return -1;
+    memcpy(&sse_fast_ascii_header, text, sizeof sse_fast_ascii_header);
+    Py_DECREF(text);
+#endif
+    return 0;
+}
+
+/* Make a str of two ASCII characters or more; CPython has the others already. Copying the header
+ * takes a third of the instructions of PyUnicode_New, which computes its fields anew. */
+static inline PyObject *
+sse_fast_new_ascii(const uint8_t *at, Py_ssize_t length)
+{
+#if defined(SSE_FAST_ASCII_HEADER)
+    PyASCIIObject *text = PyObject_Malloc(sizeof(PyASCIIObject) + (size_t)length + 1);
+
+    if (text == NULL)
+        return PyErr_NoMemory();
+    *text = sse_fast_ascii_header;
+    text->length = length;
+    sse_fast_copy_bytes((uint8_t *)(text + 1), at, (size_t)length);
+    ((uint8_t *)(text + 1))[length] = 0;
+    return (PyObject *)text;
+#else
+    PyObject *text = PyUnicode_New(length, 127);
+
+    if (text != NULL)
+        sse_fast_copy_bytes(PyUnicode_1BYTE_DATA(text), at, (size_t)length);
+    return text;
+#endif
+}
+
 static PyObject *
 sse_fast_decode(const uint8_t *at, Py_ssize_t length)
 {
@@ -112,10 +159,7 @@ sse_fast_decode(const uint8_t *at, Py_ssize_t length)
 
     if (largest < 0x80 && length > 1) {
         /* `non_ascii` was set by a byte after this text. */
-        text = PyUnicode_New(length, 127);
-        if (text != NULL)
-            memcpy(PyUnicode_1BYTE_DATA(text), at, (size_t)length);
-        return text;
+        return sse_fast_new_ascii(at, length);
     }
     if (largest >= 0xC2) {
         text = PyUnicode_New(length - continuing,
@@ -140,14 +184,9 @@ sse_fast_decode(const uint8_t *at, Py_ssize_t length)
 static inline PyObject *
 sse_fast_new_text(const uint8_t *at, Py_ssize_t length, int maybe_wide)
 {
-    PyObject *text;
-
     if (maybe_wide || length < 2)
         return sse_fast_decode(at, length);
-    text = PyUnicode_New(length, 127);
-    if (text != NULL)
-        memcpy(PyUnicode_1BYTE_DATA(text), at, (size_t)length);
-    return text;
+    return sse_fast_new_ascii(at, length);
 }
 
 #endif

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from errno import ECONNRESET
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from sse_fast._errors import SSEError, TransportError
 from sse_fast._http1.connecting import (
@@ -39,6 +40,9 @@ __all__ = ["Opening", "asend", "open_source"]
 
 _MAX_QUEUED = 4
 """Received buffers that may wait for the reader before reading from the socket is paused."""
+
+_BUFFER_SIZE = 2 * READ_SIZE
+"""Twice the size of a slice: a turn of the event loop costs as much as parsing one."""
 
 _MAX_IN_A_ROW = 16
 """Pieces that are returned without suspending, so that other tasks run after a megabyte."""
@@ -163,7 +167,10 @@ class _Connection:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._timeout = idle_timeout
-        self._received: deque[Iterator[bytes]] = deque()
+        # Bytes of the body that the reader has not taken yet, or that it still has to decode.
+        self._received: list[bytes | Iterator[bytes]] = []
+        # The decoder of the body, as long as nothing but more of it can come.
+        self._ordinary: Any = None
         self._paused = False
         # Pieces that were returned since the reader last suspended.
         self._in_a_row = 0
@@ -181,19 +188,35 @@ class _Connection:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def _receive(self, data: memoryview) -> None:
-        self._received.append(self._exchange.receive(data))
-        if len(self._received) > _MAX_QUEUED and not self._paused:
+    def _receive(self, data: bytes | memoryview, size: int) -> None:
+        """Decode the first bytes of `data`, and wake the reader."""
+        ordinary = self._ordinary
+        received = self._received
+        if ordinary is None:
+            received.append(self._exchange.receive(memoryview(data)[:size]))
+        else:
+            body = ordinary.copy(data, size)
+            if ordinary.rest >= 0:
+                self._ordinary = None
+                body = self._exchange.receive_rest(body, data[:size])
+            if body:
+                received.append(body)
+        if len(received) > _MAX_QUEUED and not self._paused:
             self._paused = True
+            self._ordinary = None
             self._transport.pause_reading()
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
         self._ended = True
+        self._ordinary = None
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended = True
+        self._ordinary = None
         self._error = self._error or error
         if self._timer is not None:
             self._timer.cancel()
@@ -225,12 +248,17 @@ class _Connection:
 
     def _next_piece(self) -> bytes:
         """Return a piece that was received already; b"" without one."""
-        while self._received:
-            for piece in self._received[0]:
+        received = self._received
+        while received:
+            first = received[0]
+            if isinstance(first, bytes):
+                self._in_a_row += 1
+                return cast("bytes", received.pop(0))
+            for piece in first:
                 if piece:
                     self._in_a_row += 1
                     return piece
-            self._received.popleft()
+            del received[0]
         self._exchange.check()
         if self._exchange.complete:
             raise StopAsyncIteration
@@ -268,14 +296,16 @@ class _Connection:
             self._paused = False
             self._transport.resume_reading()
         self._in_a_row = 0
-        self._waiter = self._loop.create_future()
+        if self._exchange.status:
+            self._ordinary = self._exchange.ordinary
+        # A frame less than `create_future`.
+        self._waiter = asyncio.Future(loop=self._loop)
         if self._timeout is not None:
             # The whole head has to arrive within the timeout.
             if self._exchange.status or self._waiting_since is None:
-                self._waiting_since = self._loop.time()
+                self._waiting_since = monotonic()
             if self._timer is None:
-                self._unsent = self._transport.get_write_buffer_size()
-                self._timer = self._loop.call_later(self._timeout, self._check_idle)
+                self._start_timer(self._timeout)
         try:
             await self._waiter
         finally:
@@ -284,6 +314,10 @@ class _Connection:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._unsent = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(seconds, self._check_idle)
 
     def _check_idle(self) -> None:
         """Fail a wait that exceeded the timeout.
@@ -297,12 +331,13 @@ class _Connection:
         self._unsent = unsent
         if unsent != before:
             # The request is still being sent, which counts as progress.
-            self._waiting_since = self._loop.time()
+            self._waiting_since = monotonic()
         assert self._waiting_since is not None
-        left = self._waiting_since + self._timeout - self._loop.time()
+        left = self._waiting_since + self._timeout - monotonic()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_idle)
         else:
+            self._ordinary = None
             self._error = (
                 idle_error(self._timeout, "body")
                 if self._exchange.status
@@ -312,18 +347,37 @@ class _Connection:
 
 
 class _PlainConnection(_Connection, asyncio.BufferedProtocol):
-    """A TCP connection, received into one buffer."""
+    """A TCP connection, received into one buffer for all connections of the event loop.
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        # Twice the size of a slice: a turn of the event loop costs as much as parsing one.
-        self._buffer = memoryview(bytearray(2 * READ_SIZE))
+    asyncio, and uvloop, fill the buffer and call `buffer_updated` without a step between.
+    """
+
+    _buffer: memoryview
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._buffer = _get_buffer(self._loop)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
 
     def buffer_updated(self, size: int) -> None:
-        self._receive(self._buffer[:size])
+        self._receive(self._buffer, size)
+
+
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+def _get_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """Return the receive buffer of an event loop."""
+    try:
+        return _buffers[loop]
+    except KeyError:
+        _buffers[loop] = buffer = memoryview(bytearray(_BUFFER_SIZE))
+        return buffer
+    except TypeError:
+        # There are no weak references to this loop.
+        return memoryview(bytearray(READ_SIZE))
 
 
 class _TLSConnection(_Connection, asyncio.Protocol):
@@ -334,7 +388,7 @@ class _TLSConnection(_Connection, asyncio.Protocol):
     """
 
     def data_received(self, data: bytes) -> None:
-        self._receive(memoryview(data))
+        self._receive(data, len(data))
 
 
 class _Body(AsyncIterator[bytes]):
@@ -344,7 +398,30 @@ class _Body(AsyncIterator[bytes]):
         self._connection = connection
 
     async def __anext__(self) -> bytes:
-        return await self._connection.read_body()
+        """Return the next piece of the body; b"" if bytes came that complete none."""
+        connection = self._connection
+        received = connection._received
+        if not received:
+            if connection._ordinary is None:
+                return await connection.read_body()
+            # The lines of `_wait_for_more` that matter here: a coroutine would cost as much again.
+            connection._in_a_row = 0
+            waiter: asyncio.Future[None] = asyncio.Future(loop=connection._loop)
+            connection._waiter = waiter
+            if connection._timeout is not None:
+                connection._waiting_since = monotonic()
+                if connection._timer is None:
+                    connection._start_timer(connection._timeout)
+            try:
+                await waiter
+            finally:
+                connection._waiter = None
+            if not received or type(received[0]) is not bytes:
+                return connection._next_piece()
+        elif connection._in_a_row == _MAX_IN_A_ROW or type(received[0]) is not bytes:
+            return await connection.read_body()
+        connection._in_a_row += 1
+        return cast("bytes", received.pop(0))
 
     def __del__(self) -> None:
         self._connection.abandon()

@@ -18,7 +18,6 @@ from sse_fast._core.parser_c cimport Parser, add_event, new_event, new_event_typ
 
 
 cdef extern from "Python.h":
-    void PyObject_GC_Track(void* op)
     int PyObject_GenericSetAttr(object instance, object name, object value) except -1
     ctypedef struct PyTypeObject:
         object (*tp_new)(type cls, tuple arguments, void* keywords)
@@ -196,9 +195,6 @@ cdef class DialectParser(Parser):
             id = self._last_event_id
         if self._event_class is None:
             event = new_event(event_type, data, id, retry)
-            if self._read_retry is not None:
-                # The result of `read_retry` may refer to the event.
-                PyObject_GC_Track(<void*>event)
         else:
             try:
                 event = (<PyTypeObject*>object).tp_new(

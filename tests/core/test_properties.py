@@ -82,9 +82,15 @@ _LINES = st.builds(
     _VALUES,
     _ENDS,
 )
+_HEADS = st.builds(
+    lambda name, value, end: name + value + end,
+    st.sampled_from([b"event: ", b"event:", b"id: ", b"id:"]),
+    _VALUES,
+    _ENDS,
+)
 _BLOCKS = st.builds(
-    lambda event, data, more, end, rest: event + data + more + end + rest,
-    st.just(b"") | st.builds(lambda value, end: b"event: " + value + end, _VALUES, _ENDS),
+    lambda heads, data, more, end, rest: b"".join(heads) + data + more + end + rest,
+    st.lists(_HEADS, max_size=2),
     st.builds(lambda value, end: b"data: " + value + end, _VALUES, _ENDS),
     st.just(b"") | st.just(b"") | _LINES,
     _ENDS | st.just(b""),
@@ -103,6 +109,9 @@ _BLOCKS = st.builds(
 @example([b"", b"data: x\n\n", b"\xef\xbb\xbfdata: y\n\n"], 400)
 @example([b"data: x\n\n", b"data: x\nd", b"ata: y\n\n"], 400)
 @example([b"data: x\r\n\r\n", b"data:\r\n\r\n", b"data:\n\n"], 400)
+@example([b"data: x\n\n", b"event: x\nid: a\0b\ndata: y\n\n", b"data: z\n\n"], 400)
+@example([b"data: x\n\n", b"id: 1\ndata: y\nevent: z\n\n", b"data: y\nid\n\n"], 400)
+@example([b"data: x\n\n", b"id: 1\nid: 2\ndata: y\n\n", b"id: 3\nevent: 4\n\n"], 400)
 def test_one_block_per_chunk_gives_the_same_events(
     both_cores: Any, blocks: list[bytes], limit: int
 ) -> None:

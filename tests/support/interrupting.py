@@ -53,6 +53,10 @@ CASES: dict[str, Case] = {
     "many fields": Case([repeat(b": %d\nx: %d\nevent\nid: %d\ndata: of\ndata\nretry: %d\n\n")]),
     "one event per chunk": Case([b"data: number %d\n\n" % index for index in range(4)]),
     "one typed event per chunk": Case([b"event: type %d\ndata\n\n" % index for index in range(4)]),
+    "one event with an id per chunk": Case(
+        [b"event: type %d\nid: no. %d\ndata: number %d\n\n" % (at, at, at) for at in range(4)]
+    ),
+    "data in small chunks": Case(cut(repeat(b"data: one number, which is %d\n\n", 2), 9)),
     "small chunks": Case(
         cut(b"\xef\xbb\xbf" + repeat(b"id: %d\nevent: x\n: c\nunknown\ndata: a\ndata: b\n\n", 2), 7)
     ),
