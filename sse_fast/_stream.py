@@ -420,6 +420,7 @@ class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
         assert isinstance(source.chunks, AsyncIterable)
         self.response = source.response
         self._chunks = source.chunks.__aiter__()
+        self._lends = source.lends
         self._wake = source.wake
         self._reusable = source.reusable
         close = source.close or getattr(self._chunks, "aclose", None)
