@@ -43,7 +43,7 @@ from bench.transports import RY, RY_ASYNCIO, RY_MISSING, aopen_ry, make_ry_clien
 from sse_fast._bench import streams
 from sse_fast._bench.measure import CALLS, FLOOR, LINES, quiet_heap
 
-ROUNDS = 15
+ROUNDS = 25
 EVENTS = 50_000
 """Events of a run."""
 STREAMS = 500
