@@ -161,16 +161,17 @@ cdef class SourceStep(EventStep):
     cdef int _begin(self, PyObject** result) except -1:
         cdef FastSource source = self._source
         cdef int has_event
-        if _is_usual(source):
-            self._stream = source._stream
+        if self._stream is None and _is_usual(source):
             take_all(source._stream)
+            self._stream = source._stream
+        if self._stream is None:
+            self._awaited = source._anext()
+        else:
             has_event = (<try_has_event>EventStep._has_event)(self, result)
             if has_event > 0:
                 return RETURNED
             if has_event < 0:
                 self._fail(_take_exception())
-        else:
-            self._awaited = source._anext()
         return self._drive(Py_None, result)
 
     cdef int _waited(self, int status, PyObject** result, object error) except -1:
@@ -218,6 +219,7 @@ cdef int _send_for_event(PyObject* step, PyObject* value, PyObject** result) exc
             _count_event(source, stream)
             (<SourceStep>step)._release()
             return RETURNED
+        (<SourceStep>step)._stream = stream
     return _send(step, value, result)
 
 

@@ -35,6 +35,9 @@ class LosingClient(ClientState[T]):
         """Handle an error or the end of the stream: return to reconnect, or raise."""
         stream = self._stream
         try:
+            if isinstance(error, ConnectionEnded):
+                await self._handle_end(stream)
+                return
             if isinstance(error, RuntimeError) and stream.is_being_read:
                 # Another thread or task reads the stream, which goes on.
                 raise error
@@ -48,18 +51,15 @@ class LosingClient(ClientState[T]):
                     await self._drop_connection()
                     self._deferred_error = self._reconnection.interrupted(time.monotonic())
                 raise error
-            if not isinstance(error, ConnectionEnded):
-                if stream.end_reason is None:
-                    # The stream is intact.
-                    await self._handle_recoverable_error(error)
-                else:
-                    await self._drop_connection()
-                    await self._connection_failed(error)
-                return
+            if stream.end_reason is None:
+                # The stream is intact.
+                await self._handle_recoverable_error(error)
+            else:
+                await self._drop_connection()
+                await self._connection_failed(error)
         finally:
             # The traceback of the error refers to this frame.
             del error
-        await self._handle_end(stream)
 
     async def _handle_end(self, stream: Any) -> None:
         """Handle the end of the stream: return to reconnect, or raise."""
