@@ -33,7 +33,7 @@ from sse_fast._background import KeptReads, close_later
 from sse_fast._core.parser import ACCELERATED
 from sse_fast._interrupts import IgnoredErrors, make_marks, read_chunk, was_cut_short
 from sse_fast._seconds import check_seconds
-from sse_fast._stream_base import Comments, EndReason, StreamBase, make_parser
+from sse_fast._stream_base import NO_SLICES, Comments, EndReason, StreamBase, make_parser
 from sse_fast._wake import Limit, adrain, await_within, drain
 
 if TYPE_CHECKING:
@@ -303,6 +303,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         if not self._received:
             if self._reading:
                 self._refuse_reader()
+            self._slices = self._slice_starts = NO_SLICES
             marks = make_marks()
             # The flag is cleared twice: an exception of a signal handler may come in the first.
             try:
@@ -566,6 +567,7 @@ class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
                         self._on_chunk_read(self._received[0])
                 else:
                     # The lines of `_receive`, which would cost a tenth of an event.
+                    self._slices = self._slice_starts = NO_SLICES
                     step = None
                     try:
                         try:
@@ -667,6 +669,7 @@ class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
             return
         if self._reading:
             self._refuse_reader()
+        self._slices = self._slice_starts = NO_SLICES
         step = None
         # The flag is cleared twice: an exception of a signal handler may come in the first.
         try:

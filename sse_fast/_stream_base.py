@@ -41,7 +41,10 @@ else:
 
     T = TypeVar("T")
 
-__all__ = ["Comments", "EndReason", "ParserOptions", "StreamBase", "make_parser"]
+NO_SLICES: Iterator[Any] = iter(())
+"""The slices of a stream that waits for a chunk: earlier ones would keep the buffer they are of."""
+
+__all__ = ["NO_SLICES", "Comments", "EndReason", "ParserOptions", "StreamBase", "make_parser"]
 
 
 class EndReason(enum.Enum):
@@ -207,7 +210,7 @@ class StreamBase(Generic[T]):
         self._received = []
         self._bytes_read = 0
         self._announced = None
-        self._slices = self._slice_starts = iter(())
+        self._slices = self._slice_starts = NO_SLICES
         self._read_error = None
         self._caught = None
         self._fed = []

@@ -52,6 +52,7 @@ cdef extern from *:
 
 
 cdef list _NO_EVENTS = []
+cdef object _NO_SLICES = iter(())
 
 
 def feed_next(list fed not None, Parser parser not None, object slices):
@@ -163,6 +164,14 @@ cdef inline bint _can_read(_FastStream self) noexcept:
         and self._read_error is None and len(self._received) == 0)
 
 
+cdef inline int _start_reading(_FastStream self) except -1:
+    self._reading = True
+    if self._slices is not _NO_SLICES:
+        # All were fed. They would keep the buffer that they are part of.
+        self._slices = self._slice_starts = _NO_SLICES
+    return 0
+
+
 cdef int _accept(_FastStream self, object chunk) except -1:
     """Feed a chunk that was read, or keep it for `_next_slice` if it needs to be converted."""
     cdef Py_buffer* view
@@ -223,7 +232,7 @@ cdef class _FastNext(_FastStream):
             if event != NULL:
                 return _owned(event)
             if _can_read(self):
-                self._reading = True
+                _start_reading(self)
                 try:
                     chunk = next(self._chunks)
                 except BaseException as error:
@@ -459,7 +468,7 @@ cdef class EventStep(Step):
             stream._parse()
 
     cdef int _begin_read(self, _FastAnext stream) except -1:
-        stream._reading = True
+        _start_reading(stream)
         cdef PyObject* awaitable = _call_anext(stream._chunks)
         if awaitable == NULL:
             stream._reading = False

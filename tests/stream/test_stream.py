@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ from sse_fast import (
     aiter_events,
     iter_events,
 )
-from tests.support.streams import Closing, data
+from tests.support.streams import Blocking, Closing, data
 
 
 def test_stream_ends_with_its_source(kind: Any) -> None:
@@ -247,6 +248,38 @@ def test_large_chunks_are_fed_in_slices(kind: Any) -> None:
     assert len(stream._batch) <= 65536 // 9 + 1
     assert len(kind.drain(stream)) == count - 1
     assert chunks == [9 * count]
+
+
+def test_large_chunk_is_not_kept_during_the_next_read(kind: Any) -> None:
+    chunk = b"data: a\n\n" * 20_000
+    before = sys.getrefcount(chunk)
+    kept = []
+
+    class Chunks:
+        count = 0
+
+        def read(self) -> bytes:
+            self.count += 1
+            if self.count == 1:
+                return chunk
+            kept.append(sys.getrefcount(chunk) - before)
+            raise (StopIteration if isinstance(kind, Blocking) else StopAsyncIteration)
+
+        def __iter__(self) -> Any:
+            return self
+
+        __aiter__ = __iter__
+
+        def __next__(self) -> bytes:
+            return self.read()
+
+        async def __anext__(self) -> bytes:
+            return self.read()
+
+    source = Chunks()
+    stream: Any = iter_events(source) if isinstance(kind, Blocking) else aiter_events(source)
+    assert len(kind.drain(stream)) == 20_000
+    assert kept == [0]
 
 
 def test_cancelled_read_loses_no_event() -> None:
