@@ -97,7 +97,7 @@ def test_bench(session: nox.Session) -> None:
 
 @nox.session
 def instructions(session: nox.Session) -> None:
-    """Instructions of `feed` beside the record of this kind of machine; needs valgrind."""
+    """Instructions of `feed` and of streams beside their record; needs valgrind."""
     install(session, ".")
     if shutil.which("valgrind") is None:
         session.skip("valgrind is not installed")
@@ -176,7 +176,7 @@ def originals(session: nox.Session) -> None:
 
 @nox.session
 def record(session: nox.Session) -> None:
-    """Record the instructions of `feed` anew, after a change that is meant to cost some."""
+    """Record the instructions anew, after a change that is meant to cost some."""
     install(session, ".")
     session.run("python", "bench/instructions.py", "--record", *session.posargs)
 

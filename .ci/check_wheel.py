@@ -9,8 +9,12 @@ import sys
 import tarfile
 import zipfile
 
-EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_columns_c"}
+EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_source_c", "_chunked_c", "_columns_c"}
 GENERATED = ("_c.c", ".so", ".o", ".pyd")
+NATIVE = {"__init__.pxd", "lines.pxd", "_core/lines.pxd", "_core/parser_c.pxd"} | {
+    f"_core/{name}" for name in ("buffers.pxd", "scan.h", "utf8.h")
+}
+"""Files that extensions which `cimport sse_fast` are compiled from."""
 LARGEST = 500_000
 """Bytes that a wheel may have; with symbols it has three times as many."""
 
@@ -27,10 +31,15 @@ def main(wheel: str, sdist: str) -> None:
             assert b"Floor" not in archive.read(name), f"benchmark code in {name}"
         generated = [name for name in names if name.endswith(".c")]
         assert not generated, generated
+        missing = {f"sse_fast/{name}" for name in NATIVE} - set(names)
+        assert not missing, missing
         assert size < LARGEST, size
     with tarfile.open(sdist) as archive:
-        generated = [name for name in archive.getnames() if name.endswith(GENERATED)]
+        names = [name.partition("/")[2] for name in archive.getnames()]
+        generated = [name for name in names if name.endswith(GENERATED)]
         assert not generated, generated
+        missing = {f"sse_fast/{name}" for name in NATIVE} - set(names)
+        assert not missing, missing
     print(f"{size:,} bytes, {', '.join(sorted(found))}")
 
 

@@ -192,12 +192,33 @@ def test_bars(
     chunking: str,
 ) -> None:
     if not measuring:
-        # These spend a minimum time, however small the stream is.
-        monkeypatch.setattr("sse_fast._bench.measure.least", lambda works, seconds, **_: {})
-        monkeypatch.setattr("sse_fast._bench.javascript.time", lambda *_: 1.0)
-    made = streams.make(stream, None if measuring else FEWEST.get(stream, 20))
+        measure_nothing(monkeypatch)
     names = CELLS[stream, chunking]
-    cell = measure(made, chunking, names, SECONDS, floor=True, folder=node_modules)
+    take_turn(cells, stream, chunking, names, measuring, no_number, node_modules)
+
+
+def measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave only the checks, since the timers spend a minimum time, however small a stream is."""
+    monkeypatch.setattr("sse_fast._bench.measure.least", lambda works, seconds, **_: {})
+    monkeypatch.setattr("sse_fast._bench.javascript.time", lambda *_: 1.0)
+
+
+def take_turn(
+    cells: Cells,
+    stream: str,
+    chunking: str,
+    names: tuple[str, ...],
+    measuring: bool,
+    no_number: list[str],
+    folder: Path | None = None,
+    clock: Callable[[], int] | None = None,
+) -> None:
+    """Measure a cell, keep the least of these times and the earlier ones, and report wrong events.
+
+    A parser of sse_fast that returns wrong events fails.
+    """
+    made = streams.make(stream, None if measuring else FEWEST.get(stream, 20))
+    cell = measure(made, chunking, names, SECONDS, floor=True, folder=folder, clock=clock)
     before = cells.get((stream, chunking), cell)
     cell.times = {
         name: min(time, before.times.get(name, time)) for name, time in cell.times.items()

@@ -1,4 +1,4 @@
-"""Counts the instructions of `feed` per event: a gate, and a comparison of revisions.
+"""Counts instructions per event, of `feed` and of streams: a gate, and a comparison of revisions.
 
     python bench/instructions.py --check       # the installed sse_fast against the record
     python bench/instructions.py --record      # the installed sse_fast becomes the record
@@ -8,6 +8,11 @@ Times on a shared machine do not show a change of ten per cent; the number of in
 valgrind counts, shows one of a thousandth. The figure is for `feed` and for freeing the events that
 it returned: the start of the interpreter and the loop are counted separately, with a function that
 does nothing in place of `feed`, and subtracted.
+
+`iter_events` and `aiter_events` read stream a from a generator and an async generator, and a loop
+over the events drops each. A loop over the generator alone is counted separately and subtracted. So
+the figure has the parser, the stream and the caller's loop over the events; "a, one event" is what
+`feed` takes of it.
 
 Instructions in CPython and the C library count too, as their compiler made them. So
 instructions.json has a record for each kind of environment: the Python, the compiler's major
@@ -44,6 +49,13 @@ CASES = (
     ("c", "64 KiB"),
     ("d", "64 KiB"),
 )
+WAYS = (
+    ("iter_events", "one event"),
+    ("iter_events", "64 KiB"),
+    ("aiter_events", "one event"),
+    ("aiter_events", "64 KiB"),
+)
+"""Streams over an iterable, with stream a."""
 TOLERANCE = 0.10
 RECORD = Path(__file__).with_name("instructions.json")
 
@@ -67,6 +79,51 @@ call = {"feed": feed, "none": callable}[call]
 for _ in range(int(rounds)):
     deque(map(call, chunks), maxlen=0)
 """
+COUNTED_WAY = (
+    COUNTED.partition("feed = ")[0]
+    + """
+import asyncio
+import sse_fast
+
+def generate(rounds):
+    for _ in range(rounds):
+        yield from chunks
+
+async def agenerate(rounds):
+    for _ in range(rounds):
+        for chunk in chunks:
+            yield chunk
+
+def count(stream):
+    count = 0
+    for _ in stream:
+        count += 1
+    return count
+
+async def acount(stream):
+    count = 0
+    async for _ in stream:
+        count += 1
+    return count
+
+def run(call, rounds):
+    source = make(rounds)
+    if call == "none":
+        stream = source
+    else:
+        stream = getattr(sse_fast, way)(source)
+    return count(stream) if way == "iter_events" else loop.run_until_complete(acount(stream))
+
+loop = asyncio.new_event_loop()
+way, call = call.split()
+make = {"iter_events": generate, "aiter_events": agenerate}[way]
+gc.disable()
+# It imports modules.
+assert run("stream", 1) == int(events)
+each = len(chunks) if call == "none" else int(events)
+assert run(call, int(rounds)) == each * int(rounds)
+"""
+)
 
 
 def give_up(message: str) -> NoReturn:
@@ -90,20 +147,23 @@ def valgrind() -> str:
 
 def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -> float:
     """Count the instructions per event of the sse_fast that this extension is part of."""
-    stream, chunking = case
-    made = streams.make(stream)
+    name, chunking = case
+    is_way = case in WAYS
+    made = streams.make("a" if is_way else name)
     rounds = rounds or max(1, EVENTS // len(made.events))
     with tempfile.TemporaryDirectory() as temporary:
         chunks = Path(temporary, "chunks")
         chunks.write_bytes(pickle.dumps(made.chunks(chunking)))
-        python = (sys.executable, "-c", COUNTED, extension, chunks, str(len(made.events)))
+        counted = COUNTED_WAY if is_way else COUNTED
+        python = (sys.executable, "-c", counted, extension, chunks, str(len(made.events)))
         # Python imports from here first.
         folder = extension.parent.parent.parent
         # Compiles Python files that are not compiled yet.
-        run(folder, *python, "1", "feed")
+        calls = [f"{name} {call}" for call in ("stream", "none")] if is_way else ["feed", "none"]
+        run(folder, *python, "1", calls[0])
         callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
         counts = []
-        for call in ("feed", "none"):
+        for call in calls:
             output = run(folder, *callgrind, *python, str(rounds), call)
             (count,) = re.findall(r"Collected : (\d+)", output)
             counts.append(int(count))
@@ -222,7 +282,7 @@ def compare(revisions: list[str]) -> None:
         extensions = [
             build(revision, work / str(number)) for number, revision in enumerate(revisions)
         ]
-        for case in CASES:
+        for case in CASES + WAYS:
             counts = [measure(extension, case) for extension in extensions]
             line = "  ".join(
                 f"{revision} {each:6.0f} ({each / counts[0] - 1:+.1%})"
@@ -232,7 +292,7 @@ def compare(revisions: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Count the instructions of Parser.feed per event.")
+    parser = argparse.ArgumentParser(description="Count the instructions per event.")
     parser.add_argument("revisions", nargs="*", help="revisions to build and compare")
     parser.add_argument("--check", action="store_true", help="compare with the record")
     parser.add_argument(
@@ -249,7 +309,7 @@ def main(arguments: list[str]) -> int:
         return 0
     extension = installed()
     environment = describe(extension)
-    measured = {", ".join(case): measure(extension, case) for case in CASES}
+    measured = {", ".join(case): measure(extension, case) for case in CASES + WAYS}
     if options.record:
         record(RECORD, environment, measured)
     return check(RECORD, environment, measured, options.required)

@@ -5,8 +5,8 @@
 - `/paced?count=&interval=&coding=&framing=`: one small event every `interval` seconds, each in a
   write of its own. The data is the event's number and the time at which it was made. HTTP/2 ignores
   `framing`.
-- `/flood?count=&write=`: `count` events of stream a, one per chunk, as fast as the client reads, in
-  writes of many chunks ("block") or of one ("event").
+- `/flood?count=&write=`: `count` events of stream a as fast as the client reads: one per chunk, in
+  writes of many chunks ("block") or of one ("event"), or in chunks of 64 KiB ("large").
 
 The clock is `time.perf_counter_ns()`, which all processes of a machine share.
 """
@@ -32,10 +32,14 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from sse_fast._bench.streams import openai_chunks
 
 HOST = "127.0.0.1"
+END = b"0\r\n\r\n"
+"""The last chunk of a body."""
 TIMEOUT = 10.0
 """Seconds that a connection may be idle."""
 DISTINCT = 1000
 """Events that a flood repeats, 340 KB in all."""
+LARGE = 65536
+"""Bytes of a large chunk; the last one of each repetition is smaller."""
 
 
 class Loopback(NamedTuple):
@@ -50,6 +54,10 @@ class Loopback(NamedTuple):
 
     def url(self, path: str, http2: bool = False, **query: Any) -> str:
         return f"{self.https if http2 else self.http}/{path}?{urlencode(query)}"
+
+    def connect(self) -> socket.socket:
+        """Return a socket that is connected to the server of HTTP/1.1."""
+        return socket.create_connection((HOST, urlsplit(self.http).port), TIMEOUT)
 
 
 class Flood(NamedTuple):
@@ -71,8 +79,32 @@ def flood(count: int) -> Flood:
     return Flood(blocks, [data for _, data, _ in events], sum(map(len, blocks)))
 
 
+@cache
+def pieces(count: int, write: str) -> list[bytes]:
+    """Return the body of a flood in pieces, one for each chunk."""
+    if write != "large":
+        return flood(count).blocks
+    times, rest = divmod(count, DISTINCT)
+    return _cut(DISTINCT) * times + _cut(rest)
+
+
+def _cut(count: int) -> list[bytes]:
+    whole = b"".join(flood(count).blocks)
+    return [whole[at : at + LARGE] for at in range(0, len(whole), LARGE)]
+
+
 @contextmanager
 def start(folder: Path) -> Iterator[Loopback]:
+    with serve(__file__, folder) as (ca, plain, tls):
+        yield Loopback(ca, f"http://{HOST}:{plain}", f"https://{HOST}:{tls}")
+
+
+@contextmanager
+def serve(script: str, folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Run a server, and yield the file of its authority, its port, and its port for TLS.
+
+    The script gets the file of its certificate, and prints its ports as JSON.
+    """
     # Imported here, since the server's process does not need it.
     import trustme
 
@@ -80,16 +112,14 @@ def start(folder: Path) -> Iterator[Loopback]:
     authority.cert_pem.write_to_path(folder / "ca.pem")
     pair = authority.issue_cert(HOST).private_key_and_cert_chain_pem
     pair.write_to_path(folder / "server.pem")
-    command = [sys.executable, __file__, str(folder / "server.pem")]
+    command = [sys.executable, script, str(folder / "server.pem")]
     # The server ends with its standard input, even if this process is killed.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             plain, tls = json.loads(server.stdout.readline())
-            yield Loopback(
-                str(folder / "ca.pem"), f"http://{HOST}:{plain}", f"https://{HOST}:{tls}"
-            )
+            yield str(folder / "ca.pem"), plain, tls
         finally:
             server.stdin.close()
             try:
@@ -132,22 +162,31 @@ def listen(listener: socket.socket, answer: Callable[[socket.socket], None]) -> 
         threading.Thread(target=talk, args=(sock,), daemon=True).start()
 
 
-def answer_http1(sock: socket.socket) -> None:
-    head = b""
-    while b"\r\n\r\n" not in head:
-        received = sock.recv(65536)
-        if not received:
-            return
-        head += received
-    path, query = parse_target(head.split(b" ", 2)[1])
-    chunked = query.get("framing") != "close-delimited"
-    coding = query.get("coding", "none")
-    sock.sendall(
+def head(chunked: bool, coding: str) -> bytes:
+    return (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
         + (b"Transfer-Encoding: chunked\r\n" if chunked else b"")
         + (b"" if coding == "none" else b"Content-Encoding: %b\r\n" % coding.encode())
         + b"\r\n"
     )
+
+
+def flooded(count: int, write: str) -> bytearray:
+    """Return the whole response of a flood."""
+    return bytearray(head(True, "none") + b"".join(writes(count, write)) + END)
+
+
+def answer_http1(sock: socket.socket) -> None:
+    request = b""
+    while b"\r\n\r\n" not in request:
+        received = sock.recv(65536)
+        if not received:
+            return
+        request += received
+    path, query = parse_target(request.split(b" ", 2)[1])
+    chunked = query.get("framing") != "close-delimited"
+    coding = query.get("coding", "none")
+    sock.sendall(head(chunked, coding))
     if path == "/paced":
         for part in paced(query):
             sock.sendall(as_chunk(part) if chunked else part)
@@ -155,7 +194,7 @@ def answer_http1(sock: socket.socket) -> None:
         for write in writes(int(query["count"]), query["write"]):
             sock.sendall(write)
     if chunked:
-        sock.sendall(b"0\r\n\r\n")
+        sock.sendall(END)
 
 
 def answer_http2(sock: socket.socket) -> None:
@@ -203,12 +242,13 @@ def as_chunk(part: bytes) -> bytes:
 
 @cache
 def writes(count: int, write: str) -> list[bytes]:
-    chunks = [as_chunk(block) for block in flood(DISTINCT).blocks]
-    whole = b"".join(chunks)
+    if write == "event":
+        chunks = [as_chunk(block) for block in flood(DISTINCT).blocks]
+        times, rest = divmod(count, DISTINCT)
+        return chunks * times + chunks[:rest]
     times, rest = divmod(count, DISTINCT)
-    if write == "block":
-        return [whole] * times + [b"".join(chunks[:rest])]
-    return chunks * times + chunks[:rest]
+    whole, last = (b"".join(map(as_chunk, pieces(each, write))) for each in (DISTINCT, rest))
+    return [whole] * times + [last]
 
 
 def paced(query: dict[str, str]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -15,8 +16,16 @@ import sse_fast
 from bench.loopback import Loopback, flood
 from tests.support.clients import AOPENERS, HTTPX, OPENERS, READERS, TIMEOUT, Reader, tls
 
+try:
+    ry: Any = import_module("ry")
+    RY_MISSING = ""
+except ImportError as error:
+    # There is no wheel for CPython 3.10.
+    RY_MISSING = f"{error}: pip install 'sse-fast[bench]'"
+
 RAW, RAW_ASYNCIO = "open_stream", "aopen_stream"
 HTTPX_SSE, FED = "httpx, httpx-sse", "aiohttp, Parser.feed"
+RY, RY_ASYNCIO = "ry", "ry asyncio"
 
 
 # -- Taking the items of a stream: they are counted, and kept on request --------------------------
@@ -78,6 +87,8 @@ class Row:
     take: Any
     bare: str | None = None
     """The row that iterates over the bytes of the same library."""
+    missing: str = ""
+    """Why the library is not available."""
 
     def run(self, server: Loopback, write: str, count: int, keep: list[Any] | None = None) -> None:
         """Send a request for `count` events and check that as many arrive."""
@@ -141,6 +152,28 @@ def _own_sse(module: Any, url: str, ca: str) -> Iterator[Any]:
         yield source
 
 
+def make_ry_client(kind: str, ca: str) -> Any:
+    """Return a `ry.Client` or `ry.BlockingClient`."""
+    with open(ca, "rb") as file:
+        return getattr(ry, kind)(tls_certs_only=[ry.Certificate.from_pem(file.read())])
+
+
+@contextmanager
+def open_ry(url: str, ca: str, client: Any = None) -> Iterator[Any]:
+    """Open a stream of ry, by default over a new client."""
+    client = client or make_ry_client("BlockingClient", ca)
+    with client.get(url).sse() as stream:
+        yield stream
+
+
+@asynccontextmanager
+async def aopen_ry(url: str, ca: str, client: Any = None) -> AsyncIterator[Any]:
+    """Open a stream of ry under asyncio, by default over a new client."""
+    client = client or make_ry_client("Client", ca)
+    async with (await client.get(url)).sse() as stream:
+        yield stream
+
+
 def _read1(response: Any) -> Iterator[bytes]:
     return iter(partial(response.read1, 65536), b"")
 
@@ -172,6 +205,8 @@ def rows() -> Iterator[Row]:
             yield Row(f"{name}, events", reader, atake_events, bare)
     yield Row(FED, Reader(FED, AOPENERS["aiohttp"], "asyncio"), afeed)
     yield Row(HTTPX_SSE, Reader(HTTPX_SSE, _httpx_sse), take_events)
+    yield Row(RY, Reader(RY, open_ry), take_events, missing=RY_MISSING)
+    yield Row(RY_ASYNCIO, Reader(RY_ASYNCIO, aopen_ry, "asyncio"), atake_events, missing=RY_MISSING)
     for module in HTTPX:
         if hasattr(module.Client, "sse"):
             name = f"{module.__name__}, client.sse()"

@@ -99,6 +99,7 @@ __all__ = [
     "aopen_stream",
     "encode_comment",
     "fetch_event_source",
+    "get_include",
     "install",
     "iter_columns",
     "iter_events",
@@ -139,6 +140,16 @@ _LAZY_EXPORTS = {
 _PUBLIC_MODULES = ("adapters", "columns", "compat")
 
 __version__ = "0.1.0"
+
+
+def get_include() -> str:
+    """Return the folder of the C headers, which extensions that `cimport` sse_fast compile with.
+
+    The headers are in every installation, also in one without the compiled core.
+    """
+    import os
+
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "_core")
 
 
 def __getattr__(name: str) -> Any:

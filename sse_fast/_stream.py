@@ -74,13 +74,49 @@ class _PlainNext:
         raise NotImplementedError
 
 
+class _PlainAnext:
+    """The base of `AsyncEventStream` without the compiled fast path."""
+
+    # Python reads a slot faster than an attribute of an object with more than 30.
+    __slots__ = (
+        "_batch",
+        "_begin",
+        "_bytes_read",
+        "_caught",
+        "_chunks",
+        "_comments",
+        "_delivered",
+        "_fed",
+        "_feed_incomplete",
+        "_id_before_batch",
+        "_in_callback",
+        "_interrupted",
+        "_lends",
+        "_on_chunk",
+        "_parser",
+        "_parts",
+        "_read_error",
+        "_read_is_due",
+        "_reading",
+        "_received",
+        "_rest_is_due",
+        "_segment",
+        "_slice_size",
+        "_slice_starts",
+        "_slices",
+        "_watch",
+        "end_reason",
+    )
+
+
 if TYPE_CHECKING or not ACCELERATED:
     _FastNext = _PlainNext
+    _FastAnext = _PlainAnext
     feed_next = StreamBase._feed_next
 else:
     # The extension imports this one. Freezing tools see imports of Python files only.
     from sse_fast._core import parser_c  # noqa: F401
-    from sse_fast._stream_c import _FastNext, feed_next
+    from sse_fast._stream_c import _FastAnext, _FastNext, feed_next
 
 
 class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
@@ -127,6 +163,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         if watch is not None:
             watch.wake_by(source.wake)
         self._reusable = source.reusable and source.wake is not None
+        self._lends = source.lends
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
 
@@ -327,7 +364,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
             raise
 
 
-class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
+class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
     """The events of an async stream of bytes, made by `aiter_events`.
 
     The response is checked by `async with`, when the first event is requested, or by
@@ -343,35 +380,6 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         response: the `Response`; None for a file, a socket or an iterable.
         end_reason: the `EndReason`; None while the stream runs.
     """
-
-    # Python reads a slot faster than an attribute of an object with more than 30.
-    __slots__ = (
-        "_batch",
-        "_begin",
-        "_caught",
-        "_chunks",
-        "_comments",
-        "_delivered",
-        "_fed",
-        "_feed_incomplete",
-        "_id_before_batch",
-        "_in_callback",
-        "_interrupted",
-        "_on_chunk",
-        "_parser",
-        "_parts",
-        "_read_error",
-        "_read_is_due",
-        "_reading",
-        "_received",
-        "_rest_is_due",
-        "_segment",
-        "_slice_size",
-        "_slice_starts",
-        "_slices",
-        "_watch",
-        "end_reason",
-    )
 
     _feed_next = staticmethod(feed_next)
 
@@ -412,6 +420,7 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         assert isinstance(source.chunks, AsyncIterable)
         self.response = source.response
         self._chunks = source.chunks.__aiter__()
+        self._lends = source.lends
         self._wake = source.wake
         self._reusable = source.reusable
         close = source.close or getattr(self._chunks, "aclose", None)
@@ -459,7 +468,8 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
         if self.response is not None and self._closers:
             close_later(self._closers.pop())
 
-    async def __anext__(self) -> Event[T]:
+    async def _anext(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__anext__` leaves out."""
         while True:
             # Another thread may close the stream between any two of these lines.
             at, batch = self._delivered, self._batch
@@ -472,6 +482,23 @@ class AsyncEventStream(StreamBase[T], AsyncIterator["Event[T]"]):
                     self._delivered = at
                     raise
             await self._fill()
+
+    if TYPE_CHECKING or not ACCELERATED:
+        __anext__ = _anext
+
+    async def _after_failed_read(self, step: object) -> Event[T]:
+        """Handle the error that a read of the fast path has met; return the next event.
+
+        Args:
+            step: the awaitable of the source, or None if there was none yet.
+        """
+        try:
+            self._on_async_read_error(step)
+        except BaseException as error:
+            await self._release_if_ended()
+            self._forget_raised(error)
+            raise
+        return await self._anext()
 
     async def next_event(self, timeout: float | None = None) -> Event[T] | None:
         """Return the next event, or None at the end of the stream.

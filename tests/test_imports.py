@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "_mime": set(),
     "_request": CORE,
     "_core": CORE,
+    # The native interface, with the `.pxd` of the package.
+    "lines": {"_core"},
     "_source": CORE,
     "_background": set(),
     "_wake": CORE | {"_background"},
@@ -40,7 +42,7 @@ MAY_IMPORT = {
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
     "adapters": ADAPTERS,
-    "_client": POLICY,
+    "_client": POLICY | {"_stream_c"},
     "columns": POLICY,
     "compat": CORE | {"_core"},
     "_bench": {"", "_core"},

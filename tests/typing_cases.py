@@ -33,6 +33,7 @@ assert_type(sse_fast.iter_events([b""], decode={"n": int, "m": json.loads}), Eve
 assert_type(Parser(decode=int).feed(bytearray()), list[Event[int]])
 assert_type(Parser().feed(memoryview(b""))[0].data, str)
 assert_type(Parser(until=lambda event: event.data == "x", last_event_id="1"), Parser[str])
+assert_type(sse_fast.get_include(), str)
 assert_type(Event(), Event)
 assert_type(Event("a", "b").data, str)
 assert_type(Event("a", 1).data, int)

@@ -1,4 +1,9 @@
-"""The native interface of the parser: what other extensions may cimport."""
+"""The parser for the other extensions of the package.
+
+Other people's extensions cimport from `sse_fast`, which exports a part of this. So the fields of the
+two classes, private ones too, change in minor releases only: `check_size error`, which only `api`
+classes can have, refuses to load an extension that was compiled for other sizes.
+"""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t
@@ -7,14 +12,14 @@ from sse_fast._core.lines cimport LineState, Shortcut, Step, Text
 
 
 @cython.final
-cdef class Event:
+cdef api class Event [object sse_fast_Event, type sse_fast_EventType, check_size error]:
     cdef readonly str event
     cdef readonly object data
     cdef readonly str id
     cdef readonly object retry
 
 
-cdef class Parser:
+cdef api class Parser [object sse_fast_Parser, type sse_fast_ParserType, check_size error]:
     cdef object __weakref__
     cdef LineState _state
     cdef str _last_event_id
@@ -49,7 +54,7 @@ cdef class Parser:
         const Text* raw_data, int64_t milliseconds) except -1
 
 
-# `Parser.feed` for the bytes of an object that the caller holds.
+# `Parser.feed` for bytes that neither change nor are freed before it returns. Exported as `feed`.
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length)
 # `Parser.feed` for an object other than `bytes`.
 cdef list feed_buffer(Parser self, object chunk)

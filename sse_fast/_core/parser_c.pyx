@@ -661,6 +661,11 @@ cdef str _new_event_type(Parser self, const Text* text):
 
 
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length):
+    # Cython lets None pass for a class in `cdef` functions.
+    if parser is None:
+        raise TypeError("The parser is None: pass a Parser")
+    if length < 0:
+        raise ValueError(f"The length of a chunk must not be negative, got {length}")
     return _feed(parser, at, length)
 
 

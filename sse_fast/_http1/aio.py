@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from errno import ECONNRESET
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from sse_fast._errors import SSEError, TransportError
 from sse_fast._http1.connecting import (
@@ -39,6 +40,18 @@ __all__ = ["Opening", "asend", "open_source"]
 
 _MAX_QUEUED = 4
 """Received buffers that may wait for the reader before reading from the socket is paused."""
+
+_BUFFER_SIZE = 4 * READ_SIZE
+"""More than a stream feeds at a time: a turn of the event loop costs as much as parsing that."""
+
+_LENT_SIZE = _BUFFER_SIZE // 4
+"""Fewer bytes than this are copied, so that a reader that is slow does not keep a whole buffer."""
+
+_MAX_FREE = 4
+"""Receive buffers that an event loop keeps to be used again."""
+
+_PIECES = (bytes, memoryview)
+"""The types of the pieces of a body. Others in the queue give pieces when they are iterated."""
 
 _MAX_IN_A_ROW = 16
 """Pieces that are returned without suspending, so that other tasks run after a megabyte."""
@@ -159,11 +172,20 @@ def _abort_transport(connecting: asyncio.Task[Any]) -> None:
 class _Connection:
     """A protocol that queues what arrives until it is read."""
 
+    # Whether bytes of the body are given out as views of the receive buffer.
+    _lends = False
+    _buffers: _Buffers
+
     def __init__(self, exchange: Exchange, idle_timeout: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._timeout = idle_timeout
-        self._received: deque[Iterator[bytes]] = deque()
+        # Bytes of the body that the reader has not taken yet, or that it still has to decode.
+        self._received: list[bytes | memoryview | Iterator[bytes]] = []
+        # The receive buffer that the reader has a view of, until it asks for more.
+        self._lent: bytearray | None = None
+        # The decoder of the body, as long as nothing but more of it can come.
+        self._ordinary: Any = None
         self._paused = False
         # Pieces that were returned since the reader last suspended.
         self._in_a_row = 0
@@ -181,19 +203,39 @@ class _Connection:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
-    def _receive(self, data: memoryview) -> None:
-        self._received.append(self._exchange.receive(data))
-        if len(self._received) > _MAX_QUEUED and not self._paused:
+    def _receive(self, data: bytes | memoryview, size: int) -> None:
+        """Decode the first bytes of `data`, and wake the reader."""
+        ordinary = self._ordinary
+        received = self._received
+        is_lent = False
+        if ordinary is None:
+            received.append(self._exchange.receive(memoryview(data)[:size]))
+        else:
+            is_lent = self._lends and size >= _LENT_SIZE
+            body = ordinary.take(data, size) if is_lent else ordinary.copy(data, size)
+            if ordinary.rest >= 0:
+                self._ordinary = None
+                body = self._exchange.receive_rest(body, data[:size])
+            if body:
+                received.append(body)
+                if type(body) is memoryview:
+                    self._buffers.lend()
+        if len(received) > (1 if is_lent else _MAX_QUEUED) and not self._paused:
             self._paused = True
+            self._ordinary = None
             self._transport.pause_reading()
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
         self._ended = True
+        self._ordinary = None
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._ended = True
+        self._ordinary = None
         self._error = self._error or error
         if self._timer is not None:
             self._timer.cancel()
@@ -207,8 +249,10 @@ class _Connection:
         while not self._exchange.status:
             self._exchange.check()
             await self._wait_for_more()
+        if not self._paused and not self._ended:
+            self._ordinary = self._exchange.ordinary
 
-    async def read_body(self) -> bytes:
+    async def read_body(self) -> bytes | memoryview:
         """Return the next piece of the body; b"" if bytes came that complete none.
 
         Raises:
@@ -223,18 +267,35 @@ class _Connection:
             piece = self._next_piece()
         return piece
 
-    def _next_piece(self) -> bytes:
+    def _next_piece(self) -> bytes | memoryview:
         """Return a piece that was received already; b"" without one."""
-        while self._received:
-            for piece in self._received[0]:
+        received = self._received
+        while received:
+            first = received[0]
+            if isinstance(first, (bytes, memoryview)):
+                return self.pop_piece()
+            for piece in first:
                 if piece:
                     self._in_a_row += 1
                     return piece
-            self._received.popleft()
+            del received[0]
         self._exchange.check()
         if self._exchange.complete:
             raise StopAsyncIteration
         return b""
+
+    def pop_piece(self) -> bytes | memoryview:
+        """Return the piece that is first in the queue."""
+        piece = cast("bytes | memoryview", self._received.pop(0))
+        self._in_a_row += 1
+        if type(piece) is memoryview:
+            self._lent = piece.obj  # type: ignore[assignment]
+        return piece
+
+    def take_back(self, lent: bytearray) -> None:
+        """Take the buffer back that the latest piece is part of."""
+        self._lent = None
+        self._buffers.take_back(lent)
 
     async def aclose(self) -> None:
         """Abort the connection, and wait until it is closed.
@@ -268,14 +329,16 @@ class _Connection:
             self._paused = False
             self._transport.resume_reading()
         self._in_a_row = 0
-        self._waiter = self._loop.create_future()
+        if self._exchange.status:
+            self._ordinary = self._exchange.ordinary
+        # A frame less than `create_future`.
+        self._waiter = asyncio.Future(loop=self._loop)
         if self._timeout is not None:
             # The whole head has to arrive within the timeout.
             if self._exchange.status or self._waiting_since is None:
-                self._waiting_since = self._loop.time()
+                self._waiting_since = monotonic()
             if self._timer is None:
-                self._unsent = self._transport.get_write_buffer_size()
-                self._timer = self._loop.call_later(self._timeout, self._check_idle)
+                self._start_timer(self._timeout)
         try:
             await self._waiter
         finally:
@@ -284,6 +347,10 @@ class _Connection:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._unsent = self._transport.get_write_buffer_size()
+        self._timer = self._loop.call_later(seconds, self._check_idle)
 
     def _check_idle(self) -> None:
         """Fail a wait that exceeded the timeout.
@@ -297,12 +364,13 @@ class _Connection:
         self._unsent = unsent
         if unsent != before:
             # The request is still being sent, which counts as progress.
-            self._waiting_since = self._loop.time()
+            self._waiting_since = monotonic()
         assert self._waiting_since is not None
-        left = self._waiting_since + self._timeout - self._loop.time()
+        left = self._waiting_since + self._timeout - monotonic()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check_idle)
         else:
+            self._ordinary = None
             self._error = (
                 idle_error(self._timeout, "body")
                 if self._exchange.status
@@ -312,18 +380,57 @@ class _Connection:
 
 
 class _PlainConnection(_Connection, asyncio.BufferedProtocol):
-    """A TCP connection, received into one buffer."""
+    """A TCP connection, received into one buffer for all connections of the event loop.
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        # Twice the size of a slice: a turn of the event loop costs as much as parsing one.
-        self._buffer = memoryview(bytearray(2 * READ_SIZE))
+    asyncio, and uvloop, fill the buffer and call `buffer_updated` without a step between.
+    """
+
+    _lends = True
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._buffers = _get_buffers(self._loop)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._buffers.current
 
     def buffer_updated(self, size: int) -> None:
-        self._receive(self._buffer[:size])
+        self._receive(self._buffers.current, size)
+
+
+class _Buffers:
+    """The receive buffers of an event loop: one for all connections, until it is lent to a reader.
+
+    Attributes:
+        current: the buffer to receive into.
+    """
+
+    def __init__(self) -> None:
+        self.current = memoryview(bytearray(_BUFFER_SIZE))
+        self._free: list[bytearray] = []
+
+    def lend(self) -> None:
+        """Receive into another buffer from now on, as a reader has a view of the current one."""
+        self.current = memoryview(self._free.pop() if self._free else bytearray(_BUFFER_SIZE))
+
+    def take_back(self, buffer: bytearray) -> None:
+        if len(self._free) < _MAX_FREE:
+            self._free.append(buffer)
+
+
+_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Buffers] = WeakKeyDictionary()
+
+
+def _get_buffers(loop: asyncio.AbstractEventLoop) -> _Buffers:
+    """Return the receive buffers of an event loop."""
+    try:
+        return _loops[loop]
+    except KeyError:
+        _loops[loop] = buffers = _Buffers()
+        return buffers
+    except TypeError:
+        # There are no weak references to this loop.
+        return _Buffers()
 
 
 class _TLSConnection(_Connection, asyncio.Protocol):
@@ -334,7 +441,7 @@ class _TLSConnection(_Connection, asyncio.Protocol):
     """
 
     def data_received(self, data: bytes) -> None:
-        self._receive(memoryview(data))
+        self._receive(data, len(data))
 
 
 class _Body(AsyncIterator[bytes]):
@@ -343,8 +450,35 @@ class _Body(AsyncIterator[bytes]):
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
-    async def __anext__(self) -> bytes:
-        return await self._connection.read_body()
+    async def __anext__(self) -> bytes | memoryview:  # type: ignore[override]
+        """Return the next piece of the body; b"" if bytes came that complete none.
+
+        A large piece is a view of a receive buffer, which is valid until the next read.
+        """
+        connection = self._connection
+        if connection._lent is not None:
+            connection.take_back(connection._lent)
+        received = connection._received
+        if not received:
+            if connection._ordinary is None:
+                return await connection.read_body()
+            # The lines of `_wait_for_more` that matter here: a coroutine would cost as much again.
+            connection._in_a_row = 0
+            waiter: asyncio.Future[None] = asyncio.Future(loop=connection._loop)
+            connection._waiter = waiter
+            if connection._timeout is not None:
+                connection._waiting_since = monotonic()
+                if connection._timer is None:
+                    connection._start_timer(connection._timeout)
+            try:
+                await waiter
+            finally:
+                connection._waiter = None
+            if not received or type(received[0]) not in _PIECES:
+                return connection._next_piece()
+        elif connection._in_a_row == _MAX_IN_A_ROW or type(received[0]) not in _PIECES:
+            return await connection.read_body()
+        return connection.pop_piece()
 
     def __del__(self) -> None:
         self._connection.abandon()
@@ -447,6 +581,7 @@ async def open_source(
         response,
         transport.abort,
         framed=exchange.is_framed,
+        lends=True,
         # A cancelled read leaves what was received in its queue.
         resumable=True,
     )

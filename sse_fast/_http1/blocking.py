@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sse_fast._errors import TransportError
 from sse_fast._http1.connecting import (
@@ -22,7 +22,7 @@ from sse_fast._http1.connecting import (
 from sse_fast._http1.exchange import Exchange
 from sse_fast._interrupts import find_handler_error
 from sse_fast._source import READ_SIZE, Response, Source
-from sse_fast._wake import make_waker, protect_read
+from sse_fast._wake import is_tls_socket, make_waker, protect_read
 
 if TYPE_CHECKING:
     import ssl
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from sse_fast._request import Request
 
 __all__ = ["open_source", "send"]
+
+_MIN_BUFFER, _MAX_BUFFER = 4 * 1024, READ_SIZE
+"""The sizes of a receive buffer, in bytes: it grows with the reads, up to what a stream feeds."""
+
+_SMALL_READS = 32
+"""Small reads in a row after which a buffer shrinks."""
 
 
 def send(
@@ -87,7 +93,9 @@ def open_source(
     response = Response(exchange.status, exchange.headers, request.url, sock)
     exchange.response = response
     waker = make_waker(sock)
-    return Source(body, sock.close, response, waker, framed=exchange.is_framed, wait=body.wait)
+    return Source(
+        body, sock.close, response, waker, framed=exchange.is_framed, lends=True, wait=body.wait
+    )
 
 
 def _connect(
@@ -140,14 +148,25 @@ def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
 
 
 class _Body(Iterator[bytes]):
-    """The chunks of a body, received into one buffer."""
+    """The chunks of a body, received into one buffer.
+
+    A large chunk is a memoryview of this buffer, which is valid until the next read.
+    """
 
     def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float | None) -> None:
         self._sock = sock
-        self._receive_into = protect_read(sock, lambda buffer: sock.recv_into(buffer))
+        # A plain socket is read without another call.
+        self._protected_read: Callable[[memoryview], int] | None = None
+        if is_tls_socket(sock):
+            self._protected_read = protect_read(sock, lambda buffer: sock.recv_into(buffer))
         self._exchange = exchange
         self._timeout = timeout
-        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._room = self._few = 0
+        # Reads in a row of at most `_few` bytes.
+        self._small_reads = 0
+        self._allocate(_MIN_BUFFER)
+        # The decoder of the body, when everything received before was returned.
+        self._ordinary: Any = None
         self._pieces: Iterator[bytes] = iter(())
         # What `wait` received or met: the result of the next read.
         self._ahead: bytes | Exception | None = None
@@ -174,8 +193,37 @@ class _Body(Iterator[bytes]):
                 raise head_error(timeout, self._exchange.has_begun) from error
         self._sock.settimeout(timeout)
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> bytes | memoryview:  # type: ignore[override]
         """Return the next piece of the body; b"" if bytes came that complete none."""
+        ordinary = self._ordinary
+        if ordinary is None:
+            return self._next()
+        buffer = self._buffer
+        try:
+            if self._protected_read is None:
+                size = self._sock.recv_into(buffer)
+            else:
+                size = self._protected_read(buffer)
+        except TimeoutError as error:
+            self._refuse_idle(error)
+            raise
+        self._idle = 0.0
+        if not size:
+            self._ordinary = None
+            self._exchange.ended()
+            return self._next_piece()
+        body: bytes | memoryview = ordinary.take(buffer, size)
+        if ordinary.rest >= 0:
+            self._ordinary = None
+            body = self._exchange.receive_rest(body, buffer[:size]) or self._next_piece()
+        if self._few < size < self._room:
+            self._small_reads = 0
+        else:
+            self._resize(size)
+        return body
+
+    def _next(self) -> bytes | memoryview:
+        """Return the next piece of a body that `_ordinary` does not decode."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             if isinstance(ahead, Exception):
@@ -183,12 +231,13 @@ class _Body(Iterator[bytes]):
             return ahead
         piece = self._next_piece()
         if not piece:
+            if self._ordinary is not None:
+                return self.__next__()
             try:
                 self._receive()
             except TimeoutError as error:
-                if self._timeout is None or _is_of_others(error):
-                    raise
-                raise idle_error(self._timeout, "body") from error
+                self._refuse_idle(error)
+                raise
             piece = self._next_piece()
         return piece
 
@@ -242,15 +291,48 @@ class _Body(Iterator[bytes]):
         self._exchange.check()
         if self._exchange.complete:
             raise StopIteration
+        self._ordinary = self._exchange.ordinary
         return b""
 
     def _receive(self) -> None:
-        size = self._receive_into(self._buffer)
+        # The next read has to return the pieces first.
+        self._ordinary = None
+        read = self._protected_read or self._sock.recv_into
+        size = read(self._buffer)
         self._idle = 0.0
         if size:
             self._pieces = self._exchange.receive(self._buffer[:size])
+            self._resize(size)
         else:
             self._exchange.ended()
+
+    def _refuse_idle(self, error: TimeoutError) -> None:
+        """Raise what the error means, if it is that of the socket's timeout."""
+        if self._timeout is not None and not _is_of_others(error):
+            raise idle_error(self._timeout, "body") from error
+
+    def _resize(self, size: int) -> None:
+        """Let the buffer grow when a read of that size has filled it, and shrink after small ones.
+
+        What was returned of the old buffer keeps it alive.
+        """
+        if size == self._room:
+            self._small_reads = 0
+            if size < _MAX_BUFFER:
+                self._allocate(2 * size)
+        elif size > self._few:
+            self._small_reads = 0
+        else:
+            self._small_reads += 1
+            if self._small_reads == _SMALL_READS:
+                self._allocate(_MIN_BUFFER)
+
+    def _allocate(self, size: int) -> None:
+        self._buffer = memoryview(bytearray(size))
+        self._room = size
+        # No read is too small for the smallest buffer.
+        self._few = size // 4 if size > _MIN_BUFFER else 0
+        self._small_reads = 0
 
 
 def _is_of_others(error: TimeoutError) -> bool:

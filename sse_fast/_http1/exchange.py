@@ -21,6 +21,7 @@ from sse_fast._source import MAX_BODY, Headers, redact_url
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sse_fast._http1.chunked import ChunkDecoder
     from sse_fast._http1.message import Message
     from sse_fast._source import Response
 
@@ -30,6 +31,40 @@ MAX_HEAD = 64 * 1024
 """The largest response head that is accepted, in bytes, with the interim ones before it."""
 
 _WITHOUT_BODY = {204, 304}
+
+_FEW = 16 * 1024
+"""A slice of a memoryview costs more than a copy of fewer bytes."""
+
+
+class _PlainBody:
+    """The decoder of a body that is not chunked, with the methods of `ChunkDecoder`."""
+
+    def __init__(self, length: int | None) -> None:
+        """Prepare for the body.
+
+        Args:
+            length: its length; None: it ends with the connection.
+        """
+        self.rest = -1
+        self._left = length
+
+    def copy(self, data: bytes | memoryview, size: int) -> bytes:
+        """Return the bytes of the body in the next `size` bytes of the connection."""
+        return bytes(data[: self._count(size)])
+
+    def take(self, buffer: memoryview, size: int) -> bytes | memoryview:
+        """Return the bytes of the body in the first `size` bytes of a buffer, copied if few."""
+        body = buffer[: self._count(size)]
+        return bytes(body) if size < _FEW else body
+
+    def _count(self, size: int) -> int:
+        if self._left is None:
+            return size
+        if size >= self._left:
+            # This is the end of the body.
+            self.rest = size = self._left
+        self._left -= size
+        return size
 
 
 class Exchange:
@@ -43,6 +78,27 @@ class Exchange:
         response: what the transport made of the head, for errors; it may be None.
     """
 
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_decoder",
+        "_error",
+        "_head",
+        "_head_size",
+        "_is_decoded",
+        "_is_http",
+        "_one_member",
+        "_plain",
+        "_searched",
+        "_undecodable",
+        "_where",
+        "complete",
+        "headers",
+        "is_framed",
+        "response",
+        "status",
+    )
+
     def __init__(self, request: Message) -> None:
         """Prepare for the response.
 
@@ -52,6 +108,8 @@ class Exchange:
         Raises:
             ImportError: httptools is not installed.
         """
+        # The program learns now that it is missing, not when a body is chunked.
+        load_httptools()
         self.status = 0
         self.headers = Headers()
         self.complete = False
@@ -69,10 +127,9 @@ class Exchange:
         self._decoder: Decoder | None = None
         self._is_decoded = False
         self._undecodable = b""
-        # A chunked body, or the bytes to come of one of known length, or neither.
-        self._chunked = ChunkedBody()
-        self._is_chunked = False
-        self._left: int | None = None
+        # The body is one of these.
+        self._chunked: ChunkedBody | None = None
+        self._plain: _PlainBody | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -101,6 +158,36 @@ class Exchange:
             body = self._receive_body(rest)
         return iter((body,)) if self._decoder is None else self._decode(self._decoder, body)
 
+    @property
+    def ordinary(self) -> ChunkDecoder | _PlainBody | None:
+        """A decoder of the body to use instead of `receive`, or None.
+
+        As long as its `rest` is negative, its `take` and `copy` return what `receive` would, and
+        there is nothing to `check`. Otherwise `receive_rest` has to follow.
+        """
+        if self._decoder is not None or self.complete or self._error is not None:
+            return None
+        return self._plain if self._chunked is None else self._chunked.ordinary
+
+    def receive_rest(
+        self, body: bytes | memoryview, data: bytes | memoryview
+    ) -> bytes | memoryview:
+        """Go on with an input with which `ordinary` has stopped.
+
+        Args:
+            body: the bytes of the body that it has returned.
+            data: the whole input.
+
+        Returns:
+            All bytes of the body in the input.
+        """
+        if self._chunked is None:
+            self.complete = True
+            return body
+        body = self._chunked.feed_rest(body, data)
+        self._note_chunked(self._chunked)
+        return body
+
     def check(self) -> None:
         """Raise the error that follows the received bytes, if there is one.
 
@@ -120,7 +207,7 @@ class Exchange:
             TransportError: the response is incomplete.
         """
         if self.status and self._error is None and not self.complete:
-            self.complete = self._chunked.end() if self._is_chunked else self._left is None
+            self.complete = not self.is_framed if self._chunked is None else self._chunked.end()
         self.check()
         if self.complete:
             return
@@ -188,7 +275,10 @@ class Exchange:
         if self._bodiless or head.status in _WITHOUT_BODY or head.length == 0:
             self.complete = self.is_framed = True
             return
-        self._is_chunked, self._left = head.is_chunked, head.length
+        if head.is_chunked:
+            self._chunked = ChunkedBody()
+        else:
+            self._plain = _PlainBody(head.length)
         self.is_framed = head.is_chunked or head.length is not None
         try:
             if head.unsupported:
@@ -212,19 +302,20 @@ class Exchange:
 
     def _receive_body(self, data: bytes | memoryview) -> bytes:
         """Return the bytes of the body in the next bytes of the connection."""
-        if self._is_chunked:
-            chunked = self._chunked
-            body = chunked.feed(data)
-            self.complete = chunked.is_complete
-            if chunked.error is not None:
-                self._error = self._explain_framing(chunked.error)
+        if self._chunked is not None:
+            body = self._chunked.feed(data)
+            self._note_chunked(self._chunked)
             return body
-        if self._left is None:
-            return bytes(data)
-        body = bytes(data[: self._left])
-        self._left -= len(body)
-        self.complete = self._left == 0
+        assert self._plain is not None
+        body = self._plain.copy(data, len(data))
+        self.complete = self._plain.rest >= 0
         return body
+
+    def _note_chunked(self, chunked: ChunkedBody) -> None:
+        self.complete = chunked.is_complete
+        if chunked.error is not None:
+            self._undecodable = chunked.unframed
+            self._error = self._explain_framing(chunked.error)
 
     def _decode(self, decoder: Decoder, body: bytes) -> Iterator[bytes]:
         try:
@@ -244,7 +335,6 @@ class Exchange:
             return permanent_error(
                 f"The {error} from {self._where} exceed {MAX_FRAMING} bytes", cause=error
             )
-        self._undecodable = self._chunked.unframed
         return permanent_error(
             f"The body has invalid framing, from {self._where}: {error or type(error).__name__}",
             cause=error,

@@ -175,7 +175,9 @@ def test_record_in_repository_is_complete() -> None:
     for name, record in records.items():
         assert instructions.kind(record["environment"]) == name
         assert record["environment"].keys() == HERE.keys()
-        assert record["instructions"].keys() == {", ".join(case) for case in instructions.CASES}
+        assert record["instructions"].keys() == {
+            ", ".join(case) for case in instructions.CASES + instructions.WAYS
+        }
 
 
 @pytest.fixture
@@ -204,6 +206,14 @@ def test_measure_counts_instructions(extension: Path, tmp_path: Path) -> None:
     path = tmp_path / "instructions.json"
     instructions.record(path, environment, {"a, one event": count / 1.2})
     assert instructions.check(path, environment, {"a, one event": count}) == 1
+
+
+@pytest.mark.bench
+@needs_valgrind
+def test_measure_counts_stream_without_its_source(extension: Path) -> None:
+    count = instructions.measure(extension, ("aiter_events", "64 KiB"), 3)
+    # More than `feed` takes for an event of 330 bytes, and much less than a coroutine for each.
+    assert 330 < count < 10_000
 
 
 def test_check_without_valgrind_exits_with_2(extension: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ MIGRATING = "docs/guides/migrating.md"  # Its blocks are run by test_migrating.p
 PROVIDERS = "docs/guides/providers.md"  # Its blocks are run by tests/providers.
 RELAYING = "docs/guides/relaying.md"  # Its blocks are run by tests/relay.
 MONITORING = "docs/guides/monitoring.md"  # Its blocks are run by test_monitoring.py.
+CYTHON = "docs/guides/cython.md"  # Its blocks are compiled and run by tests/core/test_native.py.
 COMMANDS = "docs/guides/command-line.md"
 
 STREAM = b"event: tick\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n"
@@ -49,7 +50,7 @@ DOCUMENT = Answer(
 
 def test_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"} <= set(NAMES)
-    assert len([name for name in NAMES if name.startswith("docs/")]) == 21
+    assert len([name for name in NAMES if name.startswith("docs/")]) == 24
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -243,15 +244,15 @@ NATIVE_ONLY = {"docs/guides/columns.md"}
 
 def test_every_python_block_has_a_case() -> None:
     found = {name: len(blocks(name, "python")) for name in NAMES}
-    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING, MONITORING}
+    run_elsewhere = {"README.md", MIGRATING, PROVIDERS, RELAYING, MONITORING, CYTHON}
     expected = {name: count for name, count in found.items() if count and name not in run_elsewhere}
     assert expected == {name: len(cases) for name, cases in CASES.items()}
 
 
 def test_blocks_are_of_known_languages() -> None:
-    """Only `python` and `sh` blocks are run; others are text, or change the machine."""
+    """`python`, `sh` and `cython` blocks are run; others are text, or change the machine."""
     languages = {block.language for name in NAMES for block in blocks(name)}
-    assert languages == {"python", "sh", "text", "console"}
+    assert languages == {"python", "sh", "text", "console", "cython"}
 
 
 @pytest.mark.parametrize(
