@@ -30,9 +30,6 @@ from sse_fast._errors import DecodeError, EventTooLarge
 
 
 cdef extern from "Python.h":
-    void* PyUnicode_DATA(PyObject* text)
-    bint PyUnicode_IS_ASCII(PyObject* text)
-    Py_ssize_t PyUnicode_GET_LENGTH(PyObject* text)
     void Py_INCREF(PyObject*)
     void Py_DECREF(PyObject*)
     unsigned long Py_TPFLAGS_HEAPTYPE
@@ -48,6 +45,7 @@ cdef extern from "text.h":
     str _make_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
     # Without Cython's check for NULL.
     PyObject* _try_text "sse_fast_new_text"(const uint8_t* at, Py_ssize_t length, bint non_ascii)
+    bint is_text "sse_fast_is_text"(PyObject* text, const uint8_t* at, size_t length) noexcept
     int _prepare_text "sse_fast_prepare_text"() except -1
 
 
@@ -639,26 +637,23 @@ cdef inline bint _try_add(Parser self, PyObject* event) noexcept:
 cdef inline PyObject* _try_event_type(
         Parser self, const uint8_t* at, size_t length, bint non_ascii) noexcept:
     """Return a reference to the event type, "message" if it is empty, or NULL."""
-    if length == 0:
-        Py_INCREF(<PyObject*>_MESSAGE)
-        return <PyObject*>_MESSAGE
-    return _try_named_type(self, at, length, non_ascii)
+    if length:
+        return _try_named_type(self, at, length, non_ascii)
+    Py_INCREF(<PyObject*>_MESSAGE)
+    return <PyObject*>_MESSAGE
 
 
 cdef PyObject* _try_named_type(
         Parser self, const uint8_t* at, size_t length, bint non_ascii) noexcept:
-    cdef PyObject* latest = <PyObject*>self._event_type
+    cdef PyObject* event_type = <PyObject*>self._event_type
+    if is_text(event_type, at, length):
+        Py_INCREF(event_type)
+        return event_type
+    event_type = _try_text(at, length, non_ascii)
     # Longer ones are too long to be kept while the connection is idle.
-    if length > 64:
-        return _try_text(at, length, non_ascii)
-    if (PyUnicode_IS_ASCII(latest) and length == <size_t>PyUnicode_GET_LENGTH(latest)
-            and memcmp(PyUnicode_DATA(latest), at, length) == 0):
-        Py_INCREF(latest)
-        return latest
-    latest = _try_text(at, length, non_ascii)
-    if latest != NULL:
-        self._event_type = <str>latest
-    return latest
+    if event_type != NULL and length <= 64:
+        self._event_type = <str>event_type
+    return event_type
 
 
 cdef str _new_event_type(Parser self, const Text* text):

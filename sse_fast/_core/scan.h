@@ -91,8 +91,9 @@ sse_fast_load(const uint8_t *at)
 }
 
 /* Each instruction set defines three functions. `sse_fast_look_8` and `sse_fast_look_64` return the
- * mask of 8 or 64 bytes, and set `high` if a byte has its top bit set. `sse_fast_skip` skips windows
- * without a line end, from `at` to `last`, and returns the first that has one, with its mask.
+ * mask of 8 or 64 bytes, and set `high` if a byte has its top bit set; SSE2 also has one for 16.
+ * `sse_fast_skip` skips windows without a line end, from `at` to `last`, and returns the first that
+ * has one, with its mask.
  */
 
 #if defined(SSE_FAST_SSE2)

@@ -189,4 +189,28 @@ sse_fast_new_text(const uint8_t *at, Py_ssize_t length, int maybe_wide)
     return sse_fast_new_ascii(at, length);
 }
 
+/* Compare bytes, few ones without a call. */
+static inline int
+sse_fast_is_same(const uint8_t *a, const uint8_t *b, size_t length)
+{
+    size_t at = 0;
+
+    if (length > 32 || length < 4)
+        return memcmp(a, b, length) == 0;
+    if (length < 8)
+        return memcmp(a, b, 4) == 0 && memcmp(a + length - 4, b + length - 4, 4) == 0;
+    for (; at + 8 < length; at += 8)
+        if (memcmp(a + at, b + at, 8) != 0)
+            return 0;
+    return memcmp(a + length - 8, b + length - 8, 8) == 0;
+}
+
+/* Tell whether a str is ASCII, and these bytes. */
+static inline int
+sse_fast_is_text(PyObject *text, const uint8_t *at, size_t length)
+{
+    return PyUnicode_IS_COMPACT_ASCII(text) && (size_t)PyUnicode_GET_LENGTH(text) == length
+           && sse_fast_is_same((const uint8_t *)((PyASCIIObject *)text + 1), at, length);
+}
+
 #endif
