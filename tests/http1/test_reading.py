@@ -44,7 +44,7 @@ def until(condition: Callable[[], bool], chunks: Any) -> bytes:
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_chunks_make_the_body_if_copied_before_next_read(faults: FaultServer, framing: str) -> None:
-    parts = [SMALL, LARGE, SMALL, LARGE * 3, SMALL]
+    parts = [SMALL, LARGE, SMALL, LARGE * 30, SMALL]
     faults.scripts["/"] = framed(framing, parts)
     source = opened(faults)
     kinds = set()
@@ -63,22 +63,31 @@ def test_chunks_make_the_body_if_copied_before_next_read(faults: FaultServer, fr
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_buffer_grows_with_reads_and_shrinks(faults: FaultServer, framing: str) -> None:
-    quiet = threading.Event()
-    drops = [step for _ in range(100) for step in (SMALL, 0.001)]
-    faults.scripts["/"] = framed(framing, [SMALL, LARGE * 5, quiet, *drops, quiet])
+    # Each of the small events is sent after the one before it was read.
+    gates = [threading.Event() for _ in range(60)]
+    drops = [step for gate in gates for step in (gate, SMALL)]
+    faults.scripts["/"] = framed(framing, [SMALL, LARGE * 50, *drops])
     source = opened(faults)
     chunks = chunks_of(source)
     assert len(chunks._buffer) <= 8192
-    until(lambda: len(chunks._buffer) == 64 * 1024, chunks)
-    quiet.set()
-    until(lambda: len(chunks._buffer) == 4096, chunks)
+    left = len(SMALL + LARGE * 50)
+    sizes = set()
+    while left:
+        left -= len(next(chunks))
+        sizes.add(len(chunks._buffer))
+    assert max(sizes) == 64 * 1024
+    for gate in gates:
+        gate.set()
+        while not next(chunks):
+            pass
+    assert len(chunks._buffer) == 4096
     assert source.close is not None
     source.close()
 
 
 def test_chunk_received_by_wait_is_a_copy(faults: FaultServer) -> None:
     go = threading.Event()
-    faults.scripts["/"] = framed("chunked", [LARGE * 5, go, SMALL])
+    faults.scripts["/"] = framed("chunked", [LARGE * 50, go, SMALL])
     source = opened(faults)
     chunks = chunks_of(source)
     assert source.wait is not None
@@ -312,8 +321,9 @@ def test_async_chunks_of_all_connections_make_the_bodies(faults: FaultServer, fr
             assert body == b"".join(parts)
 
     asyncio.run(run())
-    # Few bytes are copied, and the reader has the buffer of many.
-    assert kinds == {bytes, memoryview}
+    # Few bytes are copied, and the reader has the buffer of many. httptools copies all.
+    is_copied = framing == "chunked" and not sse_fast.ACCELERATED
+    assert kinds == ({bytes} if is_copied else {bytes, memoryview})
 
 
 def test_slow_readers_of_a_loop_keep_their_large_chunks(faults: FaultServer) -> None:
