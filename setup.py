@@ -29,7 +29,8 @@ COLUMNS = (
 # Extension -> the other files it is compiled from, and the macros it defines.
 EXTENSIONS: dict[str, tuple[list[str], list[tuple[str, None]]]] = {
     "_core/parser_c": ([*PARSER, f"{CORE}/event.h", f"{CORE}/text.h"], []),
-    "_stream_c": (PARSER, []),
+    "_stream_c": ([*PARSER, "sse_fast/_stream_c.pxd"], []),
+    "_client/_source_c": ([*PARSER, "sse_fast/_stream_c.pxd"], []),
     "_http1/_chunked_c": ([], []),
     "columns/_columns_c": (
         [*LINES, *(f"sse_fast/columns/{name}" for name in COLUMNS)],

@@ -9,7 +9,7 @@ import sys
 import tarfile
 import zipfile
 
-EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_chunked_c", "_columns_c"}
+EXTENSIONS = {"parser_c", "_dialect_c", "_stream_c", "_source_c", "_chunked_c", "_columns_c"}
 GENERATED = ("_c.c", ".so", ".o", ".pyd")
 NATIVE = {"__init__.pxd", "lines.pxd", "_core/lines.pxd", "_core/parser_c.pxd"} | {
     f"_core/{name}" for name in ("buffers.pxd", "scan.h", "utf8.h")

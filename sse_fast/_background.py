@@ -67,6 +67,9 @@ class AsyncioLoop:
         Cancelled: the class of its cancellations.
     """
 
+    # A client keeps one for each connection.
+    __slots__ = ("Cancelled", "Event", "_asyncio", "_loop")
+
     def __init__(self, asyncio: Any) -> None:
         self._asyncio = asyncio
         self._loop = asyncio.get_running_loop()
@@ -150,6 +153,8 @@ class TrioLoop:
 
     Such a task lets no exception out, which would end the whole run of trio.
     """
+
+    __slots__ = ("Cancelled", "Event", "_token", "_trio")
 
     def __init__(self, trio: Any) -> None:
         self._trio = trio

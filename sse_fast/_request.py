@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json as json_
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlencode
@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote, urlencode
 from sse_fast._hosts import normalize_address, normalize_host
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
     from typing import TypeAlias
 
     HeaderFields: TypeAlias = (
@@ -350,7 +349,7 @@ def build_resume_request(
     first_url: str,
     defaults: Mapping[str, bytes],
     fields: Fields,
-    trusted_origins: AbstractSet[Origin] = frozenset(),
+    trusted_origins: Collection[Origin] = (),
 ) -> Request:
     """Build the request from what `resume` returned: a URL to GET, or a mapping.
 

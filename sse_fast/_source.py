@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -41,7 +42,8 @@ class Headers(Mapping[str, str]):
         """
         self._fields: dict[str, str] = {}
         for name, value in fields:
-            name = name.lower()
+            # Many connections share the names.
+            name = sys.intern(name.lower())
             self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
 
     def __getitem__(self, name: str) -> str:
@@ -146,6 +148,8 @@ class Source(NamedTuple):
     may be such a one: its body is not framed."""
     resumable: bool = False
     """Whether async chunks survive a cancelled read: nothing is lost, and the next read goes on."""
+    lends: bool = False
+    """Whether chunks may be a `memoryview` of bytes that is valid until the next read."""
     wait: Callable[[float], bool] | None = None
     """Waits up to that many seconds until the next read of sync chunks would not block; returns
     whether it would not. None: this cannot be told without a read."""

@@ -142,8 +142,9 @@ class StreamBase(Generic[T]):
     _feed_incomplete: bool
     # True if the parser holds the rest of a slice after an error that is raised later.
     _rest_is_due: bool
-    # At most one chunk, read and not accepted yet.
+    # At most one chunk, read and not accepted yet, and the bytes of all that were accepted.
     _received: list[Any]
+    _bytes_read: int
     # The latest chunk, its bytes, and an iterator that calls `on_chunk` with them, once.
     _announced: tuple[Any, bytes, Iterator[object]] | None
     # Received bytes that were not fed yet, in slices, and an iterator of as many items.
@@ -169,6 +170,8 @@ class StreamBase(Generic[T]):
     _closers: list[Callable[[], Any]]
     _wake: Callable[[], object] | None
     _reusable: bool
+    # Whether chunks of the source are valid until the next read, so that none has to be copied.
+    _lends: bool
     # `(batch, n)`: the consumer has finished with the first n events of this batch.
     _taken: tuple[list[Event[T]], int]
     # `(taken, delivered)`: the two last event IDs, frozen at close.
@@ -202,6 +205,7 @@ class StreamBase(Generic[T]):
         self._feed_incomplete = False
         self._rest_is_due = False
         self._received = []
+        self._bytes_read = 0
         self._announced = None
         self._slices = self._slice_starts = iter(())
         self._read_error = None
@@ -216,6 +220,7 @@ class StreamBase(Generic[T]):
         self._closers = []
         self._wake = None
         self._reusable = False
+        self._lends = False
         self._taken = self._batch, 0
         self._ids_when_closed = None
         self.response = None
@@ -249,7 +254,8 @@ class StreamBase(Generic[T]):
             # If another batch came since take(), its first event is the only one not taken yet.
             last_event_id = self._id_after(batch, taken[1] if is_latest else 0)
             # Another thread may have moved on meanwhile; then the result may mix two batches.
-            if self._taken is taken and self._batch is batch:
+            again = self._taken
+            if again[0] is taken[0] and again[1] == taken[1] and self._batch is batch:
                 return last_event_id
 
     def _id_after(self, batch: list[Event[T]], count: int) -> str:
@@ -614,6 +620,7 @@ class StreamBase(Generic[T]):
         self._interrupted = False
         if type(chunk) is bytes and self._on_chunk is None and len(chunk) <= self._slice_size:
             self._id_before_batch = self._parser.last_event_id
+            self._bytes_read += len(chunk)
             if ACCELERATED:
                 # The compiled `feed_next` takes the chunk out of the list.
                 self._feed(self._received)
@@ -621,6 +628,12 @@ class StreamBase(Generic[T]):
             self._slices = self._slice_starts = iter((chunk,))
             self._received = []
             self._feed(self._slices)
+            return
+        if self._lends and self._on_chunk is None and type(chunk) is memoryview:
+            # Its slices are fed before the next read.
+            self._bytes_read += len(chunk)
+            self._cut(chunk)
+            self._received = []
             return
         if self._announced is None or self._announced[0] is not chunk:
             try:
@@ -632,6 +645,7 @@ class StreamBase(Generic[T]):
             # An empty chunk only lets time limits be checked.
             if self._on_chunk is not None and data:
                 calls = map(self._on_chunk, (data,))
+            self._bytes_read += len(data)
             self._announced = chunk, data, calls
         _, data, calls = self._announced
         if self._on_chunk is not None:

@@ -20,8 +20,10 @@ cdef class _FastStream:
     cdef public bint _interrupted
     cdef public bint _in_callback
     cdef public bint _feed_incomplete
+    cdef public bint _lends
     cdef public bint _rest_is_due
     cdef public list _received
+    cdef public long long _bytes_read
     cdef public object _slices
     cdef public object _slice_starts
     cdef public list _fed
@@ -33,6 +35,9 @@ cdef class _FastStream:
     cdef public bint _error_raised
     cdef public object end_reason
     cdef public object _chunks
+    # Together the attribute `_taken`.
+    cdef list _taken_batch
+    cdef Py_ssize_t _taken_count
 
 
 cdef class _FastNext(_FastStream):
@@ -42,6 +47,20 @@ cdef class _FastNext(_FastStream):
 cdef class _FastAnext(_FastStream):
     cdef public object _begin
     cdef EventStep _spare       # the latest step, to be used again; None: none
+
+
+# The results of a send, as of `PyIter_Send`, and one more: another awaitable is to be awaited.
+cdef enum:
+    FAILED = -1
+    RETURNED = 0
+    SUSPENDED = 1
+    GO_ON = 2
+
+# The states of a `Step`; the first one is that of a step which no `__anext__` has made.
+cdef enum:
+    DONE
+    NEW
+    WAITING
 
 
 cdef class Step:
@@ -69,8 +88,20 @@ cdef class EventStep(Step):
 
 cdef extern from "Python.h":
     void Py_INCREF(PyObject*)
+    void Py_DECREF(PyObject*)
     Py_ssize_t PyList_GET_SIZE(list)
     PyObject* PyList_GET_ITEM(PyObject* items, Py_ssize_t at)
+
+
+# Mark every delivered event as taken.
+cdef inline int take_all(_FastStream self) except -1:
+    cdef list earlier
+    if self._taken_batch is not self._batch:
+        # Freed last, as this may let another thread run.
+        earlier = self._taken_batch
+        self._taken_batch = self._batch
+    self._taken_count = self._delivered
+    return 0
 
 
 # Return the next event if it was parsed already, with a reference; or NULL, without an exception.
@@ -85,4 +116,18 @@ cdef inline PyObject* take_ready(_FastStream self) noexcept:
     return event
 
 
+# Return an object whose reference the caller holds.
+cdef inline object _owned(PyObject* made):
+    cdef object result = <object>made
+    Py_DECREF(made)
+    return result
+
+
+# Return the exception that is set.
+cdef object _take_exception()
+# Start a step, or go on with it: its `am_send`.
+cdef int _send(PyObject* step, PyObject* value, PyObject** result) except -1
+# Set the slots of a kind of step.
+cdef void set_slots(type cls, int (*send)(PyObject*, PyObject*, PyObject**) except -1) noexcept
+# Let the subclasses of a class have a C function in their slot.
 cdef int use_slot(type cls, str name, object wrapper, void* function) except -1

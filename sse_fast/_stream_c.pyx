@@ -7,7 +7,7 @@ Everything unusual falls back to the Python methods of `_stream.py`.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport Py_buffer, PyBuffer_IsContiguous
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
@@ -16,11 +16,11 @@ from sse_fast._core.parser_c cimport Parser, feed_bytes
 
 
 cdef extern from "Python.h":
-    void Py_DECREF(PyObject*)
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_None
     bint PyCoro_CheckExact(object)
     bint PyMemoryView_Check(object)
+    Py_buffer* PyMemoryView_GET_BUFFER(object)
     PyObject* PyExc_StopIteration
     void PyErr_SetObject(PyObject* kind, PyObject* value)
     # Declared without Cython's check for an exception.
@@ -51,19 +51,6 @@ cdef extern from *:
     int _reraise "sse_fast_reraise"() except -1
 
 
-# The results of a send, as of `PyIter_Send`, and one more: another awaitable is to be awaited.
-cdef enum:
-    FAILED = -1
-    RETURNED = 0
-    SUSPENDED = 1
-    GO_ON = 2
-
-# The states of a `Step`.
-cdef enum:
-    NEW
-    WAITING
-    DONE
-
 cdef list _NO_EVENTS = []
 
 
@@ -79,6 +66,23 @@ def feed_next(list fed not None, Parser parser not None, object slices):
 
 cdef class _FastStream:
     """The attributes of `StreamBase`, and the compiled forms of what it does for each chunk."""
+
+    @property
+    def _taken(self):
+        # The tuple is made last: a garbage collection may let another thread run.
+        cdef list batch = self._taken_batch
+        cdef Py_ssize_t count = self._taken_count
+        return batch, count
+
+    @_taken.setter
+    def _taken(self, tuple taken not None):
+        # Freed last, as this may let another thread run.
+        cdef list earlier = self._taken_batch
+        self._taken_batch, self._taken_count = taken
+
+    def take(self):
+        """Mark every delivered event as taken: the consumer has finished with it."""
+        take_all(self)
 
     def _parse(self):
         """Feed one slice; or, if the latest feed raised, let it parse the rest of its slice."""
@@ -135,6 +139,7 @@ cdef int _feed_plain(_FastStream self, const uint8_t* at, Py_ssize_t size) excep
     cdef Parser parser = _get_parser(self)
     cdef PyObject* events
     self._interrupted = False
+    self._bytes_read += size
     _begin_feed(self, parser._last_event_id)
     # An `except` clause would save and restore the handled exception for each chunk.
     events = (<try_feed>feed_bytes)(parser, at, size)
@@ -160,20 +165,35 @@ cdef inline bint _can_read(_FastStream self) noexcept:
 
 cdef int _accept(_FastStream self, object chunk) except -1:
     """Feed a chunk that was read, or keep it for `_next_slice` if it needs to be converted."""
-    cdef Py_buffer view
+    cdef Py_buffer* view
     # Another thread or task may have closed the stream.
     if self._read_is_due:
         if type(chunk) is bytes:
             if PyBytes_GET_SIZE(chunk) <= self._slice_size:
                 return _feed_plain(
                     self, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
-        elif PyMemoryView_Check(chunk) and len(chunk) <= self._slice_size:
-            PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE)
-            try:
+            if self._slice_size > 0:
+                return _cut_plain(self, chunk, PyBytes_GET_SIZE(chunk))
+        elif PyMemoryView_Check(chunk):
+            view = PyMemoryView_GET_BUFFER(chunk)
+            # The local reference to the chunk keeps its bytes while they are fed.
+            if view.len <= self._slice_size and PyBuffer_IsContiguous(view, c"C"):
                 return _feed_plain(self, <const uint8_t*>view.buf, view.len)
-            finally:
-                PyBuffer_Release(&view)
+            if self._slice_size > 0 and self._lends:
+                return _cut_plain(self, chunk, view.len)
     self._received.append(chunk)
+    self._read_is_due = False
+    return 0
+
+
+cdef int _cut_plain(_FastStream self, object data, Py_ssize_t size) except -1:
+    """Set the slices of a large chunk, which `_parse` feeds; as `StreamBase._cut`."""
+    cdef object starts = iter(range(0, size, self._slice_size))
+    cdef object ends = range(self._slice_size, size + self._slice_size, self._slice_size)
+    self._slices = map(memoryview(data).__getitem__, map(slice, starts, ends))
+    self._slice_starts = starts
+    self._interrupted = False
+    self._bytes_read += size
     self._read_is_due = False
     return 0
 
@@ -216,13 +236,6 @@ cdef class _FastNext(_FastStream):
                 self._parse()
             else:
                 return self._next()
-
-
-cdef inline object _owned(PyObject* made):
-    """Return an object whose reference the caller holds."""
-    cdef object result = <object>made
-    Py_DECREF(made)
-    return result
 
 
 cdef class _FastAnext(_FastStream):
@@ -416,7 +429,6 @@ cdef int _send_for_event(PyObject* step, PyObject* value, PyObject** result) exc
     return _send(step, value, result)
 
 
-@cython.final
 cdef class EventStep(Step):
     """The awaitable of the next event of a stream.
 

@@ -96,6 +96,7 @@ def test_imports_of_extensions_are_found() -> None:
         "sse_fast._errors",
     }
     assert needed_by(PACKAGE / "_stream_c.pyx") == {"sse_fast._core.parser_c"}
+    assert needed_by(PACKAGE / "_client" / "_source_c.pyx") == {"sse_fast._stream_c"}
     assert needed_by(PACKAGE / "compat" / "_dialect_c.pyx") == {"sse_fast._core.parser_c"}
 
 

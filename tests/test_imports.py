@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "_check": TRANSPORT,
     "_http1": TRANSPORT,
     "adapters": ADAPTERS,
-    "_client": POLICY,
+    "_client": POLICY | {"_stream_c"},
     "columns": POLICY,
     "compat": CORE | {"_core"},
     "_bench": {"", "_core"},

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -14,7 +14,7 @@ from sse_fast._background import Task, close_later, find_loop
 from sse_fast._check import acheck_response
 from sse_fast._client.base import ClientBase
 from sse_fast._client.state import ConnectionEnded, Opening, SourceExhausted
-from sse_fast._client.stats import AsyncCountedChunks
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import StreamTimeout, TransportError
 from sse_fast._interrupts import IgnoredErrors
 from sse_fast._seconds import check_seconds
@@ -47,7 +47,25 @@ _CLOSE_SECONDS = 1.0
 """The longest that a connection which is given up may take to close."""
 
 
-class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
+class _PlainAnext:
+    """`AsyncEventSource.__anext__` without the compiled fast path."""
+
+    __slots__ = ()
+
+    def __anext__(self) -> Any:
+        return self._anext()
+
+    async def _anext(self) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastAnext = _PlainAnext
+else:
+    from sse_fast._client._source_c import FastAnext as _FastAnext
+
+
+class AsyncEventSource(_FastAnext, ClientBase[T], AsyncIterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an async iterator.
 
     It is an async context manager as well. All of it runs on asyncio, and with a client of httpx or
@@ -129,10 +147,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     _is_async = True
     _stream: AsyncEventStream[T] | None
-    # Runs a function in the event loop; thread-safe.
-    _call_in_loop: Callable[[Callable[[], object]], object] | None = None
-    # The event that ends `_sleep`, the wait for the next attempt.
-    _sleep_interrupt: Any = None
 
     if TYPE_CHECKING:
 
@@ -161,8 +175,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             **options: Unpack[ClientOptions[Any]],
         ) -> None: ...
         def __init__(self, url: str, **options: Any) -> None: ...
+        def __anext__(self) -> Awaitable[Event[T]]: ...
 
-    async def __anext__(self) -> Event[T]:
+    async def _anext(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__anext__` leaves out."""
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -172,10 +188,10 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                 self._review_chosen_id()
             try:
                 event = await stream.__anext__()
-                self._meter.events += 1
+                if stream._bytes_read != self._bytes_seen:
+                    self._note_arrival(stream)
+                self._events += 1
                 return event
-            except StopAsyncIteration:
-                caught = ConnectionEnded()
             except GeneratorExit:
                 # The coroutine is being closed, so nothing can be awaited.
                 raise
@@ -186,6 +202,19 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
                     raise
                 caught = error
         try:
+            return await self._after_failed_read(caught)
+        finally:
+            caught = None
+
+    async def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
+        """Return the next event, over as many connections as it takes.
+
+        Args:
+            caught: what the stream has raised, or None if it was not read.
+        """
+        try:
+            if isinstance(caught, StopAsyncIteration):
+                caught = ConnectionEnded()
             if caught is not None or not self._has_kept_event():
                 await self._alone(self._advance, caught)
         except SourceExhausted:
@@ -295,13 +324,13 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
             await self._drop_opening()
 
     def _prepare_to_read(self) -> None:
-        self._call_in_loop = find_loop().call
+        self._loop = find_loop()
 
     def _end_stream(self, stream: AsyncEventStream[T] | None) -> None:
         if stream is not None:
             stream.end()
-        if self._call_in_loop is not None:
-            self._call_in_loop(partial(self._wake, stream))
+        if self._loop is not None:
+            self._loop.call(partial(self._wake, stream))
 
     def _wake(self, stream: AsyncEventStream[T] | None) -> None:
         """Wake the reader and close the stream; runs in the event loop."""
@@ -378,8 +407,6 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
 
     def _make_stream(self, source: Source, watch: Watch | None) -> AsyncEventStream[T]:
         parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
-        chunks = cast("AsyncIterable[bytes]", source.chunks).__aiter__()
-        source = source._replace(chunks=AsyncCountedChunks(chunks, self._meter))
         return AsyncEventStream(
             source, parser, self._on_chunk, comments=comments, keep_reads=True, watch=watch
         )
@@ -393,10 +420,12 @@ class AsyncEventSource(ClientBase[T], AsyncIterator["Event[T]"]):
         return is_whole and not isinstance(error, MemoryError)
 
     async def _read(self) -> None:
+        stream = cast("AsyncEventStream[T]", self._stream)
         try:
-            self._kept_event = await cast("AsyncEventStream[T]", self._stream).__anext__()
+            self._kept_event = await stream.__anext__()
         except StopAsyncIteration:
             raise ConnectionEnded from None
+        self._note_arrival(stream)
 
     async def _sleep(self, seconds: float) -> None:
         import anyio

@@ -23,7 +23,13 @@ from sse_fast._client.losing import LosingClient
 from sse_fast._client.state import Opening, SourceExhausted, log
 from sse_fast._errors import ResponseError, SSEError
 from sse_fast._interrupts import find_handler_error
-from sse_fast._request import Request, build_resume_request, merge_fields, parse_user_fields
+from sse_fast._request import (
+    Request,
+    build_resume_request,
+    default_fields,
+    merge_fields,
+    parse_user_fields,
+)
 from sse_fast._seconds import MAX_SECONDS
 from sse_fast._source import redact_url
 from sse_fast._watch import Watch
@@ -50,6 +56,8 @@ __all__ = ["ClientBase"]
 
 class ClientBase(LosingClient[T]):
     """The common base of `EventSource` and `AsyncEventSource`."""
+
+    __slots__ = ()
 
     async def _advance(self, caught: BaseException | None = None) -> None:
         """Store the next event in `_kept_event`, over as many connections as it takes.
@@ -93,7 +101,7 @@ class ClientBase(LosingClient[T]):
         event = cast("Event[T]", self._kept_event)
         try:
             self._kept_event = None
-            self._meter.events += 1
+            self._events += 1
             return event
         except BaseException:
             # A signal handler raised: the next call returns the event.
@@ -315,18 +323,18 @@ class ClientBase(LosingClient[T]):
 
     def _open_stream(self, source: Source, opening: Opening) -> None:
         """Make the stream of an accepted response, which then owns the source."""
-        meter = self._meter
-        self._events_before = meter.events
+        self._events_before = self._events
         self._is_framed = source.framed
         with self._id_lock:
             # A reconnect() during the attempt is redundant: this connection is new.
             self._requested_delay = None
             self._chosen_id = None
+            self._bytes_seen = 0
             # The limit of the response is that of the first event as well.
             watch = None if self._event_timeout is None else opening.watch
             self._stream = self._make_stream(source, watch)
         self._opening = None
-        meter.connections += 1
+        self._connections += 1
 
     async def _drop_opening(self) -> None:
         """Give up the attempt under way, if there is one."""
@@ -343,11 +351,14 @@ class ClientBase(LosingClient[T]):
 
     async def _build_fields(self) -> Fields:
         """Return the header fields of the next attempt."""
-        headers = self._headers
-        if callable(headers):
-            headers = parse_user_fields(await self._call_user(headers))
+        headers: Iterable[tuple[str, bytes | None]]
+        if callable(self._headers):
+            headers = parse_user_fields(await self._call_user(self._headers))
+        else:
+            headers = self._headers
         self._sends_id = _sends_id(headers)
-        return merge_fields(self._first_request_fields, headers)
+        own = default_fields(self._common_fields, self._user, self._content_type)
+        return merge_fields(own, headers)
 
     async def _build_resume_request(self) -> Request:
         """Call `resume`, and build the request from its result."""

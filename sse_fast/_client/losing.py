@@ -29,10 +29,15 @@ __all__ = ["LosingClient"]
 class LosingClient(ClientState[T]):
     """Reports each failure and each end to the state machine and to the program."""
 
+    __slots__ = ()
+
     async def _handle_stream_error(self, error: BaseException) -> None:
         """Handle an error or the end of the stream: return to reconnect, or raise."""
         stream = self._stream
         try:
+            if isinstance(error, ConnectionEnded):
+                await self._handle_end(stream)
+                return
             if isinstance(error, RuntimeError) and stream.is_being_read:
                 # Another thread or task reads the stream, which goes on.
                 raise error
@@ -46,18 +51,15 @@ class LosingClient(ClientState[T]):
                     await self._drop_connection()
                     self._deferred_error = self._reconnection.interrupted(time.monotonic())
                 raise error
-            if not isinstance(error, ConnectionEnded):
-                if stream.end_reason is None:
-                    # The stream is intact.
-                    await self._handle_recoverable_error(error)
-                else:
-                    await self._drop_connection()
-                    await self._connection_failed(error)
-                return
+            if stream.end_reason is None:
+                # The stream is intact.
+                await self._handle_recoverable_error(error)
+            else:
+                await self._drop_connection()
+                await self._connection_failed(error)
         finally:
             # The traceback of the error refers to this frame.
             del error
-        await self._handle_end(stream)
 
     async def _handle_end(self, stream: Any) -> None:
         """Handle the end of the stream: return to reconnect, or raise."""
@@ -71,7 +73,7 @@ class LosingClient(ClientState[T]):
             raise SourceExhausted
         incomplete = self._reconnection.stream_ended(
             time.monotonic(),
-            had_event=self._meter.events != self._events_before,
+            had_event=self._events != self._events_before,
             framed=self._is_framed,
             pending=self._pending,
             until_unmet=self._has_until,
@@ -216,7 +218,8 @@ class LosingClient(ClientState[T]):
         self._pending = stream.pending
         with self._id_lock:
             reconnection.last_event_id = self.last_event_id
-            self._stream = self._chosen_id = None
+            received = self._bytes_before + stream._bytes_read
+            self._bytes_before, self._stream, self._chosen_id = received, None, None
         self._kept_event = self._opening = None
         await self._release(stream)
 

@@ -60,7 +60,7 @@ __all__ = ["refuse_async"]
 def refuse_async(**callbacks: Any) -> None:
     """Raise TypeError if one of the named callbacks is an async function."""
     for name, callback in callbacks.items():
-        if inspect.iscoroutinefunction(callback):
+        if callback is not None and inspect.iscoroutinefunction(callback):
             raise TypeError(
                 f"{name} cannot be an async function here: AsyncEventSource awaits callbacks, "
                 "except on_comment and on_chunk"

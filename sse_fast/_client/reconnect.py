@@ -49,6 +49,7 @@ from sse_fast.adapters._clients import iter_exception_chain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from sse_fast._request import Origin
     from sse_fast._source import Response
 
 _SAFE_METHODS = {"GET", "HEAD"}
@@ -77,7 +78,6 @@ class Reconnection:
     Attributes:
         policy: the `ReconnectPolicy`.
         state: the `ReadyState`.
-        trusted_origins: the origins that may have everything of the caller's.
         last_event_id: the id to resume from; set by the driver.
         retry: the reconnection time that the server asked for, in ms, or None; set by the driver.
         next_attempt_at: when the next attempt may begin.
@@ -86,6 +86,34 @@ class Reconnection:
             which the client backs off, because they were not good.
         failure_count: the number of all of them.
     """
+
+    __slots__ = (
+        "_backoffs",
+        "_began_at",
+        "_current",
+        "_end_is_good",
+        "_failing_since",
+        "_first_url",
+        "_had_response",
+        "_id_at_begin",
+        "_is_get",
+        "_moved_to",
+        "_opened_at",
+        "_redirect_count",
+        "_request",
+        "_resend",
+        "_resume",
+        "_rng",
+        "_trusted_origins",
+        "attempt",
+        "failure_count",
+        "failures",
+        "last_event_id",
+        "next_attempt_at",
+        "policy",
+        "retry",
+        "state",
+    )
 
     def __init__(
         self,
@@ -97,8 +125,6 @@ class Reconnection:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self.policy = policy
-        first = parse_url(request.url).origin
-        self.trusted_origins = frozenset({first, *parse_origins(policy.trusted_origins)})
         self.state = ReadyState.CONNECTING
         self.last_event_id = ""
         self.retry: int | None = None
@@ -107,6 +133,8 @@ class Reconnection:
         self.failures = 0
         self.failure_count = 0
         self._request = request
+        self._first_url = request.url
+        self._trusted_origins = tuple(parse_origins(policy.trusted_origins))
         self._is_get = request.method == "GET"
         self._resend = resend
         self._resume = resume
@@ -135,6 +163,11 @@ class Reconnection:
     def has_connection(self) -> bool:
         """Whether there is a connection, or an attempt at one."""
         return self._current is not None
+
+    @property
+    def trusted_origins(self) -> tuple[Origin, ...]:
+        """The origins that may have everything of the caller's."""
+        return parse_url(self._first_url).origin, *self._trusted_origins
 
     @property
     def resume_mode(self) -> str | None:
@@ -248,6 +281,8 @@ class Reconnection:
             )
         self.state = ReadyState.OPEN
         self._opened_at = now
+        # The fields of an open connection are of no further use.
+        self._current = self._current._replace(fields=())
         if not self._had_response:
             # From the first stream on, `max_attempts` counts instead of `initial_attempts`.
             self.attempt = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -12,18 +13,17 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, cast
 from sse_fast._client.options import refuse_async
 from sse_fast._client.policy import ReadyState, ReconnectPolicy
 from sse_fast._client.reconnect import Reconnection
-from sse_fast._client.stats import Meter, Stats
+from sse_fast._client.stats import Stats
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import ResponseError
 from sse_fast._request import (
     DEFAULT_FIELDS,
     USER_AGENT,
     Request,
     check_method,
-    default_fields,
     encode_body,
     parse_url,
     parse_user_fields,
-    strip_userinfo,
 )
 from sse_fast._seconds import check_seconds, check_timeouts
 from sse_fast._source import redact_url
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
+    from sse_fast._background import AsyncioLoop, TrioLoop
     from sse_fast._client.options import HeadersArg
     from sse_fast._core.parser import Event, Parser
     from sse_fast._request import Data
@@ -163,14 +164,89 @@ class _ChosenId(NamedTuple):
     """The latter. A later event with another id replaces the id that was set."""
 
 
-class ClientState(Generic[T]):
+_OWN_FIELDS = {**DEFAULT_FIELDS, **USER_AGENT}
+"""The default fields of requests by our own transport."""
+
+
+class _PlainSource:
+    """The attributes that the fast paths of `_source_c` read and set."""
+
+    __slots__ = (
+        "_bytes_seen",
+        "_chosen_id",
+        "_event_at",
+        "_events",
+        "_is_reading",
+        "_kept_event",
+        "_stream",
+    )
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _Source = _PlainSource
+else:
+    # The extension imports this one. Freezing tools see imports of Python files only.
+    from sse_fast._client._source_c import FastSource as _Source
+    from sse_fast._stream_c import _FastStream  # noqa: F401
+
+
+class ClientState(_Source, Generic[T]):
     """The attributes of a source, and the methods that wait for nothing."""
+
+    # A dictionary of as many attributes takes 1.5 KiB.
+    __slots__ = (
+        # The public attributes: a slot would be an attribute of the class, too.
+        "__dict__",
+        "__weakref__",
+        "_bytes_before",
+        "_checks_type",
+        "_common_fields",
+        "_connect_timeout",
+        "_connections",
+        "_content_type",
+        "_deferred_error",
+        "_ended_by",
+        "_event_timeout",
+        "_events_before",
+        "_has_clean_end",
+        "_has_own_transport",
+        "_has_until",
+        "_headers",
+        "_id_lock",
+        "_idle_timeout",
+        "_is_accepting",
+        "_is_closed",
+        "_is_exhausted",
+        "_is_framed",
+        "_loop",
+        "_make_parser",
+        "_on_chunk",
+        "_on_close",
+        "_on_error",
+        "_on_open",
+        "_opening",
+        "_pending",
+        "_progress",
+        "_reader",
+        "_reconnection",
+        "_requested_delay",
+        "_resume",
+        "_retry_after",
+        "_send_request",
+        "_sends_id",
+        "_signals",
+        "_sleep_interrupt",
+        "_user",
+        "_wait_until",
+    )
 
     _is_async: bool
     # The stream of the open connection, or None.
     _stream: Any
     # Sends a request by the user's client or our own transport, and returns its `Source`.
     _send_request: Callable[..., Any]
+    # Wakes a thread that waits for a response or for the next attempt; in the sync client only.
+    _signals: SimpleQueue[None]
 
     def __init__(
         self,
@@ -226,7 +302,7 @@ class ClientState(Generic[T]):
             refuse_async(headers=headers, resume=resume, on_open=on_open, on_error=on_error)
         self._send_request = resolve_send(client, is_async=self._is_async)
         self._has_own_transport = client is None
-        if client is None:
+        if uds is not None or ssl_context is not None:
             self._send_request = partial(self._send_request, uds=uds, ssl_context=ssl_context)
         url = join_base_url(client, url)
         target = parse_url(url)
@@ -235,11 +311,11 @@ class ClientState(Generic[T]):
         # None before the first response; see `response` of a stream.
         self.response: Response | Any = None
         self.end_reason: EndReason | None = None
-        body, content_type = encode_body(json, data)
-        self._headers = headers if callable(headers) else parse_user_fields(headers)
-        # The fields of every request, and those of the first request (credentials, content type).
-        self._common_fields = {**DEFAULT_FIELDS, **(USER_AGENT if client is None else {})}
-        self._first_request_fields = default_fields(self._common_fields, target.user, content_type)
+        body, self._content_type = encode_body(json, data)
+        self._headers = headers if callable(headers) else tuple(parse_user_fields(headers))
+        # The fields of every request, and the `user:password` of the URL, or None.
+        self._common_fields = _OWN_FIELDS if client is None else DEFAULT_FIELDS
+        self._user = target.user
         self._resume = resume
         self._has_until = until is not None or bool(until_event)
         self._checks_type = check
@@ -264,7 +340,7 @@ class ClientState(Generic[T]):
         self._make_parser(last_event_id=last_event_id)
         self._reconnection = Reconnection(
             policy,
-            Request(check_method(method), strip_userinfo(url), (), body),
+            Request(check_method(method), target.url, (), body),
             resend=resend,
             resume="call" if callable(resume) else resume,
         )
@@ -275,11 +351,20 @@ class ClientState(Generic[T]):
         # Held while a stream comes or goes, and while the program sets `last_event_id`. Reentrant,
         # because a signal handler may set it.
         self._id_lock = threading.RLock()
-        # Wakes a thread that waits for a response or for the next attempt.
-        self._signals: SimpleQueue[None] = SimpleQueue()
+        if self._is_async:
+            # The event loop of the latest wait, and the event that ends the wait for an attempt.
+            self._loop: AsyncioLoop | TrioLoop | None = None
+            self._sleep_interrupt: Any = None
+        else:
+            self._signals = SimpleQueue()
         # Whether the previous connection ended within an event.
         self._pending = False
-        self._meter = Meter()
+        # What `stats` shows: streams opened, events delivered, bytes of the earlier streams, and
+        # the time when the chunk of the latest event arrived.
+        self._connections = self._events = self._bytes_before = 0
+        self._event_at = 0.0
+        # The bytes of the stream when its latest event was delivered.
+        self._bytes_seen = 0
         # The number of events before the current connection, and whether its end is marked.
         self._events_before = 0
         self._is_framed = False
@@ -379,7 +464,18 @@ class ClientState(Generic[T]):
         arrival of the last event; a stream that is wedged behind its keep-alive comments shows in
         it.
         """
-        return self._meter.snapshot(self.name, self._reconnection.failure_count)
+        with self._id_lock:
+            stream, received = self._stream, self._bytes_before
+            received += 0 if stream is None else stream._bytes_read
+        failures, events = self._reconnection.failure_count, self._events
+        seconds = max(0.0, time.monotonic() - self._event_at) if events else None
+        return Stats(self.name, self._connections, failures, events, received, seconds)
+
+    def _note_arrival(self, stream: Any) -> None:
+        """Note when the chunk of an event arrived, if the event is the first one of its chunk."""
+        if stream._bytes_read != self._bytes_seen:
+            self._bytes_seen = stream._bytes_read
+            self._event_at = time.monotonic()
 
     @property
     def retry(self) -> int | None:

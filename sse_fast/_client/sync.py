@@ -25,8 +25,8 @@ from sse_fast._client.state import (
     WaitInterrupted,
     WaitRefused,
 )
-from sse_fast._client.stats import CountedChunks
 from sse_fast._client.watchdog import LateChunks
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import StreamTimeout
 from sse_fast._interrupts import IgnoredErrors, find_handler_error
 from sse_fast._seconds import check_seconds
@@ -56,7 +56,25 @@ else:
 __all__ = ["EventSource", "fetch_event_source"]
 
 
-class EventSource(ClientBase[T], Iterator["Event[T]"]):
+class _PlainNext:
+    """`EventSource.__next__` without the compiled fast path."""
+
+    __slots__ = ()
+
+    def __next__(self) -> Any:
+        return self._next()
+
+    def _next(self) -> Any:
+        raise NotImplementedError
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    _FastNext = _PlainNext
+else:
+    from sse_fast._client._source_c import FastNext as _FastNext
+
+
+class EventSource(_FastNext, ClientBase[T], Iterator["Event[T]"]):
     """The events of a URL, over as many connections as it takes: an iterator and a context manager.
 
     It implements the EventSource of the HTML standard (9.2), and adds any method and body, header
@@ -161,8 +179,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
             **options: Unpack[ClientOptions[Any]],
         ) -> None: ...
         def __init__(self, url: str, **options: Any) -> None: ...
+        def __next__(self) -> Event[T]: ...
 
-    def __next__(self) -> Event[T]:
+    def _next(self) -> Event[T]:
+        """Return the next event in every case that the fast path of `__next__` leaves out."""
         caught: BaseException | None = None
         event: Event[T] | None = None
         stream = self._stream
@@ -173,10 +193,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 self._review_chosen_id()
             try:
                 event = next(stream)
-                self._meter.events += 1
+                if stream._bytes_read != self._bytes_seen:
+                    self._note_arrival(stream)
+                self._events += 1
                 return event
-            except StopIteration:
-                caught = ConnectionEnded()
             except BaseException as error:
                 if event is not None:
                     # A signal handler raised: the next call returns the event.
@@ -184,6 +204,19 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                     raise
                 caught = error
         try:
+            return self._after_failed_read(caught)
+        finally:
+            caught = None
+
+    def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
+        """Return the next event, over as many connections as it takes.
+
+        Args:
+            caught: what the stream has raised, or None if it was not read.
+        """
+        try:
+            if isinstance(caught, StopIteration):
+                caught = ConnectionEnded()
             if caught is not None or not self._has_kept_event():
                 _run_sync(self._alone(self._advance, caught))
         except SourceExhausted:
@@ -391,11 +424,10 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
 
     def _make_stream(self, source: Source, watch: Watch | None) -> EventStream[T]:
         parser, comments = self._make_parser(last_event_id=self._reconnection.last_event_id)
-        chunks: Iterator[bytes] = iter(cast("Iterable[bytes]", source.chunks))
         is_unwakable = watch is not None and source.wake is None
         if watch is not None and is_unwakable:
-            chunks = LateChunks(chunks, watch)
-        source = source._replace(chunks=CountedChunks(chunks, self._meter))
+            chunks = iter(cast("Iterable[bytes]", source.chunks))
+            source = source._replace(chunks=LateChunks(chunks, watch))
         stream: EventStream[T] = EventStream(source, parser, self._on_chunk, comments, watch)
         if watch is not None and is_unwakable:
             # Then the watch only notes that the time is over.
@@ -442,6 +474,7 @@ class EventSource(ClientBase[T], Iterator["Event[T]"]):
                 raise WaitGivenUp from None
         if self._kept_event is None:
             raise ConnectionEnded
+        self._note_arrival(stream)
 
     async def _sleep(self, seconds: float) -> None:
         self._wait_for(lambda: self._is_closed or self._requested_delay is not None, seconds)
