@@ -33,6 +33,7 @@ def check(numbers: list[int], is_open: bool = True) -> None:
     async def follow() -> None:
         nonlocal streams
         streams = Streams(read, "any", 2, 3)
+        streams.expect(3)
         try:
             await streams.wait(streams.is_opened, 5, "not opened")
             missing = "{0.arrived} events arrived"
