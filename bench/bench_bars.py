@@ -211,13 +211,14 @@ def take_turn(
     measuring: bool,
     no_number: list[str],
     folder: Path | None = None,
+    clock: Callable[[], int] | None = None,
 ) -> None:
     """Measure a cell, keep the least of these times and the earlier ones, and report wrong events.
 
     A parser of sse_fast that returns wrong events fails.
     """
     made = streams.make(stream, None if measuring else FEWEST.get(stream, 20))
-    cell = measure(made, chunking, names, SECONDS, floor=True, folder=folder)
+    cell = measure(made, chunking, names, SECONDS, floor=True, folder=folder, clock=clock)
     before = cells.get((stream, chunking), cell)
     cell.times = {
         name: min(time, before.times.get(name, time)) for name, time in cell.times.items()

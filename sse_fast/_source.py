@@ -148,6 +148,8 @@ class Source(NamedTuple):
     may be such a one: its body is not framed."""
     resumable: bool = False
     """Whether async chunks survive a cancelled read: nothing is lost, and the next read goes on."""
+    lends: bool = False
+    """Whether chunks may be a `memoryview` of bytes that is valid until the next read."""
     wait: Callable[[float], bool] | None = None
     """Waits up to that many seconds until the next read of sync chunks would not block; returns
     whether it would not. None: this cannot be told without a read."""

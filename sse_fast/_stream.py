@@ -91,6 +91,7 @@ class _PlainAnext:
         "_id_before_batch",
         "_in_callback",
         "_interrupted",
+        "_lends",
         "_on_chunk",
         "_parser",
         "_parts",
@@ -162,6 +163,7 @@ class EventStream(_FastNext, StreamBase[T], Iterator["Event[T]"]):
         if watch is not None:
             watch.wake_by(source.wake)
         self._reusable = source.reusable and source.wake is not None
+        self._lends = source.lends
         close = source.close or getattr(self._chunks, "close", None)
         self._closers += [close] if close is not None else []
 
@@ -418,6 +420,7 @@ class AsyncEventStream(_FastAnext, StreamBase[T], AsyncIterator["Event[T]"]):
         assert isinstance(source.chunks, AsyncIterable)
         self.response = source.response
         self._chunks = source.chunks.__aiter__()
+        self._lends = source.lends
         self._wake = source.wake
         self._reusable = source.reusable
         close = source.close or getattr(self._chunks, "aclose", None)

@@ -174,6 +174,8 @@ class StreamBase(Generic[T]):
     _closers: list[Callable[[], Any]]
     _wake: Callable[[], object] | None
     _reusable: bool
+    # Whether chunks of the source are valid until the next read, so that none has to be copied.
+    _lends: bool
     # `(batch, n)`: the consumer has finished with the first n events of this batch.
     _taken: tuple[list[Event[T]], int]
     # `(taken, delivered)`: the two last event IDs, frozen at close.
@@ -222,6 +224,7 @@ class StreamBase(Generic[T]):
         self._closers = []
         self._wake = None
         self._reusable = False
+        self._lends = False
         self._taken = self._batch, 0
         self._ids_when_closed = None
         self.response = None
@@ -629,6 +632,12 @@ class StreamBase(Generic[T]):
             self._slices = self._slice_starts = iter((chunk,))
             self._received = []
             self._feed(self._slices)
+            return
+        if self._lends and self._on_chunk is None and type(chunk) is memoryview:
+            # Its slices are fed before the next read.
+            self._bytes_read += len(chunk)
+            self._cut(chunk)
+            self._received = []
             return
         if self._announced is None or self._announced[0] is not chunk:
             try:

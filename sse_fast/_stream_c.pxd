@@ -20,6 +20,7 @@ cdef class _FastStream:
     cdef public bint _interrupted
     cdef public bint _in_callback
     cdef public bint _feed_incomplete
+    cdef public bint _lends
     cdef public bint _rest_is_due
     cdef public list _received
     cdef public long long _bytes_read

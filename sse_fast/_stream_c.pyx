@@ -6,7 +6,8 @@ A signal handler raises only in Python functions, so that nothing is lost betwee
 Everything unusual falls back to the Python methods of `_stream.py`.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+cimport cython
+from cpython.buffer cimport Py_buffer, PyBuffer_IsContiguous
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
@@ -19,6 +20,7 @@ cdef extern from "Python.h":
     PyObject* Py_None
     bint PyCoro_CheckExact(object)
     bint PyMemoryView_Check(object)
+    Py_buffer* PyMemoryView_GET_BUFFER(object)
     PyObject* PyExc_StopIteration
     void PyErr_SetObject(PyObject* kind, PyObject* value)
     # Declared without Cython's check for an exception.
@@ -163,20 +165,35 @@ cdef inline bint _can_read(_FastStream self) noexcept:
 
 cdef int _accept(_FastStream self, object chunk) except -1:
     """Feed a chunk that was read, or keep it for `_next_slice` if it needs to be converted."""
-    cdef Py_buffer view
+    cdef Py_buffer* view
     # Another thread or task may have closed the stream.
     if self._read_is_due:
         if type(chunk) is bytes:
             if PyBytes_GET_SIZE(chunk) <= self._slice_size:
                 return _feed_plain(
                     self, <const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
-        elif PyMemoryView_Check(chunk) and len(chunk) <= self._slice_size:
-            PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE)
-            try:
+            if self._slice_size > 0:
+                return _cut_plain(self, chunk, PyBytes_GET_SIZE(chunk))
+        elif PyMemoryView_Check(chunk):
+            view = PyMemoryView_GET_BUFFER(chunk)
+            # The local reference to the chunk keeps its bytes while they are fed.
+            if view.len <= self._slice_size and PyBuffer_IsContiguous(view, c"C"):
                 return _feed_plain(self, <const uint8_t*>view.buf, view.len)
-            finally:
-                PyBuffer_Release(&view)
+            if self._slice_size > 0 and self._lends:
+                return _cut_plain(self, chunk, view.len)
     self._received.append(chunk)
+    self._read_is_due = False
+    return 0
+
+
+cdef int _cut_plain(_FastStream self, object data, Py_ssize_t size) except -1:
+    """Set the slices of a large chunk, which `_parse` feeds; as `StreamBase._cut`."""
+    cdef object starts = iter(range(0, size, self._slice_size))
+    cdef object ends = range(self._slice_size, size + self._slice_size, self._slice_size)
+    self._slices = map(memoryview(data).__getitem__, map(slice, starts, ends))
+    self._slice_starts = starts
+    self._interrupted = False
+    self._bytes_read += size
     self._read_is_due = False
     return 0
 

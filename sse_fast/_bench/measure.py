@@ -82,6 +82,7 @@ def measure(
     *,
     floor: bool = False,
     folder: Path | None = None,
+    clock: Callable[[], int] | None = None,
     progress: Callable[[float], object] = _ignore,
 ) -> Cell:
     """Check the events of each parser, and time the parsers whose events are right.
@@ -95,6 +96,7 @@ def measure(
         floor: whether `FLOOR`, `LINES` and `CALLS` are measured too; needs the extension.
         folder: where npm installed the JavaScript parsers, or a folder below that; None: the
             current folder.
+        clock: the clock of the parsers in this process, in nanoseconds; None: `perf_counter_ns`.
         progress: called with the share of the work that is done, from 0 to 1.
     """
     chunks = stream.chunks(chunking)
@@ -132,7 +134,7 @@ def measure(
         def show(share: float, turn: int = turn) -> None:
             progress((turn + share * here) / turns)
 
-        times = least(works, seconds / turns, progress=show) if works else {}
+        times = least(works, seconds / turns, clock=clock, progress=show) if works else {}
         for name in [name for name in of_node if name not in cell.wrong]:
             try:
                 least_seconds = max(seconds / turns, _NODE)
@@ -191,6 +193,7 @@ def least(
     works: Mapping[str, Callable[[], object]],
     seconds: float,
     *,
+    clock: Callable[[], int] | None = None,
     progress: Callable[[float], object] = _ignore,
 ) -> dict[str, float]:
     """Return the least time of each function in nanoseconds.
@@ -200,9 +203,10 @@ def least(
     Args:
         works: name -> function.
         seconds: the minimum time of each; at least three turns.
+        clock: a clock in nanoseconds; None: `perf_counter_ns`.
         progress: called with the share of the work that is done, from 0 to 1.
     """
-    clock = time.perf_counter_ns
+    clock = clock or time.perf_counter_ns
     best: dict[str, float] = {}
     with quiet_heap():
         for name, work in works.items():

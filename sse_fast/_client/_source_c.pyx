@@ -10,7 +10,7 @@ between two lines here.
 cimport cython
 from cpython.object cimport PyObject
 
-from time import monotonic_ns
+from time import monotonic
 
 from sse_fast._stream_c cimport (
     DONE,
@@ -43,31 +43,6 @@ cdef extern from "Python.h":
     PyTypeObject PyAsyncGen_Type
 
 
-cdef extern from *:
-    """
-    #include <time.h>
-
-    #if defined(__linux__) && defined(CLOCK_MONOTONIC_COARSE)
-    /* The clock of `time.monotonic_ns()` as of its latest tick, which takes a quarter of the time. */
-    #define SSE_FAST_READ(get) \
-        struct timespec at; \
-        return get(CLOCK_MONOTONIC_COARSE, &at) == 0 ? at.tv_sec * 1000000000LL + at.tv_nsec : -1;
-    #else
-    #define SSE_FAST_READ(get) return -1;
-    #endif
-
-    static inline long long sse_fast_read_clock(void) { SSE_FAST_READ(clock_gettime) }
-    static inline long long sse_fast_read_tick(void) { SSE_FAST_READ(clock_getres) }
-    """
-    # In nanoseconds; or -1.
-    long long _read_clock "sse_fast_read_clock"() noexcept
-    long long _read_tick "sse_fast_read_tick"() noexcept
-
-
-# The longest time between the ticks of the clock, in nanoseconds; -1: this clock cannot be used.
-cdef long long _TICK = _read_tick()
-
-
 cdef class FastSource:
     """The attributes of `ClientState` that the fast paths read and set."""
 
@@ -77,7 +52,7 @@ cdef class FastSource:
     cdef public bint _is_reading
     cdef public long long _events
     cdef public long long _bytes_seen
-    cdef public long long _event_at
+    cdef public double _event_at
     cdef SourceStep _spare          # the latest step, to be used again; None: none
 
 
@@ -92,8 +67,7 @@ cdef inline int _count_event(FastSource self, _FastStream stream) except -1:
     """Count an event, and note when its chunk arrived."""
     if stream._bytes_read != self._bytes_seen:
         self._bytes_seen = stream._bytes_read
-        # Rather a tick too late than too early: `stats` shows no time before the event.
-        self._event_at = _read_clock() + _TICK if _TICK > 0 else monotonic_ns()
+        self._event_at = monotonic()
     self._events += 1
     return 0
 

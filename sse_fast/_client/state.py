@@ -362,7 +362,7 @@ class ClientState(_Source, Generic[T]):
         # What `stats` shows: streams opened, events delivered, bytes of the earlier streams, and
         # the time when the chunk of the latest event arrived.
         self._connections = self._events = self._bytes_before = 0
-        self._event_at = 0
+        self._event_at = 0.0
         # The bytes of the stream when its latest event was delivered.
         self._bytes_seen = 0
         # The number of events before the current connection, and whether its end is marked.
@@ -468,14 +468,14 @@ class ClientState(_Source, Generic[T]):
             stream, received = self._stream, self._bytes_before
             received += 0 if stream is None else stream._bytes_read
         failures, events = self._reconnection.failure_count, self._events
-        seconds = max(0.0, (time.monotonic_ns() - self._event_at) / 1e9) if events else None
+        seconds = max(0.0, time.monotonic() - self._event_at) if events else None
         return Stats(self.name, self._connections, failures, events, received, seconds)
 
     def _note_arrival(self, stream: Any) -> None:
         """Note when the chunk of an event arrived, if the event is the first one of its chunk."""
         if stream._bytes_read != self._bytes_seen:
             self._bytes_seen = stream._bytes_read
-            self._event_at = time.monotonic_ns()
+            self._event_at = time.monotonic()
 
     @property
     def retry(self) -> int | None:

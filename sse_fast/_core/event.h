@@ -8,6 +8,8 @@
 
 #include <Python.h>
 
+#include "text.h"
+
 typedef struct {
     PyObject_HEAD
     PyObject *event, *data, *id, *retry;
@@ -99,6 +101,30 @@ sse_fast_new_event(PyTypeObject *type, PyObject *event, PyObject *data, PyObject
     return (PyObject *)self;
 }
 
+#if defined(__GNUC__)
+#  define SSE_FAST_ALWAYS_INLINE static inline __attribute__((always_inline))
+#else
+#  define SSE_FAST_ALWAYS_INLINE static inline
+#endif
+
+/* Make a plain event of UTF-8. It takes the reference to its type, also if it fails; NULL for NULL.
+ * As a call, it would cost a tenth of the shortest events. */
+SSE_FAST_ALWAYS_INLINE PyObject *
+sse_fast_new_text_event(PyTypeObject *type, PyObject *event, const uint8_t *at, size_t length,
+                        int maybe_wide, PyObject *id)
+{
+    PyObject *data;
+
+    if (event == NULL)
+        return NULL;
+    data = sse_fast_new_text(at, (Py_ssize_t)length, maybe_wide);
+    if (data == NULL) {
+        Py_DECREF(event);
+        return NULL;
+    }
+    return (PyObject *)sse_fast_make_event(type, event, data, id, Py_None);
+}
+
 static inline void
 sse_fast_drop_event(sse_fast_event *self)
 {
@@ -128,21 +154,23 @@ sse_fast_new_list(Py_ssize_t capacity)
     return list;
 }
 
-/* Append to a list with room for it, as most have. */
+/* Append an event, whose reference it takes, to a list with room for it, as most have. */
 static inline int
 sse_fast_append(PyObject *list, PyObject *event)
 {
+    int failed;
 #ifndef Py_GIL_DISABLED
     Py_ssize_t size = PyList_GET_SIZE(list);
 
     if (size < ((PyListObject *)list)->allocated) {
-        Py_INCREF(event);
         PyList_SET_ITEM(list, size, event);
         Py_SET_SIZE((PyVarObject *)list, size + 1);
         return 0;
     }
 #endif
-    return PyList_Append(list, event);
+    failed = PyList_Append(list, event);
+    Py_DECREF(event);
+    return failed;
 }
 
 /* Return a list with one event, whose reference it takes; NULL for NULL. */

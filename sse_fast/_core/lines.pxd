@@ -576,13 +576,17 @@ cdef inline Step _next_step(
             if step == NEED_INPUT:
                 step = _finish_line(s)
         elif line_end > line:
+            if line[0] == c':' and not s.emit_comments:
+                continue
             step = _process_field(s, line, line_end - line, non_ascii)
         elif (s.has_data or s.has_id or s.emit_blocks
                 or (s.emit_types and s.has_event_type)):
             step = DISPATCH
         else:
             step = NEED_INPUT
-            _end_block(s)
+            # Comments leave nothing to clear.
+            if s.in_block:
+                _end_block(s)
         if step != NEED_INPUT:
             return step
     line = cursor[0]

@@ -64,8 +64,9 @@ cdef extern from "event.h":
     list _checked_list "sse_fast_checked"(PyObject* made)
     str _checked_text "sse_fast_checked"(PyObject* made)
     # Without Cython's check for NULL: the caller first puts the block back.
-    sse_fast_event* _try_event "sse_fast_make_event"(
-        PyTypeObject* cls, PyObject* event_type, PyObject* data, PyObject* id, PyObject* retry)
+    PyObject* _try_text_event "sse_fast_new_text_event"(
+        PyTypeObject* cls, PyObject* event_type, const uint8_t* at, size_t length,
+        bint non_ascii, PyObject* id)
     PyObject* _try_list "sse_fast_new_list"(Py_ssize_t capacity)
     PyObject* _try_list_of "sse_fast_list_of"(PyObject* event)
     int _try_append "sse_fast_append"(PyObject* list, PyObject* event)
@@ -487,24 +488,25 @@ cdef list _feed_one_event(Parser self, const uint8_t* at, Py_ssize_t length):
     cdef Text event_type
     cdef Text id
     cdef Text data
-    cdef PyObject* new_id
+    cdef PyObject* new_id = NULL
+    cdef PyObject* id_text = <PyObject*>self._last_event_id
     cdef PyObject* events = NULL
     if not _read_one_event(&self._state, &event_type, &id, &data, at, at + length):
         return _read(self, at, length)
-    if id.at == NULL:
+    if id.at != NULL:
+        id_text = new_id = _try_text(id.at, id.length, id.non_ascii)
+    if id_text != NULL:
         events = _try_list_of(_try_text_event(
-            self, &event_type, &data, <PyObject*>self._last_event_id))
-    else:
-        new_id = _try_text(id.at, id.length, id.non_ascii)
-        if new_id != NULL:
-            events = _try_list_of(_try_text_event(self, &event_type, &data, new_id))
-            if events != NULL:
-                # Only now nothing can fail any more.
-                self._last_event_id = _checked_text(new_id)
-            else:
-                Py_DECREF(new_id)
+            <PyTypeObject*>Event,
+            _try_event_type(self, event_type.at, event_type.length, event_type.non_ascii),
+            data.at, data.length, data.non_ascii, id_text))
     if events == NULL:
+        if new_id != NULL:
+            Py_DECREF(new_id)
         _keep_chunk(self, at, at + length)
+    elif new_id != NULL:
+        # Only now nothing can fail any more.
+        self._last_event_id = _checked_text(new_id)
     return _checked_list(events)
 
 
@@ -599,78 +601,68 @@ cdef inline int _dispatch(
     If there is no memory, the block is put back: the next `feed` dispatches it again.
     """
     cdef PyObject* event
-    cdef PyObject* new_id
+    cdef PyObject* new_id = NULL
+    cdef PyObject* id_text = <PyObject*>self._last_event_id
     if self._has_options or milliseconds >= 0:
         return self._dispatch_by_options(cursor, event_type, id, data, milliseconds)
-    if id.at == NULL:
-        event = _try_text_event(self, event_type, data, <PyObject*>self._last_event_id)
+    if id.at != NULL:
+        id_text = new_id = _try_text(id.at, id.length, id.non_ascii)
+    if id_text != NULL:
+        event = _try_text_event(
+            <PyTypeObject*>Event,
+            _try_event_type(self, event_type.at, event_type.length, event_type.non_ascii),
+            data.at, data.length, data.non_ascii, id_text)
         if event != NULL and _try_add(self, event):
-            return 0
-    else:
-        new_id = _try_text(id.at, id.length, id.non_ascii)
-        if new_id != NULL:
-            event = _try_text_event(self, event_type, data, new_id)
-            if event != NULL and _try_add(self, event):
+            if new_id != NULL:
                 # Only now nothing can fail any more.
                 self._last_event_id = _checked_text(new_id)
-                return 0
+            return 0
+        if new_id != NULL:
             Py_DECREF(new_id)
     _put_block_back(&self._state, cursor, event_type, id, data, milliseconds)
     _checked(NULL)
 
 
-cdef inline PyObject* _try_text_event(
-        Parser self, const Text* event_type, const Text* data, PyObject* id) noexcept:
-    """Make an event, or return NULL with an exception set."""
-    cdef PyObject* type_text = <PyObject*>_MESSAGE
-    cdef PyObject* text
-    if event_type.length:
-        type_text = _try_event_type(self, event_type)
-        if type_text == NULL:
-            return NULL
-    else:
-        Py_INCREF(type_text)
-    text = _try_text(data.at, data.length, data.non_ascii)
-    if text == NULL:
-        Py_DECREF(type_text)
-        return NULL
-    return <PyObject*>_try_event(<PyTypeObject*>Event, type_text, text, id, <PyObject*>None)
-
-
 cdef inline bint _try_add(Parser self, PyObject* event) noexcept:
     """Add an event, whose reference it takes; return False with an exception set."""
     cdef PyObject* events
-    cdef bint is_added = False
     if self._events is None:
         events = _try_list(self._capacity)
-        if events != NULL:
-            self._events = <list>events
-            Py_DECREF(events)
-    if self._events is not None:
-        is_added = _try_append(<PyObject*>self._events, event) == 0
-    Py_DECREF(event)
-    return is_added
+        if events == NULL:
+            Py_DECREF(event)
+            return False
+        self._events = <list>events
+        Py_DECREF(events)
+    return _try_append(<PyObject*>self._events, event) == 0
 
 
-cdef inline PyObject* _try_event_type(Parser self, const Text* text) noexcept:
-    """Return a reference to the event type, or NULL with an exception set."""
+cdef inline PyObject* _try_event_type(
+        Parser self, const uint8_t* at, size_t length, bint non_ascii) noexcept:
+    """Return a reference to the event type, "message" if it is empty, or NULL."""
+    if length == 0:
+        Py_INCREF(<PyObject*>_MESSAGE)
+        return <PyObject*>_MESSAGE
+    return _try_named_type(self, at, length, non_ascii)
+
+
+cdef PyObject* _try_named_type(
+        Parser self, const uint8_t* at, size_t length, bint non_ascii) noexcept:
     cdef PyObject* latest = <PyObject*>self._event_type
     # Longer ones are too long to be kept while the connection is idle.
-    if text.length <= 64:
-        if (PyUnicode_IS_ASCII(latest)
-                and text.length == <size_t>PyUnicode_GET_LENGTH(latest)
-                and memcmp(PyUnicode_DATA(latest), text.at, text.length) == 0):
-            Py_INCREF(latest)
-            return latest
-        latest = _try_text(text.at, text.length, text.non_ascii)
-        if latest != NULL:
-            self._event_type = <str>latest
+    if length > 64:
+        return _try_text(at, length, non_ascii)
+    if (PyUnicode_IS_ASCII(latest) and length == <size_t>PyUnicode_GET_LENGTH(latest)
+            and memcmp(PyUnicode_DATA(latest), at, length) == 0):
+        Py_INCREF(latest)
         return latest
-    return _try_text(text.at, text.length, text.non_ascii)
+    latest = _try_text(at, length, non_ascii)
+    if latest != NULL:
+        self._event_type = <str>latest
+    return latest
 
 
 cdef str _new_event_type(Parser self, const Text* text):
-    return _checked_text(_try_event_type(self, text))
+    return _checked_text(_try_event_type(self, text.at, text.length, text.non_ascii))
 
 
 cdef list feed_bytes(Parser parser, const uint8_t* at, Py_ssize_t length):

@@ -1,7 +1,7 @@
 """The transport of sse_fast: event streams by HTTP/1.1 over sockets, without an HTTP library.
 
-`open_stream` and `aopen_stream` are made for speed: httptools parses heads and framing in C. They
-support no redirects, proxies or cookies, and use a connection for one request.
+`open_stream` and `aopen_stream` are made for speed: framing is decoded in C, by httptools if it is
+unusual. They support no redirects, proxies or cookies, and use a connection for one request.
 """
 
 from __future__ import annotations

@@ -41,8 +41,17 @@ __all__ = ["Opening", "asend", "open_source"]
 _MAX_QUEUED = 4
 """Received buffers that may wait for the reader before reading from the socket is paused."""
 
-_BUFFER_SIZE = 2 * READ_SIZE
-"""Twice the size of a slice: a turn of the event loop costs as much as parsing one."""
+_BUFFER_SIZE = 4 * READ_SIZE
+"""More than a stream feeds at a time: a turn of the event loop costs as much as parsing that."""
+
+_LENT_SIZE = _BUFFER_SIZE // 4
+"""Fewer bytes than this are copied, so that a reader that is slow does not keep a whole buffer."""
+
+_MAX_FREE = 4
+"""Receive buffers that an event loop keeps to be used again."""
+
+_PIECES = (bytes, memoryview)
+"""The types of the pieces of a body. Others in the queue give pieces when they are iterated."""
 
 _MAX_IN_A_ROW = 16
 """Pieces that are returned without suspending, so that other tasks run after a megabyte."""
@@ -163,12 +172,18 @@ def _abort_transport(connecting: asyncio.Task[Any]) -> None:
 class _Connection:
     """A protocol that queues what arrives until it is read."""
 
+    # Whether bytes of the body are given out as views of the receive buffer.
+    _lends = False
+    _buffers: _Buffers
+
     def __init__(self, exchange: Exchange, idle_timeout: float | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._exchange = exchange
         self._timeout = idle_timeout
         # Bytes of the body that the reader has not taken yet, or that it still has to decode.
-        self._received: list[bytes | Iterator[bytes]] = []
+        self._received: list[bytes | memoryview | Iterator[bytes]] = []
+        # The receive buffer that the reader has a view of, until it asks for more.
+        self._lent: bytearray | None = None
         # The decoder of the body, as long as nothing but more of it can come.
         self._ordinary: Any = None
         self._paused = False
@@ -192,16 +207,20 @@ class _Connection:
         """Decode the first bytes of `data`, and wake the reader."""
         ordinary = self._ordinary
         received = self._received
+        is_lent = False
         if ordinary is None:
             received.append(self._exchange.receive(memoryview(data)[:size]))
         else:
-            body = ordinary.copy(data, size)
+            is_lent = self._lends and size >= _LENT_SIZE
+            body = ordinary.take(data, size) if is_lent else ordinary.copy(data, size)
             if ordinary.rest >= 0:
                 self._ordinary = None
                 body = self._exchange.receive_rest(body, data[:size])
             if body:
                 received.append(body)
-        if len(received) > _MAX_QUEUED and not self._paused:
+                if type(body) is memoryview:
+                    self._buffers.lend()
+        if len(received) > (1 if is_lent else _MAX_QUEUED) and not self._paused:
             self._paused = True
             self._ordinary = None
             self._transport.pause_reading()
@@ -230,8 +249,10 @@ class _Connection:
         while not self._exchange.status:
             self._exchange.check()
             await self._wait_for_more()
+        if not self._paused and not self._ended:
+            self._ordinary = self._exchange.ordinary
 
-    async def read_body(self) -> bytes:
+    async def read_body(self) -> bytes | memoryview:
         """Return the next piece of the body; b"" if bytes came that complete none.
 
         Raises:
@@ -246,14 +267,13 @@ class _Connection:
             piece = self._next_piece()
         return piece
 
-    def _next_piece(self) -> bytes:
+    def _next_piece(self) -> bytes | memoryview:
         """Return a piece that was received already; b"" without one."""
         received = self._received
         while received:
             first = received[0]
-            if isinstance(first, bytes):
-                self._in_a_row += 1
-                return cast("bytes", received.pop(0))
+            if isinstance(first, (bytes, memoryview)):
+                return self.pop_piece()
             for piece in first:
                 if piece:
                     self._in_a_row += 1
@@ -263,6 +283,19 @@ class _Connection:
         if self._exchange.complete:
             raise StopAsyncIteration
         return b""
+
+    def pop_piece(self) -> bytes | memoryview:
+        """Return the piece that is first in the queue."""
+        piece = cast("bytes | memoryview", self._received.pop(0))
+        self._in_a_row += 1
+        if type(piece) is memoryview:
+            self._lent = piece.obj  # type: ignore[assignment]
+        return piece
+
+    def take_back(self, lent: bytearray) -> None:
+        """Take the buffer back that the latest piece is part of."""
+        self._lent = None
+        self._buffers.take_back(lent)
 
     async def aclose(self) -> None:
         """Abort the connection, and wait until it is closed.
@@ -352,32 +385,52 @@ class _PlainConnection(_Connection, asyncio.BufferedProtocol):
     asyncio, and uvloop, fill the buffer and call `buffer_updated` without a step between.
     """
 
-    _buffer: memoryview
+    _lends = True
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._buffer = _get_buffer(self._loop)
+        self._buffers = _get_buffers(self._loop)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._buffers.current
 
     def buffer_updated(self, size: int) -> None:
-        self._receive(self._buffer, size)
+        self._receive(self._buffers.current, size)
 
 
-_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+class _Buffers:
+    """The receive buffers of an event loop: one for all connections, until it is lent to a reader.
+
+    Attributes:
+        current: the buffer to receive into.
+    """
+
+    def __init__(self) -> None:
+        self.current = memoryview(bytearray(_BUFFER_SIZE))
+        self._free: list[bytearray] = []
+
+    def lend(self) -> None:
+        """Receive into another buffer from now on, as a reader has a view of the current one."""
+        self.current = memoryview(self._free.pop() if self._free else bytearray(_BUFFER_SIZE))
+
+    def take_back(self, buffer: bytearray) -> None:
+        if len(self._free) < _MAX_FREE:
+            self._free.append(buffer)
 
 
-def _get_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
-    """Return the receive buffer of an event loop."""
+_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Buffers] = WeakKeyDictionary()
+
+
+def _get_buffers(loop: asyncio.AbstractEventLoop) -> _Buffers:
+    """Return the receive buffers of an event loop."""
     try:
-        return _buffers[loop]
+        return _loops[loop]
     except KeyError:
-        _buffers[loop] = buffer = memoryview(bytearray(_BUFFER_SIZE))
-        return buffer
+        _loops[loop] = buffers = _Buffers()
+        return buffers
     except TypeError:
         # There are no weak references to this loop.
-        return memoryview(bytearray(READ_SIZE))
+        return _Buffers()
 
 
 class _TLSConnection(_Connection, asyncio.Protocol):
@@ -397,9 +450,14 @@ class _Body(AsyncIterator[bytes]):
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
-    async def __anext__(self) -> bytes:
-        """Return the next piece of the body; b"" if bytes came that complete none."""
+    async def __anext__(self) -> bytes | memoryview:  # type: ignore[override]
+        """Return the next piece of the body; b"" if bytes came that complete none.
+
+        A large piece is a view of a receive buffer, which is valid until the next read.
+        """
         connection = self._connection
+        if connection._lent is not None:
+            connection.take_back(connection._lent)
         received = connection._received
         if not received:
             if connection._ordinary is None:
@@ -416,12 +474,11 @@ class _Body(AsyncIterator[bytes]):
                 await waiter
             finally:
                 connection._waiter = None
-            if not received or type(received[0]) is not bytes:
+            if not received or type(received[0]) not in _PIECES:
                 return connection._next_piece()
-        elif connection._in_a_row == _MAX_IN_A_ROW or type(received[0]) is not bytes:
+        elif connection._in_a_row == _MAX_IN_A_ROW or type(received[0]) not in _PIECES:
             return await connection.read_body()
-        connection._in_a_row += 1
-        return cast("bytes", received.pop(0))
+        return connection.pop_piece()
 
     def __del__(self) -> None:
         self._connection.abandon()
@@ -524,6 +581,7 @@ async def open_source(
         response,
         transport.abort,
         framed=exchange.is_framed,
+        lends=True,
         # A cancelled read leaves what was received in its queue.
         resumable=True,
     )

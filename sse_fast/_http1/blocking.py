@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_source", "send"]
 
-_MIN_BUFFER, _MAX_BUFFER = 4 * 1024, 128 * 1024
-"""The sizes of a receive buffer, in bytes: it grows with the reads."""
+_MIN_BUFFER, _MAX_BUFFER = 4 * 1024, READ_SIZE
+"""The sizes of a receive buffer, in bytes: it grows with the reads, up to what a stream feeds."""
 
 _SMALL_READS = 32
 """Small reads in a row after which a buffer shrinks."""
@@ -93,7 +93,9 @@ def open_source(
     response = Response(exchange.status, exchange.headers, request.url, sock)
     exchange.response = response
     waker = make_waker(sock)
-    return Source(body, sock.close, response, waker, framed=exchange.is_framed, wait=body.wait)
+    return Source(
+        body, sock.close, response, waker, framed=exchange.is_framed, lends=True, wait=body.wait
+    )
 
 
 def _connect(

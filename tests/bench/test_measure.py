@@ -88,6 +88,12 @@ def test_least_makes_three_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == pytest.approx([1 / 3, 2 / 3, 1])
 
 
+def test_least_uses_given_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.undo()
+    assert least({"a": clock.work(7000)}, 3e-6, clock=lambda: clock.now) == {"a": 7000}
+
+
 def test_least_never_returns_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ratios divide by the times, also on a clock of coarse resolution."""
     clock = Clock(monkeypatch)

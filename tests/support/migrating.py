@@ -207,7 +207,7 @@ def aread_ours(url: str, stop_after: int = 9, **options: Any) -> Outcome:
 CONTINUE = ErrorStrategy.always_continue()
 NEVER = ReconnectPolicy.never()
 # The keywords of EventSource.
-OPTIONS = inspect.signature(EventSource.__mro__[1].__init__).parameters
+OPTIONS = inspect.signature(EventSource).parameters
 
 NO = Play(404, [("Content-Type", "text/plain"), ("X-Why", "so")], [b"no"], framing="length")
 BUSY = Play(503, (), framing="length")
