@@ -44,9 +44,12 @@ EVENTS = 100_000
 CASES = (
     ("a", "one event"),
     ("a", "64 KiB"),
+    ("a", "16 bytes"),
     ("au", "64 KiB"),
     ("b", "one event"),
+    ("c", "one event"),
     ("c", "64 KiB"),
+    ("d", "one event"),
     ("d", "64 KiB"),
 )
 WAYS = (
