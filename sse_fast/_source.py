@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -27,6 +26,21 @@ REDIRECTS = {301, 302, 303, 307, 308}
 # The beginning of a URL up to its authority, and the authority.
 _AUTHORITY = re.compile(r"((?:(?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?)([^/]*)")
 
+_MAX_NAMES = 256
+"""The most names of header fields that are shared."""
+
+_names: dict[str, str] = {}
+
+
+def _share_name(name: str) -> str:
+    """Return one object for equal names, which many connections have.
+
+    CPython 3.12 never frees interned strings, and a server may send other names each time.
+    """
+    if len(_names) < _MAX_NAMES and len(name) <= 64:
+        return _names.setdefault(name, name)
+    return _names.get(name, name)
+
 
 class Headers(Mapping[str, str]):
     """The header fields of a response: a mapping that ignores the case of names.
@@ -42,8 +56,7 @@ class Headers(Mapping[str, str]):
         """
         self._fields: dict[str, str] = {}
         for name, value in fields:
-            # Many connections share the names.
-            name = sys.intern(name.lower())
+            name = _share_name(name.lower())
             self._fields[name] = f"{self._fields[name]}, {value}" if name in self._fields else value
 
     def __getitem__(self, name: str) -> str:
