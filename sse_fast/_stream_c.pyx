@@ -7,7 +7,7 @@ Everything unusual falls back to the Python methods of `_stream.py`.
 """
 
 cimport cython
-from cpython.buffer cimport Py_buffer, PyBuffer_IsContiguous
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
@@ -21,9 +21,11 @@ cdef extern from "Python.h":
     bint PyCoro_CheckExact(object)
     bint PyMemoryView_Check(object)
     Py_buffer* PyMemoryView_GET_BUFFER(object)
+    void PyErr_Clear()
     PyObject* PyExc_StopIteration
     void PyErr_SetObject(PyObject* kind, PyObject* value)
     # Declared without Cython's check for an exception.
+    int PyObject_GetBuffer(object, Py_buffer*, int) noexcept
     int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) noexcept
     object PyObject_SelfIter(object)
     PyObject* PyObject_CallMethodNoArgs(object, object) noexcept
@@ -157,6 +159,21 @@ cdef int _feed_plain(_FastStream self, const uint8_t* at, Py_ssize_t size) excep
     return 0
 
 
+cdef int _feed_view(_FastStream self, object chunk) except -1:
+    """Feed a whole memoryview, which cannot be released meanwhile."""
+    cdef Py_buffer view
+    if PyObject_GetBuffer(chunk, &view, PyBUF_SIMPLE) < 0:
+        # It was released before, or is not contiguous: `_next_slice` converts it, or raises.
+        PyErr_Clear()
+        self._received.append(chunk)
+        self._read_is_due = False
+        return 0
+    try:
+        return _feed_plain(self, <const uint8_t*>view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
 cdef inline bint _can_read(_FastStream self) noexcept:
     """Tell whether a read is due, and nothing unusual comes before it."""
     return (
@@ -174,7 +191,7 @@ cdef inline int _start_reading(_FastStream self) except -1:
 
 cdef int _accept(_FastStream self, object chunk) except -1:
     """Feed a chunk that was read, or keep it for `_next_slice` if it needs to be converted."""
-    cdef Py_buffer* view
+    cdef Py_ssize_t size
     # Another thread or task may have closed the stream.
     if self._read_is_due:
         if type(chunk) is bytes:
@@ -184,12 +201,13 @@ cdef int _accept(_FastStream self, object chunk) except -1:
             if self._slice_size > 0:
                 return _cut_plain(self, chunk, PyBytes_GET_SIZE(chunk))
         elif PyMemoryView_Check(chunk):
-            view = PyMemoryView_GET_BUFFER(chunk)
-            # The local reference to the chunk keeps its bytes while they are fed.
-            if view.len <= self._slice_size and PyBuffer_IsContiguous(view, c"C"):
-                return _feed_plain(self, <const uint8_t*>view.buf, view.len)
-            if self._slice_size > 0 and self._lends:
-                return _cut_plain(self, chunk, view.len)
+            size = PyMemoryView_GET_BUFFER(chunk).len
+            if size > self._slice_size > 0 and self._lends:
+                return _cut_plain(self, chunk, size)
+            # A callback could change the bytes of another source while they are parsed.
+            if size <= self._slice_size and (
+                    self._lends or not _get_parser(self)._has_callbacks):
+                return _feed_view(self, chunk)
     self._received.append(chunk)
     self._read_is_due = False
     return 0
