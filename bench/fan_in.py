@@ -337,7 +337,7 @@ class Streams:
         self.tasks = [asyncio.ensure_future(self._follow()) for _ in range(count)]
 
     def expect(self, events: int) -> None:
-        """Expect so many further events of each stream."""
+        """Expect that many further events of each stream."""
         self._total += self.count * events
         self.is_complete.clear()
 

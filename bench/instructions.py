@@ -103,7 +103,7 @@ def count(stream):
         count += 1
     return count
 
-async def acount(stream):
+async def count_async(stream):
     count = 0
     async for _ in stream:
         count += 1
@@ -115,7 +115,7 @@ def run(call, rounds):
         stream = source
     else:
         stream = getattr(sse_fast, way)(source)
-    return count(stream) if way == "iter_events" else loop.run_until_complete(acount(stream))
+    return count(stream) if way == "iter_events" else loop.run_until_complete(count_async(stream))
 
 loop = asyncio.new_event_loop()
 way, call = call.split()
