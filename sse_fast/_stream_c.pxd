@@ -64,6 +64,7 @@ cdef enum:
 
 
 cdef class Step:
+    cdef object __weakref__
     cdef object _awaited        # the iterator of what is awaited; None: nothing yet
     cdef int _state
 

@@ -29,6 +29,7 @@ cdef extern from "Python.h":
     int PyIter_Send(PyObject* iterator, PyObject* value, PyObject** result) noexcept
     object PyObject_SelfIter(object)
     PyObject* PyObject_CallMethodNoArgs(object, object) noexcept
+    int PyErr_CheckSignals() except -1
     ctypedef struct PyAsyncMethods:
         object (*am_await)(object)
         PyObject* (*am_anext)(object) noexcept
@@ -259,6 +260,9 @@ cdef class _FastNext(_FastStream):
                     return self._next()
                 self._reading = False
                 _accept(self, chunk)
+                if len(self._batch) == 0:
+                    # A source in C may give chunks without events for ever.
+                    PyErr_CheckSignals()
             elif _can_parse(self):
                 self._parse()
             else:
@@ -420,13 +424,21 @@ cdef object _take_exception():
 
 
 cdef object _as_exception(object kind, object value, object traceback):
-    """Return the exception that the arguments of a `throw` name."""
+    """Return the exception that the arguments of a `throw` name, as a coroutine takes them."""
     cdef object error = kind
-    if not isinstance(kind, BaseException):
-        if isinstance(value, kind):
-            error = value
-        else:
-            error = kind() if value is None else kind(value)
+    if isinstance(kind, BaseException):
+        if value is not None:
+            raise TypeError("instance exception may not have a separate value")
+    elif not isinstance(kind, type) or not issubclass(kind, BaseException):
+        raise TypeError(
+            "exceptions must be classes or instances deriving from BaseException, not "
+            + type(kind).__name__)
+    elif isinstance(value, kind):
+        error = value
+    elif value is None:
+        error = kind()
+    else:
+        error = kind(*value) if isinstance(value, tuple) else kind(value)
     return error if traceback is None else error.with_traceback(traceback)
 
 
@@ -510,6 +522,9 @@ cdef class EventStep(Step):
             self._awaited = stream._after_failed_read(self._awaited)
             return GO_ON
         _accept(stream, _owned(result[0]))
+        if len(stream._batch) == 0:
+            # A source may give chunks without events for ever, and never suspend.
+            PyErr_CheckSignals()
         return RETURNED if self._has_event(result) else GO_ON
 
     cdef int _release(self) except -1:

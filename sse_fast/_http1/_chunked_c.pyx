@@ -229,3 +229,47 @@ cdef class ChunkDecoder:
         if place == BEFORE_SIZE:
             return b"1\r\n.\r"
         return b"%x\r\n" % (self._chunks.left,)
+
+
+cdef class FastBody:
+    """The usual reads of a body from a blocking socket, each in one step of C.
+
+    So an exception of a signal handler comes before bytes are received, or after they were returned.
+    Subclasses define `_next` for everything unusual.
+    """
+
+    cdef public object _sock
+    cdef public object _protected_read
+    cdef public object _ordinary
+    cdef public object _ahead
+    cdef public object _buffer
+    cdef public Py_ssize_t _room
+    cdef public Py_ssize_t _few
+    cdef public Py_ssize_t _small_reads
+    cdef public double _idle
+
+    def __next__(self):
+        cdef ChunkDecoder ordinary
+        cdef Py_ssize_t size
+        cdef object body
+        if (type(self._ordinary) is not ChunkDecoder or self._protected_read is not None
+                or self._ahead is not None):
+            return self._next()
+        ordinary = self._ordinary
+        try:
+            size = self._sock.recv_into(self._buffer)
+        except TimeoutError as error:
+            self._refuse_idle(error)
+            raise
+        body = ordinary.take(self._buffer, size) if size else b""
+        if not size or ordinary.rest >= 0:
+            return self._use_rest(body, size)
+        self._idle = 0.0
+        if self._few < size < self._room:
+            self._small_reads = 0
+        else:
+            # Python runs: if it is interrupted, the next read returns the body.
+            self._ahead = body
+            self._resize(size)
+            self._ahead = None
+        return body

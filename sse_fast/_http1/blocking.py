@@ -7,8 +7,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from sse_fast._core.parser import ACCELERATED
 from sse_fast._errors import TransportError
 from sse_fast._http1.connecting import (
     connection_error,
@@ -147,7 +148,17 @@ def _exchange_heads(sock: socket.socket, request: Message, body: _Body) -> None:
         raise
 
 
-class _Body(Iterator[bytes]):
+class _PlainBase:
+    """The base of `_Body` without the compiled fast path."""
+
+
+if TYPE_CHECKING or not ACCELERATED:
+    FastBody = _PlainBase
+else:
+    from sse_fast._http1._chunked_c import FastBody
+
+
+class _Body(FastBody, Iterator[bytes]):
     """The chunks of a body, received into one buffer.
 
     A large chunk is a memoryview of this buffer, which is valid until the next read.
@@ -169,7 +180,7 @@ class _Body(Iterator[bytes]):
         self._ordinary: Any = None
         self._pieces: Iterator[bytes] = iter(())
         # What `wait` received or met: the result of the next read.
-        self._ahead: bytes | Exception | None = None
+        self._ahead: bytes | memoryview | Exception | None = None
         # Seconds that `wait` has waited in vain since the last byte.
         self._idle = 0.0
 
@@ -193,53 +204,56 @@ class _Body(Iterator[bytes]):
                 raise head_error(timeout, self._exchange.has_begun) from error
         self._sock.settimeout(timeout)
 
-    def __next__(self) -> bytes | memoryview:  # type: ignore[override]
-        """Return the next piece of the body; b"" if bytes came that complete none."""
-        ordinary = self._ordinary
-        if ordinary is None:
-            return self._next()
-        buffer = self._buffer
-        try:
-            if self._protected_read is None:
-                size = self._sock.recv_into(buffer)
-            else:
-                size = self._protected_read(buffer)
-        except TimeoutError as error:
-            self._refuse_idle(error)
-            raise
-        self._idle = 0.0
-        if not size:
-            self._ordinary = None
-            self._exchange.ended()
-            return self._next_piece()
-        body: bytes | memoryview = ordinary.take(buffer, size)
-        if ordinary.rest >= 0:
-            self._ordinary = None
-            body = self._exchange.receive_rest(body, buffer[:size]) or self._next_piece()
-        if self._few < size < self._room:
-            self._small_reads = 0
-        else:
-            self._resize(size)
-        return body
-
     def _next(self) -> bytes | memoryview:
-        """Return the next piece of a body that `_ordinary` does not decode."""
+        """Return the next piece of the body; b"" if bytes came that complete none."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             if isinstance(ahead, Exception):
                 raise ahead
             return ahead
-        piece = self._next_piece()
-        if not piece:
-            if self._ordinary is not None:
-                return self.__next__()
-            try:
-                self._receive()
-            except TimeoutError as error:
-                self._refuse_idle(error)
-                raise
+        piece: bytes | memoryview = b""
+        if self._ordinary is None:
             piece = self._next_piece()
-        return piece
+        if piece:
+            return piece
+        try:
+            if self._ordinary is not None:
+                return self._read_ordinary(self._ordinary)
+            self._receive()
+        except TimeoutError as error:
+            self._refuse_idle(error)
+            raise
+        return self._next_piece()
+
+    if TYPE_CHECKING or FastBody is _PlainBase:
+
+        def __next__(self) -> bytes | memoryview:  # type: ignore[override]
+            return self._next()
+
+    def _read_ordinary(self, ordinary: Any) -> bytes | memoryview:
+        """Receive bytes that `_ordinary` decodes, without a piece that is left of others."""
+        read = self._protected_read or self._sock.recv_into
+        size = read(self._buffer)
+        body = ordinary.take(self._buffer, size) if size else b""
+        if not size or ordinary.rest >= 0:
+            return self._use_rest(body, size)
+        self._idle = 0.0
+        self._resize(size)
+        return cast("bytes | memoryview", body)
+
+    def _use_rest(self, body: bytes | memoryview, size: int) -> bytes | memoryview:
+        """Go on where `_ordinary` has stopped, or at the end of the connection.
+
+        Args:
+            body: the bytes of the body that it has returned.
+            size: the number of bytes that were received.
+        """
+        self._ordinary = None
+        self._idle = 0.0
+        if size:
+            return self._exchange.receive_rest(body, self._buffer[:size]) or self._next_piece()
+        self._exchange.ended()
+        return self._next_piece()
 
     def wait(self, seconds: float) -> bool:
         """Wait until the next read would not block; return whether it would not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -59,6 +60,42 @@ def test_chunks_make_the_body_if_copied_before_next_read(faults: FaultServer, fr
     assert bytes in kinds
     if sse_fast.ACCELERATED or framing != "chunked":
         assert memoryview in kinds
+
+
+@pytest.mark.skipif(not sse_fast.ACCELERATED, reason="the plain core reads in several steps")
+def test_exception_between_two_lines_loses_no_chunk(faults: FaultServer) -> None:
+    gates = [threading.Event() for _ in range(100)]
+    # The large ones let the buffer grow, and the small ones let it shrink, by a function in Python.
+    texts = [b"%d" % n + b"x" * (9_000 if n in (20, 21) else 0) for n in range(len(gates))]
+    steps = [step for n, gate in enumerate(gates) for step in (gate, b"data: %b\n\n" % texts[n])]
+    hold = threading.Event()
+    faults.scripts["/"] = framed("chunked", [SMALL, *steps, hold])
+    raised = []
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        if "_http1" in frame.f_code.co_filename:
+            raised.append(frame.f_code.co_name)
+            raise KeyboardInterrupt
+        return None
+
+    with open_stream(faults.url + "/") as stream:
+        assert next(stream).data == "a"
+        for number, gate in enumerate(gates):
+            gate.set()
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                while True:
+                    try:
+                        event = next(stream)
+                        break
+                    except KeyboardInterrupt:
+                        sys.settrace(None)
+            finally:
+                sys.settrace(before)
+            assert event.data.encode() == texts[number]
+    hold.set()
+    assert raised.count("_resize") > 2
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)

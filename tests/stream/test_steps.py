@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import signal
 import sys
 import types
 import weakref
@@ -14,7 +16,7 @@ import pytest
 import trio
 
 import sse_fast
-from sse_fast import EndReason, TransportError, aiter_events
+from sse_fast import EndReason, TransportError, aiter_events, iter_events
 
 
 class Source:
@@ -307,6 +309,77 @@ def test_step_has_the_protocol_of_coroutines() -> None:
         assert isinstance(failed.value.__cause__, ZeroDivisionError)
 
     asyncio.run(main())
+
+
+def throws(*arguments: Any) -> list[tuple[Any, Any]]:
+    """Return what comes out of a step, and of a coroutine, that these arguments are thrown into."""
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> list[tuple[Any, Any]]:
+        stream: Any = aiter_events(Source())
+        found: list[tuple[Any, Any]] = []
+        for awaitable in (stream.__anext__(), wait()):
+            try:
+                awaitable.throw(*arguments)
+            except BaseException as error:
+                found.append((type(error), error.args))
+            awaitable.close()
+        return found
+
+    return asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_step_takes_exceptions_as_a_coroutine_does() -> None:
+    for arguments in (
+        (ValueError,),
+        (ValueError("a"),),
+        (ValueError, "a"),
+        (ValueError, ("a", "b")),
+        (ValueError, ValueError("a")),
+        (ValueError("a"), "b"),
+    ):
+        step, coroutine = throws(*arguments)
+        assert step == coroutine, arguments
+    for wrong in (3, "text", int):
+        assert {kind for kind, _ in throws(wrong)} == {TypeError}
+
+
+def test_step_can_be_referred_to_weakly() -> None:
+    async def main() -> None:
+        step = anext(aiter_events(Source(b"data: 1\n\n")))
+        refer = weakref.ref(step)
+        assert refer() is step
+        assert (await step).data == "1"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("chunk", [b"", b":\n\n", b": x"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_source_without_events_can_be_interrupted(chunk: bytes, is_async: bool) -> None:
+    class Endless(Future):
+        def __anext__(self) -> Any:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(chunk)
+            return future
+
+    async def main() -> None:
+        await anext(aiter_events(Endless()))
+
+    def interrupt(number: int, frame: object) -> None:
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(main()) if is_async else next(iter_events(itertools.repeat(chunk)))
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_source_that_catches_the_cancellation_goes_on() -> None:
