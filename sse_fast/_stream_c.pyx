@@ -261,7 +261,7 @@ cdef class _FastNext(_FastStream):
                 self._reading = False
                 _accept(self, chunk)
                 if len(self._batch) == 0:
-                    # A source in C may give chunks without events for ever.
+                    # A source in C may give chunks without events, without a limit.
                     PyErr_CheckSignals()
             elif _can_parse(self):
                 self._parse()
@@ -523,7 +523,7 @@ cdef class EventStep(Step):
             return GO_ON
         _accept(stream, _owned(result[0]))
         if len(stream._batch) == 0:
-            # A source may give chunks without events for ever, and never suspend.
+            # A source may give chunks without events without a limit, and never suspend.
             PyErr_CheckSignals()
         return RETURNED if self._has_event(result) else GO_ON
 

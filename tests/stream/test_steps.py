@@ -125,7 +125,7 @@ def test_event_is_had_in_every_way(way: Any) -> None:
     async def main() -> None:
         source = Source(b"data: 1\n\ndata: 2\n\n", b"data: 3\n\n")
         stream = aiter_events(source)
-        # Of a new chunk, of the same chunk, of the next chunk, and of one that is to come.
+        # The events are in a new chunk, the same one, the next one, and one that is to come.
         assert [(await way(stream)).data for _ in range(3)] == ["1", "2", "3"]
         asyncio.get_running_loop().call_soon(source.put, b"data: 4\n\n")
         assert (await way(stream)).data == "4"
@@ -522,7 +522,7 @@ def test_source_interrupted_before_an_awaitable_goes_on() -> None:
         assert not stream.is_being_read
         assert (await anext(stream)).data == "1"
 
-    # Not by asyncio.run(), which would end at the interruption.
+    # asyncio.run() would end at the interruption.
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(main())
