@@ -202,12 +202,22 @@ class AsyncEventSource(_FastAnext, ClientBase[T], AsyncIterator["Event[T]"]):
                     raise
                 caught = error
         try:
-            return await self._after_failed_read(caught)
+            await self._go_on(caught)
         finally:
             caught = None
+        return self._take_kept_event()
 
     async def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
-        """Return the next event, over as many connections as it takes.
+        """Return the next event after what the stream has raised in the fast path."""
+        try:
+            await self._go_on(caught)
+        finally:
+            caught = None
+        # No line follows, so that an exception of a signal handler comes before the event is taken.
+        return self._take_kept_event()
+
+    async def _go_on(self, caught: BaseException | None) -> None:
+        """Store the next event in `_kept_event`, over as many connections as it takes.
 
         Args:
             caught: what the stream has raised, or None if it was not read.
@@ -221,7 +231,6 @@ class AsyncEventSource(_FastAnext, ClientBase[T], AsyncIterator["Event[T]"]):
             raise StopAsyncIteration from None
         finally:
             caught = None
-        return self._take_kept_event()
 
     async def next_event(self, timeout: float | None = None) -> Event[T] | None:
         """Return the next event, or None when there are no more.

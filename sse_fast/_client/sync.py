@@ -204,12 +204,22 @@ class EventSource(_FastNext, ClientBase[T], Iterator["Event[T]"]):
                     raise
                 caught = error
         try:
-            return self._after_failed_read(caught)
+            self._go_on(caught)
         finally:
             caught = None
+        return self._take_kept_event()
 
     def _after_failed_read(self, caught: BaseException | None) -> Event[T]:
-        """Return the next event, over as many connections as it takes.
+        """Return the next event after what the stream has raised in the fast path."""
+        try:
+            self._go_on(caught)
+        finally:
+            caught = None
+        # No line follows, so that an exception of a signal handler comes before the event is taken.
+        return self._take_kept_event()
+
+    def _go_on(self, caught: BaseException | None) -> None:
+        """Store the next event in `_kept_event`, over as many connections as it takes.
 
         Args:
             caught: what the stream has raised, or None if it was not read.
@@ -223,7 +233,6 @@ class EventSource(_FastNext, ClientBase[T], Iterator["Event[T]"]):
             raise StopIteration from None
         finally:
             caught = None
-        return self._take_kept_event()
 
     def next_event(self, timeout: float | None = None) -> Event[T] | None:
         """Return the next event, or None when there are no more.
