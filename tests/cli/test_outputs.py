@@ -17,7 +17,7 @@ import pytest
 from sse_fast._cli import _output
 from tests.support.commands import COMMAND
 from tests.support.converting import FORMATS, STREAM, many_events, rows, rows_of, run
-from tests.support.recording import INDEX, chunks_of, record
+from tests.support.recording import INDEX, chunks_of, read_if_there, record
 from tests.support.server import Answer, Server
 
 pytestmark = [
@@ -111,7 +111,7 @@ def test_terminated_record_ends_its_index(server: Server, capture: Path, how: st
     hold = threading.Event()
     server.answers["/"] = Answer([EVENT], hold=hold)
     with start("record", server.url, "-o", "capture.sse", "--timing") as process:
-        wait_for(lambda: INDEX.exists() and INDEX.read_bytes().count(b"\n") == 2)
+        wait_for(lambda: read_if_there(INDEX).count(b"\n") == 2)
         process.send_signal(signal.Signals[how])
         _, errors = process.communicate(timeout=60)
     hold.set()

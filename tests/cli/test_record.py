@@ -24,7 +24,7 @@ from tests.support.commands import (
     read_terminal,
     run_command,
 )
-from tests.support.recording import BODY, CHUNKS, INDEX, chunks_of, record
+from tests.support.recording import BODY, CHUNKS, INDEX, chunks_of, read_if_there, record
 from tests.support.scripted_server import Play, serve_stage
 from tests.support.server import Answer, Server, nobody
 
@@ -268,7 +268,7 @@ def test_record_interrupted_keeps_what_arrived(
     line = [*INTERRUPTIBLE, "record", server.url, "-o", "capture.sse", "--timing"]
     with subprocess.Popen(line, stderr=subprocess.PIPE) as process:
         try:
-            wait_for(lambda: capture.exists() and len(capture.read_bytes()) == len(body))
+            wait_for(lambda: len(read_if_there(capture)) == len(body))
             wait_for(lambda: INDEX.read_bytes().count(b"\n") == 4)
             assert process.poll() is None
             process.send_signal(how)

@@ -51,3 +51,14 @@ def replaying(
             assert (process.returncode, said) == (status, errors)
         finally:
             process.kill()
+
+
+def read_if_there(path: Path) -> bytes:
+    """Return what a file has, b"" if it does not exist.
+
+    A command looks whether it can write its output before it does, and so makes and removes it.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
