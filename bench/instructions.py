@@ -40,7 +40,7 @@ from typing import Any, NoReturn
 from sse_fast._bench import streams
 
 # Events of a measurement, enough to hide the start, which depends on the path and the environment.
-EVENTS = 100_000
+EVENTS = 20_000
 CASES = (
     ("a", "one event"),
     ("a", "64 KiB"),
