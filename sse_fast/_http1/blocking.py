@@ -328,7 +328,7 @@ class _Body(FastBody, Iterator[bytes]):
     def _resize(self, size: int) -> None:
         """Let the buffer grow when a read of that size has filled it, and shrink after small ones.
 
-        What was returned of the old buffer keeps it alive.
+        A chunk that is a view of the old buffer stays valid.
         """
         if size == self._room:
             self._small_reads = 0

@@ -56,24 +56,8 @@ def pieces_of(data: bytes, cuts: tuple[int, ...]) -> Iterator[bytes]:
 
 
 def read(body: ChunkedBody, pieces: Iterator[bytes], in_place: bool = False) -> Any:
-    """Return the body, and all that tells how it ended."""
-    found = b""
-    for piece in pieces:
-        ordinary = body.ordinary
-        if in_place and ordinary is not None:
-            ordinary.few = 0
-            buffer = memoryview(bytearray(piece + b"5\r\nother\r\n"))
-            part = ordinary.take(buffer, len(piece))
-            if ordinary.rest >= 0:
-                part = body.feed_rest(part, buffer[: len(piece)])
-            found += part
-        else:
-            found += body.feed(piece)
-        if body.error is not None or body.is_complete:
-            break
-    error = body.error
-    is_complete = body.is_complete or (error is None and body.end())
-    return found, is_complete, type(error), str(error), body.unframed
+    """Return the body, and all that tells how it ended, but not whether httptools was needed."""
+    return chunked.read(body, list(pieces), in_place)[:-1]
 
 
 def assert_same(data: bytes, *cuts: int) -> None:
