@@ -205,7 +205,11 @@ cdef class ChunkDecoder:
             start, end = at - span, at
             while span:
                 span = next_span(&self._chunks, data, size, &at)
-                if span:
+                if span > end - start:
+                    # It stays where it is, as moving what precedes it costs less.
+                    memmove(data + at - span - (end - start), data + start, <size_t>(end - start))
+                    start, end = at - span - (end - start), at
+                elif span:
                     memmove(data + end, data + at - span, <size_t>span)
                     end += span
             _count(self, at, size, end - start)
