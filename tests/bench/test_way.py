@@ -59,7 +59,8 @@ def test_measure_awaits_async_way() -> None:
 
     group = bench_way.measure({"any": Way(run, DATA)}, 3, 2)
     assert runs == [DATA, None, None]
-    assert group.times["any"] > 0
+    assert group.times["any"] == min(group.rounds["any"]) > 0
+    assert len(group.rounds["any"]) == 2
     assert not group.wrong
 
 
@@ -110,6 +111,9 @@ def results(**times: float) -> Found:
     for kind in ("iterable", "loopback"):
         for chunks in bench_way.CHUNKS:
             found.groups[kind, chunks] = Group({way: times.get(way, 100.0) for way in ways})
+    for chunks in bench_way.CHUNKS:
+        rounds = {way: [times.get(way, 100.0)] * 3 for way in OURS}
+        found.groups["clients", chunks] = Group(dict.fromkeys(OURS, 50.0), rounds)
     for at in bench_way.PARSED:
         parts = {"sse_fast": 100.0, HTTPX: 2800.0, FLOOR: 70.0, LINES: 8.0, CALLS: 1.9}
         found.cells[at] = Cell(*at, 1, 100, {name: times.get(name, parts[name]) for name in parts})
@@ -152,12 +156,27 @@ def test_row_is_reached_within_target(row: str, times: dict[str, float], verdict
     assert verdicts(results(**times))[row] == verdict
 
 
+def test_added_is_the_median_of_the_differences_of_rounds() -> None:
+    group = results().groups["clients", "64 KiB"]
+    # It adds 1, 30 and 70; the medians are 40 apart, and the least times 31.
+    group.rounds |= {BLOCKING: [100.0, 150.0, 70.0], "EventSource": [101.0, 180.0, 140.0]}
+    row = bench_way.added("64 KiB", "EventSource", BLOCKING, 30)
+    line = row.value(Found({("clients", "64 KiB"): group}))
+    assert line == ("100 ns", "140 ns", "+30 ns", True)
+
+
 def test_row_without_number_is_not_measured() -> None:
     found = results()
     del found.groups["loopback", "64 KiB"].times[RECV]
+    del found.groups["clients", "one event"].times["EventSource"]
     del found.cells["d", "one event"].times[HTTPX]
     said = verdicts(found)
     assert len(said) == len(bench_way.ROWS)
     missing = {row for row in said if said[row] == "not measured"}
-    assert missing == {"open_stream, 64 KiB", "aopen_stream, 64 KiB", "d, one event: httpx-sse"}
+    assert missing == {
+        "open_stream, 64 KiB",
+        "aopen_stream, 64 KiB",
+        "EventSource over open_stream, one event",
+        "d, one event: httpx-sse",
+    }
     assert set(verdicts(Found()).values()) == {"not measured"}
