@@ -57,8 +57,8 @@ def path(tmp_path: Path) -> Path:
 def test_equal_figures_pass(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert instructions.check(path, HERE, FIGURES, required=True) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "a, one event      1000.0  +0.0%",
-        "d, 64 KiB          500.0  +0.0%",
+        "a, one event                1000.0  +0.0%",
+        "d, 64 KiB                    500.0  +0.0%",
     ]
 
 
@@ -139,7 +139,7 @@ def test_figure_without_record_exits_by_required(
 ) -> None:
     more = {"b, one event": 1.0} | FIGURES
     assert instructions.check(path, HERE, more) == 0
-    assert "b, one event         1.0  no record" in capsys.readouterr().out
+    assert "b, one event                   1.0  no record" in capsys.readouterr().out
     assert instructions.check(path, HERE, more, required=True) == 2
     # A slower figure fails even if another is missing.
     slower = more | {"d, 64 KiB": 1000.0}
@@ -176,7 +176,8 @@ def test_record_in_repository_is_complete() -> None:
         assert instructions.kind(record["environment"]) == name
         assert record["environment"].keys() == HERE.keys()
         assert record["instructions"].keys() == {
-            ", ".join(case) for case in instructions.CASES + instructions.WAYS
+            ", ".join(case)
+            for case in instructions.CASES + instructions.WAYS + instructions.CLIENTS
         }
 
 
@@ -214,6 +215,15 @@ def test_measure_counts_stream_without_its_source(extension: Path) -> None:
     count = instructions.measure(extension, ("aiter_events", "64 KiB"), 3)
     # More than `feed` takes for an event of 330 bytes, and much less than a coroutine for each.
     assert 330 < count < 10_000
+
+
+@pytest.mark.bench
+@needs_valgrind
+@pytest.mark.parametrize("way", ["EventSource", "aopen_stream"])
+def test_measure_counts_client_without_its_start(extension: Path, way: str) -> None:
+    count = instructions.measure_client(extension, way, 2000)
+    # The start of Python and the connection are thousands of instructions for each of 2,000 events.
+    assert 330 < count < 3000
 
 
 def test_check_without_valgrind_exits_with_2(extension: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
@@ -100,6 +100,19 @@ def test_large_chunks_are_returned_in_place() -> None:
     assert found.obj is buffer.obj
     assert found == b"x" * 20_000 + b"hel"
     assert body.ordinary.take(memoryview(bytearray(b"lo\r\n")), 4) == b"lo"
+
+
+def test_chunks_of_any_sizes_are_moved_together() -> None:
+    """Whatever is moved, the body is whole, and what follows the chunks is left as it was."""
+    rest = b"0\r\nTrailer: 1\r\n\r\n"
+    for sizes in permutations((3, 40, 600, 9000, 20_000)):
+        parts = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+        received = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + rest
+        buffer = memoryview(bytearray(received))
+        ordinary = ChunkedBody().ordinary
+        assert ordinary is not None
+        assert ordinary.take(buffer, len(buffer)) == b"".join(parts)
+        assert buffer[ordinary.rest :] == rest[1:]
 
 
 def test_read_only_buffer_is_refused() -> None:
