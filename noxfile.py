@@ -52,6 +52,17 @@ def pytest(session: nox.Session, *options: str, **environment: str) -> None:
     session.run("pytest", *options, *session.posargs, env=environment)
 
 
+def marked(marker: str) -> list[str]:
+    """The files of the tests with a marker, so that no worker collects all the others.
+
+    Those outside of a folder come first: a frozen program takes longest.
+    """
+    tests = Path(__file__).with_name("tests")
+    files = [path for path in tests.rglob("*.py") if f"mark.{marker}" in path.read_text("utf-8")]
+    assert all(path.match("test_*.py") for path in files), "used by other files"
+    return [str(path) for path in sorted(files, key=lambda path: (path.parent != tests, path))]
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests of the README: what a contributor needs, under 3 minutes."""
@@ -67,7 +78,7 @@ def matrix(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Leaks, memory, chaos: what needs time or memory."""
-    pytest(session, *PARALLEL, "-m", "soak")
+    pytest(session, *PARALLEL, "-m", "soak", *marked("soak"))
 
 
 @nox.session
@@ -92,7 +103,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="test-bench")
 def test_bench(session: nox.Session) -> None:
     """The tests that run benchmarks, with as few rounds as they can; none looks at a time."""
-    pytest(session, "-n", "2", "--dist", "worksteal", "-m", "bench")
+    pytest(session, "-n", "2", "--dist", "worksteal", "-m", "bench", *marked("bench"))
 
 
 @nox.session
@@ -114,14 +125,15 @@ def pure(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Lines and branches of the Python files that the tests reach: at least 85 %.
 
-    The tests of the pages and of the SDKs are left out: they reach what the others reach. So do the
-    sweeps, which raise at one line after the other: they trace themselves, and measuring them would
-    take minutes.
+    The tests of the pages, the SDKs, the benchmarks and the adapters are left out: of 100 lines,
+    the others reach all but three that these reach. So are the sweeps, which raise at one line
+    after the other: they trace themselves, and measuring them would take minutes.
     """
+    left_out = ("docs", "providers", "bench", "adapters", "compat/test_sdks.py")
     pytest(
         session,
         *PARALLEL,
-        *("--ignore=tests/docs", "--ignore=tests/providers", "--ignore=tests/compat/test_sdks.py"),
+        *(f"--ignore=tests/{name}" for name in left_out),
         *("-k", f"not ({' or '.join(SWEEPS)})"),
         # pyproject.toml names the package: `--cov=sse_fast` would measure the sources as well.
         "--cov",

@@ -5,6 +5,7 @@ An event is taken when `on_message` has returned. An event that was not taken is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -136,9 +137,12 @@ def test_interrupted_run_loses_no_event(way: Way) -> None:
         async with interrupt_wait(way, lambda: len(handler.events) == 3):
             await source.run(handler.call)
         assert source.last_event_id == IDS_TAKEN[3]
+        # A cancelled wait keeps its connection, which another run reads on from.
+        interrupted.set()
         await source.run(handler.call)
 
-    with serve_stage([play_until(4), play_from(4)]) as stage:
+    interrupted = threading.Event()
+    with serve_stage([play_until(4, end=interrupted), play_from(4)]) as stage:
         handler = Handler(way, 0, None)
         way.use(use, stage.url, policy=NO_DELAY)
     assert numbers_of(handler.events) == numbers(1, COUNT)

@@ -142,8 +142,8 @@ def run_quietly(*command: str | Path) -> None:
 
 
 def pip(folder: Path, *arguments: str | Path) -> None:
-    options = ("--quiet", "--disable-pip-version-check")
-    run_quietly(folder / "venv/bin/python", "-m", "pip", *arguments, *options)
+    options = ("--quiet", "--disable-pip-version-check", "--python", folder / "venv")
+    run_quietly(sys.executable, "-m", "pip", *options, *arguments)
 
 
 def make_venv(folder: Path) -> bool:
@@ -151,7 +151,7 @@ def make_venv(folder: Path) -> bool:
     if (folder / "ready").exists():
         return False
     shutil.rmtree(folder, ignore_errors=True)
-    run_quietly(sys.executable, "-m", "venv", folder / "venv")
+    run_quietly(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     return True
 
 
