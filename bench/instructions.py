@@ -14,6 +14,10 @@ over the events drops each. A loop over the generator alone is counted separatel
 the figure has the parser, the stream and the caller's loop over the events; "a, one event" is what
 `feed` takes of it.
 
+`open_stream` and the other clients read stream a over loopback, from a server in a process of its
+own, that sends an event in each chunk. A request for 1,000 events is subtracted, so the figure has
+the reading and the decoding of chunks as well, but not what the kernel does.
+
 Instructions in CPython and the C library count too, as their compiler made them. So
 instructions.json has a record for each kind of environment: the Python, the compiler's major
 version, the machine, the optimisation. --check exits with 1 if a figure is more than 10 % above its
@@ -61,6 +65,13 @@ WAYS = (
     ("aiter_events", "64 KiB"),
 )
 """Streams over an iterable, with stream a."""
+CLIENTS = tuple(
+    (way, "one event") for way in ("open_stream", "EventSource", "aopen_stream", "AsyncEventSource")
+)
+"""Requests over loopback, with stream a. In larger chunks, figures depend on the server: how much
+of them is moved depends on where a read ends."""
+FEW = 1000
+"""Events of the request that is subtracted: it has the connection, and lets buffers grow."""
 TOLERANCE = 0.10
 RECORD = Path(__file__).with_name("instructions.json")
 
@@ -84,8 +95,22 @@ call = {"feed": feed, "none": callable}[call]
 for _ in range(int(rounds)):
     deque(map(call, chunks), maxlen=0)
 """
+COUNTING = """
+def count(stream):
+    count = 0
+    for _ in stream:
+        count += 1
+    return count
+
+async def count_async(stream):
+    count = 0
+    async for _ in stream:
+        count += 1
+    return count
+"""
 COUNTED_WAY = (
     COUNTED.partition("feed = ")[0]
+    + COUNTING
     + """
 import asyncio
 import sse_fast
@@ -98,18 +123,6 @@ async def agenerate(rounds):
     for _ in range(rounds):
         for chunk in chunks:
             yield chunk
-
-def count(stream):
-    count = 0
-    for _ in stream:
-        count += 1
-    return count
-
-async def count_async(stream):
-    count = 0
-    async for _ in stream:
-        count += 1
-    return count
 
 def run(call, rounds):
     source = make(rounds)
@@ -127,6 +140,32 @@ gc.disable()
 assert run("stream", 1) == int(events)
 each = len(chunks) if call == "none" else int(events)
 assert run(call, int(rounds)) == each * int(rounds)
+"""
+)
+COUNTED_CLIENT = (
+    COUNTING
+    + """
+import asyncio, gc, sys
+import sse_fast
+from sse_fast._core import parser_c
+
+extension, url, events, way = sys.argv[1:]
+assert parser_c.__file__ == extension, f"Expected {extension}, got {parser_c.__file__}"
+gc.disable()
+# Otherwise it would connect again.
+policy = {"policy": sse_fast.ReconnectPolicy.never()} if way.endswith("EventSource") else {}
+opened = getattr(sse_fast, way)(url, **policy)
+
+async def read():
+    async with opened as stream:
+        return await count_async(stream)
+
+if hasattr(opened, "__aenter__"):
+    counted = asyncio.run(read())
+else:
+    with opened as stream:
+        counted = count(stream)
+assert counted == int(events), counted
 """
 )
 
@@ -150,29 +189,62 @@ def valgrind() -> str:
     return shutil.which("valgrind") or give_up("valgrind is not installed")
 
 
+def count(folder: Path, python: tuple[str | Path, ...], *arguments: str) -> int:
+    """Count the instructions of a program."""
+    callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
+    output = run(folder, *callgrind, *python, *arguments)
+    (collected,) = re.findall(r"Collected : (\d+)", output)
+    return int(collected)
+
+
+def find_folder(extension: Path) -> Path:
+    """Return the folder of the sse_fast that this extension is part of: Python imports from it."""
+    return extension.parent.parent.parent
+
+
 def measure(extension: Path, case: tuple[str, str], rounds: int | None = None) -> float:
     """Count the instructions per event of the sse_fast that this extension is part of."""
+    if case in CLIENTS:
+        return measure_client(extension, case[0])
     name, chunking = case
     is_way = case in WAYS
     made = streams.make("a" if is_way else name)
     rounds = rounds or max(1, EVENTS // len(made.events))
+    folder = find_folder(extension)
     with tempfile.TemporaryDirectory() as temporary:
         chunks = Path(temporary, "chunks")
         chunks.write_bytes(pickle.dumps(made.chunks(chunking)))
         counted = COUNTED_WAY if is_way else COUNTED
         python = (sys.executable, "-c", counted, extension, chunks, str(len(made.events)))
-        # Python imports from here first.
-        folder = extension.parent.parent.parent
-        # Compiles Python files that are not compiled yet.
         calls = [f"{name} {call}" for call in ("stream", "none")] if is_way else ["feed", "none"]
+        # Compiles Python files that are not compiled yet.
         run(folder, *python, "1", calls[0])
-        callgrind = (valgrind(), "--tool=callgrind", "--callgrind-out-file=/dev/null")
-        counts = []
-        for call in calls:
-            output = run(folder, *callgrind, *python, str(rounds), call)
-            (count,) = re.findall(r"Collected : (\d+)", output)
-            counts.append(int(count))
+        counts = [count(folder, python, str(rounds), call) for call in calls]
     return (counts[0] - counts[1]) / rounds / len(made.events)
+
+
+def measure_client(extension: Path, way: str, events: int = EVENTS) -> float:
+    """Count the instructions of an event over loopback."""
+    folder = find_folder(extension)
+    python = (sys.executable, "-c", COUNTED_CLIENT, extension)
+    with tempfile.TemporaryDirectory() as temporary, start_server(Path(temporary)) as server:
+
+        def request(events: int) -> tuple[str, str, str]:
+            url = server.url("flood", count=events, write="block")
+            return url, str(events), way
+
+        run(folder, *python, *request(FEW))
+        few, many = (count(folder, python, *request(each)) for each in (FEW, FEW + events))
+    return (many - few) / events
+
+
+def start_server(folder: Path) -> Any:
+    """Run the server of bench/loopback.py, as a context manager."""
+    # Last: sse_fast is the installed one. Python looks only in the folder of this file, bench.
+    sys.path.append(str(RECORD.parent.parent))
+    from bench.loopback import start
+
+    return start(folder)
 
 
 def installed() -> Path:
@@ -238,7 +310,7 @@ def check(
     code = 0
     for name, count in measured.items():
         recorded = found["instructions"].get(name)
-        line = f"{name:<16}{count:8.1f}"
+        line = f"{name:<27}{count:8.1f}"
         if recorded is None:
             line += "  no record"
             code = code or (2 if required else 0)
@@ -287,13 +359,13 @@ def compare(revisions: list[str]) -> None:
         extensions = [
             build(revision, work / str(number)) for number, revision in enumerate(revisions)
         ]
-        for case in CASES + WAYS:
+        for case in CASES + WAYS + CLIENTS:
             counts = [measure(extension, case) for extension in extensions]
             line = "  ".join(
                 f"{revision} {each:6.0f} ({each / counts[0] - 1:+.1%})"
                 for revision, each in zip(revisions, counts, strict=True)
             )
-            print(f"{', '.join(case):<16}{line}", flush=True)
+            print(f"{', '.join(case):<27}{line}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -314,7 +386,7 @@ def main(arguments: list[str]) -> int:
         return 0
     extension = installed()
     environment = describe(extension)
-    cases = CASES + WAYS
+    cases = CASES + WAYS + CLIENTS
     # Side by side: the load of the machine does not change the counts.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = pool.map(measure, repeat(extension), cases)

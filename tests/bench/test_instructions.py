@@ -57,8 +57,8 @@ def path(tmp_path: Path) -> Path:
 def test_equal_figures_pass(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert instructions.check(path, HERE, FIGURES, required=True) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "a, one event                1000.0  +0.0%",
-        "d, 64 KiB                    500.0  +0.0%",
+        "a, one event                 1000.0  +0.0%",
+        "d, 64 KiB                     500.0  +0.0%",
     ]
 
 
@@ -139,7 +139,7 @@ def test_figure_without_record_exits_by_required(
 ) -> None:
     more = {"b, one event": 1.0} | FIGURES
     assert instructions.check(path, HERE, more) == 0
-    assert "b, one event                   1.0  no record" in capsys.readouterr().out
+    assert "b, one event                    1.0  no record" in capsys.readouterr().out
     assert instructions.check(path, HERE, more, required=True) == 2
     # A slower figure fails even if another is missing.
     slower = more | {"d, 64 KiB": 1000.0}
