@@ -103,7 +103,7 @@ def test_large_chunks_are_returned_in_place() -> None:
 
 
 def test_chunks_of_any_sizes_are_moved_together() -> None:
-    """Whatever is moved, the body is whole, and what follows the chunks is left as it was."""
+    """The body is whole, and what follows the chunks is left as it was, whatever is moved."""
     rest = b"0\r\nTrailer: 1\r\n\r\n"
     for sizes in permutations((3, 40, 600, 9000, 20_000)):
         parts = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
