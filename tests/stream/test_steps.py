@@ -367,17 +367,23 @@ def test_source_without_events_can_be_interrupted(chunk: bytes, is_async: bool) 
             future.set_result(chunk)
             return future
 
-    async def main() -> None:
-        await anext(aiter_events(Endless()))
-
     def interrupt(number: int, frame: object) -> None:
         raise ZeroDivisionError
 
+    def read() -> None:
+        stream = iter_events(itertools.repeat(chunk))
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        next(stream)
+
+    async def aread() -> None:
+        stream = aiter_events(Endless())
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        await anext(stream)
+
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
         with pytest.raises(ZeroDivisionError):
-            asyncio.run(main()) if is_async else next(iter_events(itertools.repeat(chunk)))
+            asyncio.run(aread()) if is_async else read()
     finally:
         signal.signal(signal.SIGALRM, before)
 
