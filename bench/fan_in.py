@@ -213,26 +213,20 @@ Read = Callable[[str, Take], Awaitable[None]]
 """Read the events of a URL until the task is cancelled, and pass on the data of each."""
 
 
-async def use_source(stack: AsyncExitStack, context: ssl.SSLContext | None) -> Read:
-    import sse_fast
+def use_ours(name: str) -> Callable[[AsyncExitStack, ssl.SSLContext | None], Awaitable[Read]]:
+    """Return the `use` function of a client of sse_fast."""
 
-    async def read(url: str, take: Take) -> None:
-        async with sse_fast.AsyncEventSource(url, ssl_context=context) as events:
-            async for event in events:
-                take(event.data)
+    async def use(stack: AsyncExitStack, context: ssl.SSLContext | None) -> Read:
+        import sse_fast
 
-    return read
+        async def read(url: str, take: Take) -> None:
+            async with getattr(sse_fast, name)(url, ssl_context=context) as events:
+                async for event in events:
+                    take(event.data)
 
+        return read
 
-async def use_stream(stack: AsyncExitStack, context: ssl.SSLContext | None) -> Read:
-    import sse_fast
-
-    async def read(url: str, take: Take) -> None:
-        async with sse_fast.aopen_stream(url, ssl_context=context) as events:
-            async for event in events:
-                take(event.data)
-
-    return read
+    return use
 
 
 async def use_reader(stack: AsyncExitStack, context: ssl.SSLContext | None) -> Read:
@@ -313,8 +307,8 @@ async def use_ry(stack: AsyncExitStack, context: ssl.SSLContext | None) -> Read:
 
 SOURCE, STREAM, READER = "AsyncEventSource", "aopen_stream", "StreamReader, Parser"
 CLIENTS: dict[str, Callable[[AsyncExitStack, ssl.SSLContext | None], Awaitable[Read]]] = {
-    SOURCE: use_source,
-    STREAM: use_stream,
+    SOURCE: use_ours(SOURCE),
+    STREAM: use_ours(STREAM),
     READER: use_reader,
     "aiohttp, aiter_events": use_aiohttp,
     "httpx, httpx-sse": use_httpx,
