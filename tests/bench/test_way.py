@@ -64,6 +64,26 @@ def test_measure_awaits_async_way() -> None:
     assert not group.wrong
 
 
+def test_few_events_of_clients_are_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {10: 0.5, 110: 2.5}
+
+    def make(server: object, chunks: str, count: int) -> dict[str, Way]:
+        def run(keep: list[str] | None) -> int:
+            clock[0] += int(seconds[count] * 1e9)
+            return read(DATA)(keep)
+
+        losing = Way(read(DATA[:2] if count > 10 else DATA), DATA)
+        return {BLOCKING: Way(run, DATA), "AsyncEventSource": losing}
+
+    clock = [0]
+    monkeypatch.setattr(bench_way, "with_clients", make)
+    monkeypatch.setattr(bench_way.time, "process_time_ns", lambda: clock[0])
+    group = bench_way.measure_clients(loopback.Loopback("", "", ""), "64 KiB", 110, 10, 3)
+    assert group.rounds == {BLOCKING: [2e7, 2e7, 2e7]}
+    assert group.times == {BLOCKING: 2e7}
+    assert group.wrong == {"AsyncEventSource": "expected 3 items as sent, got 2"}
+
+
 @pytest.mark.parametrize("name", ["other", *OURS])
 def test_wrong_way_is_noted_and_ours_fails(name: str) -> None:
     notes: list[str] = []
