@@ -55,6 +55,8 @@ cdef extern from *:
 
 
 cdef list _NO_EVENTS = []
+# In the place of a taken batch that another one has followed. It is never the batch of a stream.
+cdef list _EARLIER = []
 cdef object _NO_SLICES = iter(())
 
 
@@ -126,6 +128,11 @@ cdef inline Parser _get_parser(_FastStream self):
 
 
 cdef inline int _begin_feed(_FastStream self, str id_before) except -1:
+    # The events are freed last, as this may let another thread run; but before others are made,
+    # which have the same memory then, while the cache has it.
+    cdef list earlier = self._batch
+    if self._taken_batch is earlier:
+        self._taken_batch = _EARLIER
     self._id_before_batch = id_before
     self._segment = None
     self._batch = _NO_EVENTS

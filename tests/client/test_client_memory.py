@@ -6,8 +6,12 @@ import asyncio
 import gc
 import threading
 import tracemalloc
+import weakref
+from typing import Any
 
-from sse_fast import AsyncEventSource, ReconnectPolicy
+import pytest
+
+from sse_fast import ACCELERATED, AsyncEventSource, EventSource, ReconnectPolicy
 from tests.support import PACKAGE
 from tests.support.scripted_server import Stage, stream
 
@@ -45,3 +49,41 @@ def test_open_source_keeps_little_beside_its_stream(stage: Stage) -> None:
         tracemalloc.stop()
         is_over.set()
     assert size < 3000
+
+
+class Datum:
+    """The data of an event, to which there may be weak references."""
+
+
+@pytest.mark.skipif(not ACCELERATED, reason="the plain core keeps a batch while it makes the next")
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_taken_events_are_freed_before_others_are_made(stage: Stage, is_async: bool) -> None:
+    go_on = threading.Event()
+    stage.plays = [stream(b"data: 1\n\ndata: 2\n\n", go_on, b"data: 3\n\n")]
+    made: list[weakref.ref[Datum]] = []
+    alive = []
+
+    def decode(data: bytes) -> Datum:
+        alive.append(sum(ref() is not None for ref in made))
+        datum = Datum()
+        made.append(weakref.ref(datum))
+        return datum
+
+    options: dict[str, Any] = {"decode": decode, "policy": ReconnectPolicy.never()}
+
+    def read() -> None:
+        with EventSource(stage.url, **options) as source:
+            for _ in range(3):
+                next(source)
+                if len(made) == 2:
+                    go_on.set()
+
+    async def aread() -> None:
+        async with AsyncEventSource(stage.url, **options) as source:
+            for _ in range(3):
+                await anext(source)
+                if len(made) == 2:
+                    go_on.set()
+
+    asyncio.run(aread()) if is_async else read()
+    assert alive == [0, 1, 0]
