@@ -67,7 +67,7 @@ def test_measure_awaits_async_way() -> None:
 def test_few_events_of_clients_are_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {10: 0.5, 110: 2.5}
 
-    def make(server: object, chunks: str, count: int) -> dict[str, Way]:
+    def make(server: object, chunks: str, count: int, client: str) -> dict[str, Way]:
         def run(keep: list[str] | None) -> int:
             clock[0] += int(seconds[count] * 1e9)
             return read(DATA)(keep)
@@ -76,9 +76,10 @@ def test_few_events_of_clients_are_subtracted(monkeypatch: pytest.MonkeyPatch) -
         return {BLOCKING: Way(run, DATA), "AsyncEventSource": losing}
 
     clock = [0]
-    monkeypatch.setattr(bench_way, "with_clients", make)
+    monkeypatch.setattr(bench_way, "with_client", make)
     monkeypatch.setattr(bench_way.time, "process_time_ns", lambda: clock[0])
-    group = bench_way.measure_clients(loopback.Loopback("", "", ""), "64 KiB", 110, 10, 3)
+    server = loopback.Loopback("", "", "")
+    group = bench_way.measure_client(server, "64 KiB", "AsyncEventSource", 110, 10, 3)
     assert group.rounds == {BLOCKING: [2e7, 2e7, 2e7]}
     assert group.times == {BLOCKING: 2e7}
     assert group.wrong == {"AsyncEventSource": "expected 3 items as sent, got 2"}
@@ -131,9 +132,10 @@ def results(**times: float) -> Found:
     for kind in ("iterable", "loopback"):
         for chunks in bench_way.CHUNKS:
             found.groups[kind, chunks] = Group({way: times.get(way, 100.0) for way in ways})
-    for chunks in bench_way.CHUNKS:
-        rounds = {way: [times.get(way, 100.0)] * 3 for way in OURS}
-        found.groups["clients", chunks] = Group(dict.fromkeys(OURS, 50.0), rounds)
+    for client in bench_way.CLIENTS:
+        for chunks in bench_way.CHUNKS:
+            rounds = {way: [times.get(way, 100.0)] * 3 for way in OURS}
+            found.groups[client, chunks] = Group(dict.fromkeys(OURS, 50.0), rounds)
     for at in bench_way.PARSED:
         parts = {"sse_fast": 100.0, HTTPX: 2800.0, FLOOR: 70.0, LINES: 8.0, CALLS: 1.9}
         found.cells[at] = Cell(*at, 1, 100, {name: times.get(name, parts[name]) for name in parts})
@@ -177,18 +179,18 @@ def test_row_is_reached_within_target(row: str, times: dict[str, float], verdict
 
 
 def test_added_is_the_median_of_the_differences_of_rounds() -> None:
-    group = results().groups["clients", "64 KiB"]
+    group = results().groups["EventSource", "64 KiB"]
     # It adds 1, 30 and 70; the medians are 40 apart, and the least times 31.
     group.rounds |= {BLOCKING: [100.0, 150.0, 70.0], "EventSource": [101.0, 180.0, 140.0]}
     row = bench_way.added("64 KiB", "EventSource", BLOCKING, 30)
-    line = row.value(Found({("clients", "64 KiB"): group}))
+    line = row.value(Found({("EventSource", "64 KiB"): group}))
     assert line == ("100 ns", "140 ns", "+30 ns", True)
 
 
 def test_row_without_number_is_not_measured() -> None:
     found = results()
     del found.groups["loopback", "64 KiB"].times[RECV]
-    del found.groups["clients", "one event"].times["EventSource"]
+    del found.groups["EventSource", "one event"].times["EventSource"]
     del found.cells["d", "one event"].times[HTTPX]
     said = verdicts(found)
     assert len(said) == len(bench_way.ROWS)
