@@ -126,8 +126,8 @@ def coverage(session: nox.Session) -> None:
     """Lines and branches of the Python files that the tests reach: at least 85 %.
 
     The tests of the pages, the SDKs, the benchmarks, the adapters and the cores are left out: of
-    100 lines, the others reach all but four that these reach. So are the sweeps, which raise at one line
-    after the other: they trace themselves, and measuring them would take minutes.
+    100 lines, the others reach all but four that these reach. So are the sweeps, which raise at one
+    line after the other: they trace themselves, and measuring them would take minutes.
     """
     left_out = ("docs", "providers", "bench", "adapters", "core", "compat/test_sdks.py")
     pytest(
